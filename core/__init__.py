@@ -1,0 +1,1 @@
+"""What every part of kvblend shares: errors, settings, identities and the versioned schemas. Imports no torch."""

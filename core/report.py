@@ -1,0 +1,46 @@
+"""What happened to one blended request."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["BlendReport", "StepTimes"]
+
+
+class StepTimes(BaseModel):
+    """Milliseconds spent in each step before the question's prefill, summed over engine steps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    load: float = 0.0
+    probe: float = 0.0
+    repair: float = 0.0
+
+
+class BlendReport(BaseModel):
+    """How a request's context was made. Counts are of tokens.
+
+    `outcome`: `blended`; `prefix_hit` (vLLM's own prefix cache held all that a blend would have made);
+    or `prefilled` (nothing was reused from the store: `reason` says why).
+    `exact` tokens were taken as they are (preamble, local prefix hit); `reused` tokens came from passage
+    KV; `selected` of these were chosen by the selector; `recomputed` = selected + fresh + missed tokens.
+    `tiers` counts the reused tokens by the tier they came from.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome: Literal["blended", "prefix_hit", "prefilled"]
+    reason: str | None = None
+    prompt_tokens: int = 0
+    context_tokens: int = 0
+    exact_tokens: int = 0
+    reused_tokens: int = 0
+    selected_tokens: int = 0
+    recomputed_tokens: int = 0
+    missed_passages: int = 0
+    recompute_ratio: float | None = None
+    selector: str | None = None
+    calibrated: bool = False
+    tiers: dict[str, int] = {}
+    steps_ms: StepTimes = StepTimes()
+    ttft_ms: float | None = None

@@ -1,0 +1,210 @@
+"""REST schemas, shared by the service and the SDK. Routes: docs/api.md."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from kvblend.core.plan import SelectorName
+from kvblend.core.report import BlendReport
+
+__all__ = [
+    "BlendOptions",
+    "Collection",
+    "CollectionCreate",
+    "CollectionList",
+    "Document",
+    "DocumentCreate",
+    "DocumentList",
+    "ErrorBody",
+    "ErrorResponse",
+    "IngestJob",
+    "KVStats",
+    "QueryDelta",
+    "QueryRequest",
+    "QueryResponse",
+    "SearchRequest",
+    "SearchResponse",
+    "Source",
+    "SuppliedDocument",
+    "TierStats",
+    "Usage",
+]
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+TopK = Annotated[int, Field(ge=1, le=64)]
+Reuse = Literal["blend", "prefix_cache", "none"]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CollectionCreate(_Request):
+    """A new collection. What is None takes the service's default; none of it can change later."""
+
+    name: Name
+    preamble: Annotated[str, Field(min_length=1, max_length=16_384)] | None = None
+    warm_context: Annotated[str, Field(max_length=65_536)] | None = None
+    passage_tokens: Annotated[int, Field(ge=32, le=2048)] = 256
+
+
+class Collection(BaseModel):
+    """A collection as it stands."""
+
+    name: str
+    model: str
+    embedding_model: str
+    preamble: str
+    warm_context: str
+    passage_tokens: int
+    num_documents: int
+    num_passages: int
+    created_at: float
+
+
+class CollectionList(BaseModel):
+    collections: list[Collection]
+
+
+class DocumentCreate(_Request):
+    """One document as JSON. Without an id the name is the id; without either, a hash of the text."""
+
+    id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    text: Annotated[str, Field(min_length=1)]
+    media_type: Literal["text/plain", "text/markdown", "text/html"] = "text/plain"
+    metadata: dict[str, str | int | float | bool] = {}
+
+
+class Document(BaseModel):
+    """A document as it stands. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    media_type: str
+    num_passages: int
+    num_tokens: int
+    metadata: dict[str, Any] = {}
+    created_at: float
+
+
+class DocumentList(BaseModel):
+    documents: list[Document]
+    next_after: str | None = None
+
+
+class IngestJob(BaseModel):
+    """Progress of one ingest. Passages: all, those encoded now, those whose KV was there already."""
+
+    id: str
+    collection: str
+    status: Literal["queued", "running", "succeeded", "failed"]
+    document_ids: list[str] = []
+    passages_total: int = 0
+    passages_encoded: int = 0
+    passages_reused: int = 0
+    tokens_encoded: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+class Source(BaseModel):
+    """A retrieved passage. `score` is the cosine similarity; None where the caller supplied the passage."""
+
+    document_id: str | None = None
+    document_name: str | None = None
+    passage_id: str
+    text: str
+    score: float | None = None
+    metadata: dict[str, Any] = {}
+
+
+class QueryRequest(_Request):
+    """Ask a collection. `reuse`: `blend`; or, for comparison, vLLM's `prefix_cache` alone, or `none`."""
+
+    question: Annotated[str, Field(min_length=1, max_length=32_768)]
+    top_k: TopK = 8
+    stream: bool = False
+    recompute_ratio: Ratio | None = None
+    selector: SelectorName | None = None
+    reuse: Reuse = "blend"
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 128
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class QueryResponse(BaseModel):
+    """The answer. Streamed, it is the data of the last event, `done`."""
+
+    id: str
+    answer: str
+    sources: list[Source]
+    report: BlendReport
+    usage: Usage
+    finish_reason: str | None = None
+
+
+class QueryDelta(BaseModel):
+    """Data of a streamed `delta` event; before it one `sources` event holds a SearchResponse."""
+
+    text: str
+
+
+class SearchRequest(_Request):
+    query: Annotated[str, Field(min_length=1, max_length=32_768)]
+    top_k: TopK = 8
+
+
+class SearchResponse(BaseModel):
+    sources: list[Source]
+
+
+class SuppliedDocument(_Request):
+    """A passage that the caller retrieved itself."""
+
+    text: Annotated[str, Field(min_length=1)]
+    id: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class BlendOptions(_Request):
+    """The `kvblend` field of an OpenAI request: passages to blend in front of the last user message."""
+
+    documents: Annotated[list[SuppliedDocument | Annotated[str, Field(min_length=1)]], Field(max_length=64)] = []
+    collection: Name | None = None
+    recompute_ratio: Ratio | None = None
+    selector: SelectorName | None = None
+    reuse: Reuse = "blend"
+
+
+class TierStats(BaseModel):
+    """One tier of the store, in bytes."""
+
+    name: str
+    path: str
+    budget_bytes: int
+    used_bytes: int
+    num_files: int
+    num_pinned: int
+
+
+class KVStats(BaseModel):
+    tiers: list[TierStats]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """OpenAI's error shape."""
+
+    error: ErrorBody

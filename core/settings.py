@@ -1,0 +1,52 @@
+"""Every setting that kvblend reads from the environment (prefix `KVBLEND_`). Rows: docs/settings.md."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+GIB = 1 << 30
+
+
+class Settings(BaseSettings):
+    """Where things lie and how much they may take. Sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="KVBLEND_", frozen=True, extra="ignore")
+
+    home: Path = Path("~/.kvblend")
+    """Catalogs, indexes, fetched models and, unless `disk_path` says otherwise, the disk tier."""
+
+    cpu_path: Path = Path("/dev/shm/kvblend")
+    """The CPU tier's folder: on tmpfs."""
+
+    cpu_bytes: Annotated[int, Field(ge=0)] = 4 * GIB
+    """The CPU tier's byte budget; what is free on its file system bounds it too. 0 switches the tier off."""
+
+    disk_path: Path | None = None
+    """The disk tier's folder; None is `home`/kv."""
+
+    disk_bytes: Annotated[int, Field(ge=0)] = 64 * GIB
+    """The disk tier's byte budget. 0 switches the tier off."""
+
+    api_key: str | None = None
+    """Where set, the service answers only requests that carry it as a bearer token."""
+
+    recompute_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
+    """Recompute ratio of a request that names none."""
+
+    max_document_bytes: Annotated[int, Field(ge=1)] = 32 << 20
+    """A larger document is refused."""
+
+    repair_tokens_per_step: Annotated[int, Field(ge=16)] = 512
+    """The most context tokens that the connector repairs in one engine step."""
+
+    @property
+    def home_path(self) -> Path:
+        return self.home.expanduser()
+
+    @property
+    def disk_tier_path(self) -> Path:
+        return (self.disk_path or self.home / "kv").expanduser()
