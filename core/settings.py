@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     disk_bytes: Annotated[int, Field(ge=0)] = 64 * GIB
     """The disk tier's byte budget. 0 switches the tier off."""
 
+    control: str = "ipc:///tmp/kvblend/control.sock"
+    """ZeroMQ address of the connector's control channel."""
+
     api_key: str | None = None
     """Where set, the service answers only requests that carry it as a bearer token."""
 

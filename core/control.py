@@ -1,0 +1,51 @@
+"""Messages of the connector's control channel: one JSON object each way over a local ZeroMQ socket.
+
+vLLM's streamed chunks carry no `kv_transfer_params`, and a passage's KV is committed after the response
+that made it, so reports and commits are asked for here. The connector's scheduler half serves a ROUTER
+socket at `KVBLEND_CONTROL`'s address (`Settings.control`); any number of clients connect with DEALER.
+A reply carries the request's `id`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kvblend.core.report import BlendReport
+
+__all__ = ["ControlReply", "ControlRequest", "EngineInfo"]
+
+
+class ControlRequest(BaseModel):
+    """`info`: what the engine is. `report`: the BlendReport of `report_id`. `encoded`: whether the encode
+    order of `report_id` is committed. The last two wait up to `wait_s` seconds for their answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    op: Literal["info", "report", "encoded"]
+    report_id: str | None = None
+    wait_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+
+
+class EngineInfo(BaseModel):
+    """What a service must know of the engine to plan prompts and to look passages up in the store."""
+
+    model: str
+    model_fingerprint: str
+    dtype: str
+    block_size: int
+    max_model_len: int
+    head_ranges: list[tuple[int, int]]
+    """The KV head range [start, end) that each tensor-parallel rank owns."""
+    default_recompute_ratio: float
+
+
+class ControlReply(BaseModel):
+    """`error` is set where the request was not understood. An unknown report is None; `encoded` is True once
+    every rank's file is committed, False where the encode failed (`error` says how), None while it is not known."""
+
+    id: str
+    info: EngineInfo | None = None
+    report: BlendReport | None = None
+    encoded: bool | None = None
+    error: str | None = None
