@@ -10,6 +10,7 @@ KVBlendError
 ├── UnsupportedModelError        a model or engine setting that kvblend does not blend; raised at start
 ├── CorruptPassageKVError        a passage KV file that fails its checks
 ├── StoreFullError               a tier cannot make room within its byte budget
+├── ModelFetchError              a model's files cannot be fetched, or are not the files that were meant
 └── EngineUnavailableError       vLLM does not answer (503)
 
 A cache miss is None, not an error.
@@ -22,6 +23,7 @@ __all__ = [
     "EngineUnavailableError",
     "InvalidRequestError",
     "KVBlendError",
+    "ModelFetchError",
     "NotFoundError",
     "PromptTooLongError",
     "StoreFullError",
@@ -96,6 +98,12 @@ class StoreFullError(KVBlendError):
     """A tier cannot make room within its byte budget."""
 
     code = "store_full"
+
+
+class ModelFetchError(KVBlendError):
+    """A model's files cannot be fetched, or are not the files that were meant."""
+
+    code = "model_fetch_failed"
 
 
 class EngineUnavailableError(KVBlendError):
