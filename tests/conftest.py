@@ -1,0 +1,52 @@
+"""Where tests get their models from, and the environment that they and their subprocesses run in."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch, transformers or vLLM is imported. Only what the caller has not set.
+for name, value in {
+    "OMP_NUM_THREADS": "1",  # cores are shared by servers and tests; oversubscribed threads are many times slower
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONSAFEPATH": "1",
+}.items():
+    os.environ.setdefault(name, value)
+# A developer's own settings do not reach the tests.
+for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
+    del os.environ[name]
+# `python -m pytest` puts the repository on the path, where vLLM would take our folders for packages of its own.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+
+import pytest
+
+from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
+from tests.tiny_models import make_tiny_model
+
+MODELS = ROOT / ".cache" / "models"
+
+
+@pytest.fixture(scope="session")
+def demo_model_path() -> Path:
+    """The folder of SmolLM2-135M-Instruct: a real chat model, in bfloat16."""
+    return fetch_demo_model(MODELS)
+
+
+@pytest.fixture(scope="session")
+def embedding_model_path() -> Path:
+    """The folder of all-MiniLM-L6-v2, for sentence-transformers."""
+    return fetch_embedding_model(MODELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(demo_model_path: Path) -> Callable[[str], Path]:
+    """From a name in `tests.tiny_models.TINY_MODELS` to the folder of that model, with the demo's tokenizer."""
+    return lambda name: make_tiny_model(name, MODELS, tokenizer_path=demo_model_path)
