@@ -6,7 +6,7 @@ distribution must be neither flat nor a single token. `tests/test_tiny_models.py
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -69,7 +69,8 @@ YARN_ROPE = {
     "original_max_position_embeddings": MAX_TOKENS // 4,
 }
 GEMMA = {"sliding_window": 64, "query_pre_attn_scalar": 64, "tie_word_embeddings": True}
-GEMMA_WEIGHTS: Mapping[str, float] = {"qk_norm": 1.0, "embedding_scale": 0.15, "final_norm": 6.0}
+GEMMA2 = TinyModel("Gemma2", GEMMA, qk_norm=1.0, embedding_scale=0.15, final_norm=6.0)
+GEMMA3_LAYERS = {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
 
 TINY_MODELS: Mapping[str, TinyModel] = {
     "llama3rope": TinyModel("Llama", {"rope_parameters": LLAMA3_ROPE}),
@@ -79,12 +80,8 @@ TINY_MODELS: Mapping[str, TinyModel] = {
     "qwen3moe": TinyModel("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}),
     "mistral": TinyModel("Mistral", {"sliding_window": None}),
     "mistral_sw": TinyModel("Mistral", {"sliding_window": 64}),
-    "gemma2": TinyModel("Gemma2", GEMMA, **GEMMA_WEIGHTS),
-    "gemma3": TinyModel(
-        "Gemma3",
-        {**GEMMA, "num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
-        **GEMMA_WEIGHTS,
-    ),
+    "gemma2": GEMMA2,
+    "gemma3": replace(GEMMA2, architecture="Gemma3", overrides={**GEMMA, **GEMMA3_LAYERS}),
 }
 
 
