@@ -1,0 +1,24 @@
+"""Selective recompute of reused passage KV: rerotate, probe, select, repair; knows neither vLLM nor Hugging Face."""
+
+from kvblend.blend.attention import AttentionSpec
+from kvblend.blend.context_kv import ContextKV, DenseContextKV
+from kvblend.blend.model import Attend, BlendModel
+from kvblend.blend.passes import Rows, probe, repair
+from kvblend.blend.rotary import RotaryTable, rerotate
+from kvblend.blend.selectors import SELECTORS, Selector, num_selected
+
+__all__ = [
+    "SELECTORS",
+    "Attend",
+    "AttentionSpec",
+    "BlendModel",
+    "ContextKV",
+    "DenseContextKV",
+    "RotaryTable",
+    "Rows",
+    "Selector",
+    "num_selected",
+    "probe",
+    "repair",
+    "rerotate",
+]

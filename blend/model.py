@@ -1,0 +1,27 @@
+"""The model as blending needs it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["Attend", "BlendModel"]
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q [n, heads, head_dim], k [n, kv_heads, head_dim], v like k) -> out like q; q and k are rotated."""
+
+
+class BlendModel(Protocol):
+    """A decoder whose attention can be answered from outside."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> None:
+        """Run every layer on `token_ids` at `positions` (both int64 `[n]`), asking `attend` for each attention.
+
+        The caller keeps what it needs of k and v; hidden states are dropped.
+        """
+
+    def reduce_scores(self, scores: Tensor) -> Tensor:
+        """Sum `scores` over tensor-parallel ranks, so that every rank selects the same tokens."""

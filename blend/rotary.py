@@ -1,0 +1,53 @@
+"""Move cached keys to new RoPE positions.
+
+A rotary embedding turns pair i of a key at position p by the angle p * f_i (and may scale it by a constant m). Moving
+a key from p to p' is turning it by (p' - p) * f_i: exact for every kind of RoPE whose frequencies do not depend on the
+prompt's length (default, linear, llama3, YaRN, partial), and m, already in the key, is not applied again.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["RotaryTable", "rerotate"]
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """cos and sin of position times frequency, fp32 `[num_positions, rotary_dim / 2]`, without magnitude scale."""
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
+    """Whether pairs are neighbours (GPT-J) or halves apart (neox)."""
+
+    @classmethod
+    def from_cache(cls, cos_sin: Tensor, *, interleaved: bool) -> "RotaryTable":
+        """Of a `[num_positions, rotary_dim]` cache, cosines first, perhaps scaled by a magnitude, which
+        position 0 shows and which is divided out."""
+        cos, sin = cos_sin.float().chunk(2, dim=-1)
+        magnitude = cos[:1]
+        return cls((cos / magnitude).contiguous(), (sin / magnitude).contiguous(), interleaved)
+
+
+def rerotate(keys: Tensor, table: RotaryTable, *, delta: int) -> Tensor:
+    """Turn `keys` `[..., num_tokens, kv_heads, head_dim]` by `delta` positions (any sign).
+
+    Computed in fp32, returned in the keys' dtype; dimensions beyond rotary_dim pass through.
+    Raises IndexError where |delta| is beyond the table.
+    """
+    if delta == 0:
+        return keys
+    cos, sin = table.cos[abs(delta)], table.sin[abs(delta)]
+    if delta < 0:
+        sin = -sin
+    rotary_dim = 2 * cos.shape[-1]
+    turned, passed = keys[..., :rotary_dim].float(), keys[..., rotary_dim:]
+    if table.interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        result = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, dim=-1)
+        result = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((result.to(keys.dtype), passed), dim=-1)

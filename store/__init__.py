@@ -1,0 +1,1 @@
+"""The passage KV file format and the tiers that hold such files."""

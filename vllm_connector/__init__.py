@@ -1,0 +1,1 @@
+"""KVBlendConnector for vLLM V1: non-prefix reuse of passage KV in stock vLLM."""
