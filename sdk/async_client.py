@@ -1,0 +1,276 @@
+"""The asynchronous client."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import httpx
+
+from kvblend.core.errors import EngineUnavailableError
+from kvblend.core.plan import SelectorName
+from kvblend.core.rest import (
+    BlendOptions,
+    Collection,
+    Document,
+    IngestJob,
+    KVStats,
+    QueryResponse,
+    Reuse,
+    Source,
+)
+from kvblend.sdk import routes
+from kvblend.sdk.chat import ChatChunk, ChatCompletion
+from kvblend.sdk.connection import DEFAULT_URL, http_options
+from kvblend.sdk.errors import connection_error, status_error
+from kvblend.sdk.sse import EventDecoder
+from kvblend.sdk.upload import UploadProgress, open_files
+from kvblend.sdk.waiting import JobProgress, finished, pauses
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A kvblend service, asynchronously: the methods of `Client`, to be awaited or iterated by `async for`.
+
+    Every method raises what the service answers as an error of `kvblend.core.errors`: `InvalidRequestError`,
+    `NotFoundError`, `ConflictError` and so on; and `EngineUnavailableError` where the service or its vLLM does not
+    answer. `timeout_s` bounds each wait for the next bytes, not a whole answer. Close it, or use it in an `async with`.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(**http_options(base_url, api_key, timeout_s), transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _send(self, call: routes.Call[T], files: Any = None) -> T:
+        try:
+            response = await self._http.request(call.method, call.path, json=call.json, params=call.params, files=files)
+        except httpx.TransportError as error:
+            raise connection_error(self._http.base_url, error) from error
+        if not response.is_success:
+            raise status_error(response)
+        return call.read(response.content)
+
+    async def _stream(self, call: routes.StreamCall[T]) -> AsyncIterator[T]:
+        decoder = EventDecoder()
+        try:
+            async with self._http.stream("POST", call.path, json=call.json) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise status_error(response)
+                async for text in response.aiter_text():
+                    for event in decoder.feed(text):
+                        item = call.read(event)
+                        if item is None:
+                            return
+                        yield item
+                        if call.last(item):
+                            return
+            raise EngineUnavailableError(f"the answer of {call.path} broke off")
+        except httpx.TransportError as error:
+            raise connection_error(self._http.base_url, error) from error
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        preamble: str | None = None,
+        warm_context: str | None = None,
+        passage_tokens: int = 256,
+    ) -> Collection:
+        """Create a collection. What is None takes the service's default; none of it can change later."""
+        return await self._send(
+            routes.create_collection(
+                name=name, preamble=preamble, warm_context=warm_context, passage_tokens=passage_tokens
+            )
+        )
+
+    async def get_collection(self, name: str) -> Collection:
+        """Return a collection as it stands."""
+        return await self._send(routes.get_collection(name))
+
+    async def list_collections(self) -> list[Collection]:
+        """Return all collections."""
+        return await self._send(routes.list_collections())
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection: its documents, vectors and passage KV."""
+        await self._send(routes.delete_collection(name))
+
+    async def add_document(
+        self,
+        collection: str,
+        text: str,
+        *,
+        id: str | None = None,
+        name: str | None = None,
+        media_type: Literal["text/plain", "text/markdown", "text/html"] = "text/plain",
+        metadata: Mapping[str, str | int | float | bool] | None = None,
+    ) -> IngestJob:
+        """Start the ingest of one text. Without an id the name is the id; without either, a hash of the text."""
+        return await self._send(
+            routes.add_document(
+                collection, id=id, name=name, text=text, media_type=media_type, metadata=dict(metadata or {})
+            )
+        )
+
+    async def upload(
+        self, collection: str, paths: Sequence[str | Path], *, progress: UploadProgress | None = None
+    ) -> IngestJob:
+        """Upload files (txt, md, html, pdf) and start their ingest; `progress(bytes_sent, bytes_total)` as they go.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        with open_files(paths, progress) as files:
+            return await self._send(routes.upload(collection), files)
+
+    async def list_documents(self, collection: str) -> AsyncIterator[Document]:
+        """Yield the documents of a collection, asking for more as they are used."""
+        after = None
+        while True:
+            page = await self._send(routes.list_documents(collection, after=after))
+            for document in page.documents:
+                yield document
+            after = page.next_after
+            if after is None:
+                return
+
+    async def get_document(self, collection: str, document_id: str) -> Document:
+        """Return a document as it stands."""
+        return await self._send(routes.get_document(collection, document_id))
+
+    async def delete_document(self, collection: str, document_id: str) -> None:
+        """Delete a document: its text, vectors and passage KV, where nothing else uses it."""
+        await self._send(routes.delete_document(collection, document_id))
+
+    async def get_job(self, collection: str, job_id: str) -> IngestJob:
+        """Return an ingest job as it stands."""
+        return await self._send(routes.get_job(collection, job_id))
+
+    async def wait(
+        self, job: IngestJob, *, progress: JobProgress | None = None, timeout_s: float | None = None
+    ) -> IngestJob:
+        """Wait until an ingest job is done, and return it; `progress(job)` at each look.
+
+        Raises:
+            KVBlendError: the job failed.
+            TimeoutError: `timeout_s` seconds have passed. The job goes on.
+        """
+        for pause in pauses(timeout_s):
+            job = await self.get_job(job.collection, job.id)
+            if progress is not None:
+                progress(job)
+            if finished(job):
+                break
+            await asyncio.sleep(pause)
+        return job
+
+    async def query(
+        self,
+        collection: str,
+        question: str,
+        *,
+        top_k: int = 8,
+        recompute_ratio: float | None = None,
+        selector: SelectorName | None = None,
+        reuse: Reuse = "blend",
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+    ) -> QueryResponse:
+        """Ask a collection. `recompute_ratio` and `selector` are the service's where they are None."""
+        return await self._send(
+            routes.query(
+                collection,
+                question=question,
+                top_k=top_k,
+                recompute_ratio=recompute_ratio,
+                selector=selector,
+                reuse=reuse,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
+        )
+
+    async def stream_query(
+        self,
+        collection: str,
+        question: str,
+        *,
+        top_k: int = 8,
+        recompute_ratio: float | None = None,
+        selector: SelectorName | None = None,
+        reuse: Reuse = "blend",
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+    ) -> AsyncIterator[routes.QueryEvent]:
+        """Ask a collection; yield one SearchResponse, then QueryDeltas, then one QueryResponse."""
+        async for item in self._stream(
+            routes.stream_query(
+                collection,
+                question=question,
+                top_k=top_k,
+                recompute_ratio=recompute_ratio,
+                selector=selector,
+                reuse=reuse,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
+        ):
+            yield item
+
+    async def search(self, collection: str, query: str, *, top_k: int = 8) -> list[Source]:
+        """Retrieve passages, best first, and answer nothing."""
+        return await self._send(routes.search(collection, query=query, top_k=top_k))
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        blend: BlendOptions | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> ChatCompletion:
+        """Chat in OpenAI's message format over the passages of `blend`; `extra` holds OpenAI's other fields."""
+        return await self._send(routes.chat(messages, model, blend or BlendOptions(), extra or {}))
+
+    async def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        blend: BlendOptions | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[ChatChunk]:
+        """Chat as `chat` does; yield the answer in chunks."""
+        async for item in self._stream(routes.stream_chat(messages, model, blend or BlendOptions(), extra or {})):
+            yield item
+
+    async def list_models(self) -> list[str]:
+        """Return the names of the models that the service serves."""
+        return await self._send(routes.list_models())
+
+    async def kv_stats(self) -> KVStats:
+        """Return what the store's tiers hold."""
+        return await self._send(routes.kv_stats())
