@@ -1,1 +1,20 @@
-"""The passage KV file format and the tiers that hold such files."""
+"""Passage KV on tiers: one immutable, content-addressed file format and the places where such files lie."""
+
+from kvblend.store.cpu_tier import CPUTier
+from kvblend.store.disk_tier import DiskTier
+from kvblend.store.format import PassageKVHeader
+from kvblend.store.key import PassageKVKey
+from kvblend.store.passage_file import PassageKVFile
+from kvblend.store.tier import Tier, VerifyReport
+from kvblend.store.tiered import TieredStore
+
+__all__ = [
+    "CPUTier",
+    "DiskTier",
+    "PassageKVFile",
+    "PassageKVHeader",
+    "PassageKVKey",
+    "Tier",
+    "TieredStore",
+    "VerifyReport",
+]

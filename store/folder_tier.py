@@ -1,0 +1,311 @@
+"""A tier that is a folder of files, shared by any number of processes.
+
+    <root>/.lock                     the tier's lock, and the count of bytes used
+    <root>/<model fingerprint>/<encode context>/<2 hex digits>/<passage id>.h<start>-<end>.v1.kv
+    <root>/.../.<name>.<random>.tmp  being written; locked by its writer as long as that lives
+    <root>/.quarantine/              corrupt files: the first to go when room is needed
+
+Reads take no lock. Files are created, renamed and removed under the tier's lock, and a temporary file has
+its full size from the start, so a scan under the lock is the truth. A process that holds several tiers'
+locks took the faster tier's first.
+"""
+
+import errno
+import io
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import suppress
+from pathlib import Path
+
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
+from kvblend.core.rest import TierStats
+from kvblend.store.content import CopiedContent, PassageKVContent
+from kvblend.store.eviction import EvictionPolicy, LeastRecentlyUsed
+from kvblend.store.folder_scan import FoundFile, scan
+from kvblend.store.folder_space import READ_FLAGS, FolderSpace, open_file
+from kvblend.store.key import PassageKVKey
+from kvblend.store.passage_file import PassageKVFile, read_header
+from kvblend.store.pin import FilePin
+from kvblend.store.tier import Entry, Tier, VerifyReport
+from kvblend.store.tier_lock import Usage, is_same_file, try_exclusive
+
+__all__ = ["FolderTier"]
+
+log = logging.getLogger(__name__)
+
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+class FolderTier(Tier):
+    """Files in `root`, an absolute path, at most `budget_bytes` of them.
+
+    With `durable`, a file survives the machine as well as the process that wrote it.
+    Raises InvalidRequestError where `root` is relative or cannot be written.
+    """
+
+    def __init__(
+        self, name: str, root: Path, *, budget_bytes: int, durable: bool, policy: EvictionPolicy | None = None
+    ) -> None:
+        if not root.is_absolute():
+            raise InvalidRequestError(f"the {name} tier's path {str(root)!r} is relative; it must be absolute")
+        self.name = name
+        self.root = root
+        self.location = str(root)
+        self.budget_bytes = budget_bytes
+        self.slower = None
+        self._space = FolderSpace(
+            root, budget_bytes=budget_bytes, durable=durable, policy=policy or LeastRecentlyUsed()
+        )
+        self._open_flags = READ_FLAGS
+        self._executor: Executor | None = None
+        self._num_threads = 1
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o770)
+            with self._space.hold() as usage:
+                self._space.recount(usage)
+        except OSError as error:
+            raise InvalidRequestError(f"the {name} tier's path {str(root)!r} cannot be written: {error}") from error
+
+    def contains(self, key: PassageKVKey) -> bool:
+        return self._path(key).is_file()
+
+    def open(self, key: PassageKVKey) -> PassageKVFile | None:
+        path = self._path(key)
+        try:
+            file = self._open_checked(path, key)
+        except CorruptPassageKVError:
+            return None
+        if file is not None:
+            _touch(file.fileno(), time.time_ns())
+        return file
+
+    def put(self, content: PassageKVContent, *, used_ns: int | None = None) -> bool:
+        path = self._path(content.key)
+        if content.num_bytes > self.budget_bytes:
+            raise StoreFullError(
+                f"{content.num_bytes} bytes of one passage KV are over the {self.name} tier's {self.budget_bytes}"
+            )
+        used_ns = time.time_ns() if used_ns is None else used_ns
+        with self._space.hold() as usage:
+            if path.is_file():
+                _touch(path, max(used_ns, path.stat().st_mtime_ns))
+                return False
+            self._evict_to(self.budget_bytes - content.num_bytes, usage)
+            temporary, fd = self._space.create_temporary(path, content.num_bytes, usage)
+        try:
+            content.write(fd)
+            _touch(fd, used_ns)
+            if self._space.durable:
+                os.fsync(fd)
+            with self._space.hold() as usage:
+                committed = not path.is_file()
+                if committed:
+                    temporary.rename(path)
+                else:
+                    self._space.remove(temporary, content.num_bytes, usage)
+        except BaseException as error:
+            with self._space.hold() as usage:
+                self._space.remove(temporary, content.num_bytes, usage)
+            if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+                raise StoreFullError(
+                    f"the file system at {self.root} has no room for {content.num_bytes} bytes, though the {self.name} "
+                    f"tier's budget of {self.budget_bytes} has"
+                ) from error
+            raise
+        finally:
+            os.close(fd)
+        self._space.sync_folder(path.parent)
+        return committed
+
+    def pin(self, key: PassageKVKey) -> FilePin | None:
+        return FilePin.take(self._path(key))
+
+    def demote(self, key: PassageKVKey) -> bool:
+        path = self._path(key)
+        if self.slower is None:
+            return False
+        with self._space.hold() as usage:
+            fd = open_file(path)
+            if fd is None:
+                return False
+            try:
+                if not try_exclusive(fd):
+                    return False
+                status = os.fstat(fd)
+                if not self._copy_down(path, key, used_ns=status.st_mtime_ns):
+                    return False
+                return self._space.remove(path, status.st_size, usage)
+            finally:
+                os.close(fd)
+
+    def delete(self, *, model_fingerprint: str, encode_context: str, passage_id: str) -> int:
+        key = PassageKVKey(model_fingerprint, encode_context, passage_id, 0, 1)
+        num_deleted = 0
+        with self._space.hold() as usage:
+            for file in scan(self.root / key.folder):
+                if file.path.name.startswith(f"{passage_id}.h") and file.kind == "whole":
+                    num_deleted += self._space.remove(file.path, file.num_bytes, usage)
+        self._space.sync_folder(self.root / key.folder)
+        return num_deleted
+
+    def quarantine(self, file: PassageKVFile, *, reason: str = "a layer's checksum is wrong") -> bool:
+        return self._quarantine(file.path, file.fileno(), reason)
+
+    def evict(self, num_bytes: int) -> int:
+        with self._space.hold() as usage:
+            self._space.recount(usage)
+            before = usage.used_bytes
+            self._evict_to(max(0, before - num_bytes), usage)
+            return before - usage.used_bytes
+
+    def entries(self) -> Iterator[Entry]:
+        for file in scan(self.root):
+            key = PassageKVKey.from_file_name(file.name) if file.kind == "whole" else None
+            if key is not None:
+                yield Entry(key, file.num_bytes, file.used_ns)
+
+    def verify(self) -> VerifyReport:
+        with self._space.hold() as usage:
+            files, num_removed = self._space.recount(usage)
+        report = VerifyReport(num_temporary_removed=num_removed)
+        for found in files:
+            key = PassageKVKey.from_file_name(found.name)
+            if key is None:
+                continue
+            report.num_files += 1
+            report.num_bytes += found.num_bytes
+            if not self._is_sound(found, key):
+                report.quarantined += (found.name,)
+        return report
+
+    def stats(self) -> TierStats:
+        with self._space.hold() as usage:
+            files, _ = self._space.recount(usage)
+            num_pinned = self._space.num_pinned(files)
+            return TierStats(
+                name=self.name,
+                path=self.location,
+                budget_bytes=self.budget_bytes,
+                used_bytes=usage.used_bytes,
+                num_files=sum(file.kind == "whole" for file in files),
+                num_pinned=num_pinned,
+            )
+
+    def check_integrity(self) -> None:
+        with self._space.hold() as usage:
+            counted = usage.used_bytes
+            files, num_removed = self._space.recount(usage)
+            assert counted >= usage.used_bytes, f"{counted} bytes counted, {usage.used_bytes} used"
+            assert usage.used_bytes <= self.budget_bytes, f"{usage.used_bytes} bytes, budget {self.budget_bytes}"
+            assert num_removed == 0, f"{num_removed} temporary files left behind"
+        report = self.verify()
+        assert report.quarantined == (), report.quarantined
+        assert report.num_files == sum(file.kind == "whole" for file in files)
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+    def _path(self, key: PassageKVKey) -> Path:
+        return self.root / key.file_name
+
+    def _open_checked(self, path: Path, key: PassageKVKey) -> PassageKVFile | None:
+        """Open without marking as used; None where there is none.
+
+        Raises CorruptPassageKVError where the file is not `key`'s, after it was quarantined.
+        """
+        fd = self._open(path)
+        if fd is None:
+            return None
+        try:
+            return self._wrap(fd, path, key)
+        except CorruptPassageKVError as error:
+            self._quarantine(path, fd, error.message)
+            os.close(fd)
+            raise
+
+    def _open(self, path: Path) -> int | None:
+        try:
+            return os.open(path, self._open_flags)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:  # not ours to read, a symbolic link, or no descriptor left: the request recomputes
+            log.warning("passage KV %s cannot be opened: %s", path, error)
+            return None
+
+    def _wrap(self, fd: int, path: Path, key: PassageKVKey) -> PassageKVFile:
+        """Check the header; the file returned owns `fd`. Raises CorruptPassageKVError, and then it does not."""
+        header = read_header(fd, max_bytes=self.budget_bytes)
+        if header.key != key:
+            raise CorruptPassageKVError(f"holds the KV of {header.key.file_name}")
+        return PassageKVFile(
+            io.FileIO(fd, "rb"),
+            header,
+            tier=self.name,
+            path=path,
+            executor=self._executor,
+            num_threads=self._num_threads,
+        )
+
+    def _quarantine(self, path: Path, fd: int, reason: str) -> bool:
+        with self._space.hold():
+            if not is_same_file(fd, path):
+                return False
+            target = self._space.set_aside(path)
+        log.warning("passage KV %s %s; moved to %s", path, reason, target)
+        return True
+
+    def _is_sound(self, found: FoundFile, key: PassageKVKey) -> bool:
+        """Read a file through; quarantine it where it is not sound. One that is gone meanwhile is."""
+        try:
+            file = self._open_checked(found.path, key)
+        except CorruptPassageKVError:
+            return False
+        if file is None:
+            return True
+        with file:
+            try:
+                for _ in file.extents():
+                    pass
+            except CorruptPassageKVError as error:
+                self._quarantine(found.path, file.fileno(), error.message)
+                return False
+        return True
+
+    def _evict_to(self, num_bytes: int, usage: Usage) -> None:
+        """Demote or drop files until the count is at most `num_bytes`. Raises StoreFullError."""
+        with self._space.victims(num_bytes, usage) as files:
+            for file in files:
+                key = PassageKVKey.from_file_name(file.name)
+                if key is not None and self.slower is not None:
+                    self._copy_down(file.path, key, used_ns=file.used_ns)
+                self._space.remove(file.path, file.num_bytes, usage)
+
+    def _copy_down(self, path: Path, key: PassageKVKey, *, used_ns: int) -> bool:
+        """Make sure that the slower tier has the file; False where it cannot. The tier's lock is held."""
+        assert self.slower is not None
+        fd = self._open(path)
+        if fd is None:
+            return False
+        try:
+            file = self._wrap(fd, path, key)
+        except CorruptPassageKVError as error:
+            os.close(fd)
+            log.warning("passage KV %s %s; it is not demoted", path, error.message)
+            return False
+        with file:
+            try:
+                self.slower.put(CopiedContent(file), used_ns=used_ns)
+            except (CorruptPassageKVError, StoreFullError, OSError) as error:
+                log.warning("passage KV %s is not demoted: %s", path, error)
+                return False
+        return True
+
+
+def _touch(file: Path | int, used_ns: int) -> None:
+    with suppress(OSError):  # another user's file: its time is not ours to set
+        os.utime(file, ns=(used_ns, used_ns))

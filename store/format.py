@@ -1,0 +1,165 @@
+"""The passage KV file: one header extent, then one extent per layer.
+
+    0                     8         12          16                    24
+    +---------------------+---------+-----------+---------------------+-------------------+---------+
+    | magic "KVBLEND\\0"   | version | JSON size | xxh3_64 of extent   | header as JSON    | zeros   |
+    +---------------------+---------+-----------+---------------------+-------------------+---------+
+    | layer 0: keys [token, kv_head, head_dim], values [token, kv_head, head_dim]         | zeros   |
+    +-------------------------------------------------------------------------------------+---------+
+    | layer 1 ...                                                                                   |
+
+Integers are little-endian. Every extent starts and ends at a multiple of 4 KiB, so that layers stream
+and O_DIRECT works. The header's checksum covers its whole extent (its own field as zero) and a layer's
+checksum its whole extent, so no bit of the file is unchecked. Nothing here is ever unpickled.
+"""
+
+import struct
+from typing import Annotated, Literal, Self
+
+import torch
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
+from kvblend.store.key import FORMAT_VERSION, PassageKVKey
+
+__all__ = ["DTYPES", "EXTENT_ALIGNMENT", "MAX_HEADER_BYTES", "PassageKVHeader", "aligned"]
+
+EXTENT_ALIGNMENT = 4096
+MAX_HEADER_BYTES = 1 << 16
+MAGIC = b"KVBLEND\0"
+PREFIX = struct.Struct("<8sIIQ")  # magic, version, JSON size, checksum
+
+DtypeName = Literal["bfloat16", "float16", "float32"]
+DTYPES: dict[DtypeName, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+Size = Annotated[int, Field(ge=1, lt=1 << 40)]
+Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+def aligned(num_bytes: int) -> int:
+    """Round up to a whole number of extents' alignment."""
+    return -(-num_bytes // EXTENT_ALIGNMENT) * EXTENT_ALIGNMENT
+
+
+class PassageKVHeader(BaseModel):
+    """What a passage KV file says of itself.
+
+    `shape` is [layer, k|v, token, kv_head, head_dim]; the heads are the KV heads [head_start, head_end)
+    of the model. `capture_position` is the first token's position when the KV was computed, which is
+    what its keys' rotation stands for. Checksums are xxh3_64 of each layer's extent, in hex.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    model_fingerprint: str
+    encode_context: str
+    passage_id: str
+    head_start: int
+    head_end: int
+    dtype: DtypeName
+    shape: Annotated[tuple[Size, Literal[2], Size, Size, Size], Field(strict=False)]
+    capture_position: Annotated[int, Field(ge=0, lt=1 << 40)]
+    codec: Literal["raw"] = "raw"
+    layer_checksums: Annotated[tuple[Checksum, ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.layer_checksums) != self.num_layers:
+            raise ValueError(f"{len(self.layer_checksums)} checksums for {self.num_layers} layers")
+        if self.head_end - self.head_start != self.num_kv_heads:
+            raise ValueError(f"{self.num_kv_heads} heads for the range [{self.head_start}, {self.head_end})")
+        return self
+
+    @property
+    def key(self) -> PassageKVKey:
+        """Raises InvalidRequestError where the fields are no key's."""
+        return PassageKVKey(
+            self.model_fingerprint, self.encode_context, self.passage_id, self.head_start, self.head_end
+        )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    @property
+    def num_layers(self) -> int:
+        return self.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.shape[2]
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.shape[3]
+
+    @property
+    def head_dim(self) -> int:
+        return self.shape[4]
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer's keys and values, without the extent's padding."""
+        return 2 * self.num_tokens * self.num_kv_heads * self.head_dim * self.torch_dtype.itemsize
+
+    @property
+    def extent_bytes(self) -> int:
+        """Bytes of one layer's extent."""
+        return aligned(self.layer_bytes)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all layers' extents: the file without its header's extent."""
+        return self.num_layers * self.extent_bytes
+
+    def pack(self) -> bytes:
+        """The header's extent. Raises InvalidRequestError where it is larger than 64 KiB: too many layers."""
+        text = self.model_dump_json().encode()
+        num_bytes = aligned(PREFIX.size + len(text))
+        if num_bytes > MAX_HEADER_BYTES:
+            raise InvalidRequestError(
+                f"a header of {num_bytes} bytes, for {self.num_layers} layers, is over {MAX_HEADER_BYTES}"
+            )
+        body = text + bytes(num_bytes - PREFIX.size - len(text))
+        checksum = xxhash.xxh3_64_intdigest(PREFIX.pack(MAGIC, FORMAT_VERSION, len(text), 0) + body)
+        return PREFIX.pack(MAGIC, FORMAT_VERSION, len(text), checksum) + body
+
+    @staticmethod
+    def packed_bytes(start: bytes) -> int:
+        """The header extent's size, from the file's first 4 KiB. Raises CorruptPassageKVError."""
+        if len(start) < EXTENT_ALIGNMENT:
+            raise CorruptPassageKVError(f"a file of {len(start)} bytes is shorter than a header")
+        magic, version, text_bytes, _ = PREFIX.unpack_from(start)
+        if magic != MAGIC:
+            raise CorruptPassageKVError(f"starts with {magic!r}, not {MAGIC!r}")
+        if version != FORMAT_VERSION:
+            raise CorruptPassageKVError(f"is of format version {version}, not {FORMAT_VERSION}")
+        num_bytes = aligned(PREFIX.size + text_bytes)
+        if num_bytes > MAX_HEADER_BYTES:
+            raise CorruptPassageKVError(f"says that its header has {num_bytes} bytes, over {MAX_HEADER_BYTES}")
+        return num_bytes
+
+    @classmethod
+    def unpack(cls, extent: bytes, *, file_bytes: int) -> Self:
+        """Read the header's extent of a file of `file_bytes`.
+
+        Raises CorruptPassageKVError unless every check holds: then the file is exactly as long as the
+        header says, so what a reader allocates is bounded by what the file holds.
+        """
+        if len(extent) != cls.packed_bytes(extent[:EXTENT_ALIGNMENT]):
+            raise CorruptPassageKVError(f"ends within its header, after {len(extent)} bytes")
+        magic, version, text_bytes, checksum = PREFIX.unpack_from(extent)
+        zeroed = PREFIX.pack(magic, version, text_bytes, 0) + extent[PREFIX.size :]
+        if xxhash.xxh3_64_intdigest(zeroed) != checksum:
+            raise CorruptPassageKVError("the header's checksum is wrong")
+        try:
+            header = cls.model_validate_json(extent[PREFIX.size : PREFIX.size + text_bytes])
+            _ = header.key
+        except (ValidationError, InvalidRequestError) as error:
+            raise CorruptPassageKVError(f"the header is none: {error}") from error
+        if len(extent) + header.payload_bytes != file_bytes:
+            raise CorruptPassageKVError(
+                f"has {file_bytes} bytes where its header says {len(extent) + header.payload_bytes}"
+            )
+        return header

@@ -1,0 +1,220 @@
+"""The store: ordered tiers, fastest first."""
+
+import logging
+import threading
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
+from kvblend.core.rest import TierStats
+from kvblend.core.settings import Settings
+from kvblend.store.content import CopiedContent, TensorContent
+from kvblend.store.key import PassageKVKey
+from kvblend.store.passage_file import PassageKVFile
+from kvblend.store.placement import tiers_of
+from kvblend.store.tier import Pin, Tier, VerifyReport
+
+__all__ = ["TieredStore"]
+
+log = logging.getLogger(__name__)
+
+
+class TieredStore:
+    """Passage KV in ordered tiers, fastest first. Safe from several threads and processes at once.
+
+    A passage KV may lie in several tiers; it is opened from the fastest. What a tier evicts moves to the
+    next slower one. A miss is None or False, never an error.
+    """
+
+    def __init__(self, tiers: list[Tier]) -> None:
+        if not tiers:
+            raise InvalidRequestError("a store needs at least one tier; none was given")
+        self.tiers = tuple(tiers)
+        for faster, slower in zip(self.tiers, self.tiers[1:], strict=False):
+            faster.slower = slower
+        self._pins: dict[PassageKVKey, Pin] = {}
+        self._pins_lock = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Open the CPU and disk tiers that `settings` ask for.
+
+        Raises InvalidRequestError where a path is relative, cannot be written or lies within the other tier's,
+        or where no tier is left.
+        """
+        return cls(tiers_of(settings))
+
+    def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int) -> str:
+        """Store a passage's KV; on return it is whole, and survives a crash as far as its tier does.
+
+        kv: [num_layers, 2, num_tokens, num_kv_heads, head_dim], bfloat16, float16 or float32, on any device.
+        It goes to the fastest tier that can make room. What lies there already under `key` is kept, since a
+        key names its content, and marked as used now. Returns the tier's name.
+
+        Raises StoreFullError where no tier can make room, InvalidRequestError where `kv` does not fit the key.
+        """
+        content = TensorContent(key, kv, capture_position=capture_position)
+        found = self.open(key)
+        if found is not None:
+            with found:
+                return found.tier
+        reasons = []
+        for tier in self.tiers:
+            try:
+                tier.put(content)
+            except StoreFullError as error:
+                reasons.append(error.message)
+            else:
+                return tier.name
+        raise StoreFullError("; ".join(reasons))
+
+    def open(self, key: PassageKVKey) -> PassageKVFile | None:
+        """Open from the fastest tier that has it, and mark it as used there; None where no tier has it.
+
+        The file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose
+        header fails its check is quarantined and passed over.
+        """
+        for tier in self.tiers:
+            file = tier.open(key)
+            if file is not None:
+                return file
+        return None
+
+    def quarantine(self, file: PassageKVFile) -> None:
+        """Put aside a file whose `read` raised CorruptPassageKVError. One warning is logged."""
+        for tier in self.tiers:
+            if tier.name == file.tier:
+                tier.quarantine(file)
+
+    def lookup(self, key: PassageKVKey) -> str | None:
+        """The fastest tier that has a file for `key`, by name; it is not opened."""
+        return next((tier.name for tier in self.tiers if tier.contains(key)), None)
+
+    def delete(self, *, model_fingerprint: str, encode_context: str, passage_id: str) -> int:
+        """Delete every head range of a passage KV from all tiers, pinned or not; returns the number of files."""
+        num_deleted = 0
+        while True:  # once more after a file was found: it may have been on its way between two tiers
+            num_files = sum(
+                tier.delete(model_fingerprint=model_fingerprint, encode_context=encode_context, passage_id=passage_id)
+                for tier in self.tiers
+            )
+            if num_files == 0:
+                break
+            num_deleted += num_files
+        with self._pins_lock:
+            for key in [key for key, pin in self._pins.items() if not pin.holds()]:
+                self._pins.pop(key).release()
+        return num_deleted
+
+    def pin(self, key: PassageKVKey) -> bool:
+        """Keep a passage KV from eviction until `unpin` or this process's end; False where no tier has it.
+
+        It is pinned in the fastest tier that has it; other processes' pins count too. Idempotent.
+        """
+        with self._pins_lock:
+            held = self._pins.get(key)
+            if held is not None:
+                if held.holds():
+                    return True
+                self._pins.pop(key).release()
+            for tier in self.tiers:
+                pin = tier.pin(key)
+                if pin is not None:
+                    self._pins[key] = pin
+                    return True
+        return False
+
+    def unpin(self, key: PassageKVKey) -> bool:
+        """Drop this store's pin; False where it holds none."""
+        with self._pins_lock:
+            pin = self._pins.pop(key, None)
+        if pin is None:
+            return False
+        pin.release()
+        return True
+
+    def promote(self, key: PassageKVKey) -> bool:
+        """Copy to the next faster tier than the fastest that has it; False where none has it or it does not fit."""
+        for faster, tier in zip(self.tiers, self.tiers[1:], strict=False):
+            if faster.contains(key):
+                return False
+            file = tier.open(key)
+            if file is None:
+                continue
+            with file:
+                try:
+                    faster.put(CopiedContent(file))
+                except StoreFullError:
+                    return False
+                except CorruptPassageKVError:
+                    tier.quarantine(file)
+                    return False
+            if not tier.contains(key):  # deleted meanwhile, and the copy with it
+                faster.delete(
+                    model_fingerprint=key.model_fingerprint,
+                    encode_context=key.encode_context,
+                    passage_id=key.passage_id,
+                )
+                return False
+            return True
+        return False
+
+    def demote(self, key: PassageKVKey) -> bool:
+        """Move from the fastest tier that has it to the next slower one; the faster copy is gone then.
+
+        False where no tier has it, it is in the slowest, it is pinned, or it does not fit.
+        """
+        for tier in self.tiers:
+            if tier.contains(key):
+                return tier.demote(key)
+        return False
+
+    def evict(self, tier: str, num_bytes: int) -> int:
+        """Demote or drop the least recently used files of `tier` until `num_bytes` are freed; returns bytes freed.
+
+        Raises StoreFullError where pins hold too much, InvalidRequestError where no tier has that name.
+        """
+        for candidate in self.tiers:
+            if candidate.name == tier:
+                return candidate.evict(num_bytes)
+        names = ", ".join(candidate.name for candidate in self.tiers)
+        raise InvalidRequestError(f"no tier is named {tier!r}; there are: {names}", param="tier")
+
+    def verify(self) -> VerifyReport:
+        """Read and check everything; quarantine what is bad and remove what dead writers left."""
+        total = VerifyReport()
+        for tier in self.tiers:
+            report = tier.verify()
+            total.num_files += report.num_files
+            total.num_bytes += report.num_bytes
+            total.quarantined += tuple(f"{tier.name}:{name}" for name in report.quarantined)
+            total.num_temporary_removed += report.num_temporary_removed
+        return total
+
+    def stats(self) -> list[TierStats]:
+        """Count what lies in each tier now, fastest first."""
+        return [tier.stats() for tier in self.tiers]
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where an invariant of a tier is broken: for tests."""
+        for tier in self.tiers:
+            tier.check_integrity()
+
+    def close(self) -> None:
+        """Release this store's pins and what its tiers hold. Files stay."""
+        with self._pins_lock:
+            for pin in self._pins.values():
+                pin.release()
+            self._pins.clear()
+        for tier in self.tiers:
+            tier.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
