@@ -107,7 +107,7 @@ class ChatKVBlend(BaseChatModel):
     temperature: float | None = 0.0
     max_tokens: int | None = None
     stop: list[str] | None = None
-    documents: list[Document] = []
+    documents: list[Document] = Field(default_factory=list)
     collection: str | None = None
     """The collection whose preamble and warm context the passages are encoded behind."""
     recompute_ratio: float | None = None

@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 
 from kvblend.core.errors import InvalidRequestError, KVBlendError
 from kvblend.core.rest import (
@@ -183,7 +184,9 @@ def list_models() -> Call[list[str]]:
 def _chat_body(
     messages: Sequence[Mapping[str, Any]], model: str | None, blend: BlendOptions, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    body = {"messages": list(messages), **extra, "kvblend": blend.model_dump(mode="json", exclude_none=True)}
+    # A document's metadata may hold anything: what JSON does not know goes as text.
+    options = to_jsonable_python(blend, exclude_none=True, fallback=str)
+    body = {"messages": list(messages), **extra, "kvblend": options}
     return body if model is None else {"model": model, **body}
 
 
