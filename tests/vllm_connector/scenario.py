@@ -1,0 +1,141 @@
+"""Encode and blend on real vLLM in this process, and print what came out as one JSON line.
+
+python scenario.py MODEL_FOLDER STORE_FOLDER [ENGINE_ARGUMENTS_JSON]
+"""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+from vllm import LLM, SamplingParams
+
+from kvblend.core.identity import token_hash
+
+PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 21, 43, 90, 4, 14
+ANSWER_TOKENS = 8
+
+
+def connector_config(store: Path) -> dict[str, Any]:
+    extra = {
+        "cpu_bytes": 0,
+        "disk_path": str(store),
+        "control": f"ipc://{store}/control.sock",
+        "repair_tokens_per_step": 128,
+    }
+    return {
+        "kv_connector": "KVBlendConnector",
+        "kv_connector_module_path": "kvblend.vllm_connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": extra,
+    }
+
+
+class Prompts:
+    """One prompt of four passages, and the orders that encode and blend it."""
+
+    def __init__(self, seed: int = 0) -> None:
+        pick = random.Random(seed)
+
+        def tokens(count: int) -> list[int]:
+            return [pick.randrange(1000, 40000) for _ in range(count)]
+
+        self.preamble, self.warm = tokens(PREAMBLE), tokens(WARM)
+        self.passages = [tokens(PASSAGE + index) for index in range(PASSAGES)]
+        self.question = tokens(QUESTION)
+        self.encode_context = self.preamble + self.warm
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.preamble + [token for passage in self.passages for token in passage] + self.question
+
+    def encodes(self) -> list[tuple[list[int], dict[str, Any]]]:
+        orders = [(self.preamble, {"start": 0, "end": PREAMBLE})]
+        start = len(self.encode_context)
+        for passage in self.passages:
+            orders.append((self.encode_context + passage, {"start": start, "end": start + len(passage)}))
+        return orders
+
+    def plan(self, ratio: float, selector: str = "probe") -> dict[str, Any]:
+        context = token_hash(self.encode_context)
+        spans: list[dict[str, Any]] = [{"kind": "exact", "num_tokens": PREAMBLE}]
+        spans += [{"kind": "passage", "num_tokens": len(p), "encode_context": context} for p in self.passages]
+        return {"spans": spans, "recompute_ratio": ratio, "selector": selector}
+
+
+class Engine:
+    def __init__(self, model: str, store: Path, arguments: dict[str, Any]) -> None:
+        defaults: dict[str, Any] = {
+            "dtype": "float32",
+            "max_model_len": 1024,
+            "block_size": 32,
+            "enforce_eager": True,
+            "load_format": "kvblend",
+            "max_num_seqs": 8,
+        }
+        self.llm = LLM(model, kv_transfer_config=connector_config(store), **{**defaults, **arguments})
+        self._salts = 0
+
+    def run(self, requests: list[tuple[list[int], dict[str, Any] | None]], *, alone: bool = False) -> list[Any]:
+        """Generate greedily for (prompt, kvblend order); `alone` keeps vLLM's prefix cache from hitting."""
+        prompts: list[Any] = []
+        params = []
+        for tokens, order in requests:
+            prompt: dict[str, Any] = {"prompt_token_ids": tokens}
+            if alone:
+                self._salts += 1
+                prompt["cache_salt"] = f"alone-{self._salts}"
+            prompts.append(prompt)
+            encode = order is not None and "encode" in order
+            extra = {"kv_transfer_params": {"kvblend": order}} if order is not None else None
+            params.append(
+                SamplingParams(
+                    temperature=0, max_tokens=1 if encode else ANSWER_TOKENS, logprobs=3, ignore_eos=True, extra_args=extra
+                )
+            )
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return [self._summary(output) for output in outputs]
+
+    @staticmethod
+    def _summary(output: Any) -> dict[str, Any]:
+        completion = output.outputs[0]
+        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
+        report = (output.kv_transfer_params or {}).get("kvblend")
+        return {"tokens": list(completion.token_ids), "logprobs": logprobs, "report": report}
+
+
+def main() -> None:
+    model, store = sys.argv[1], Path(sys.argv[2])
+    arguments = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    engine, prompts = Engine(model, store, arguments), Prompts()
+    prompt, results = prompts.prompt, {}
+    (results["fresh"],) = engine.run([(prompt, None)], alone=True)
+    engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
+    results["files"] = len(list(store.rglob("*.kv")))
+    for name, ratio, selector in (
+        ("ratio_1", 1.0, "probe"),
+        ("all", 0.0, "all"),
+        ("ratio_0", 0.0, "probe"),
+        ("none", 1.0, "none"),
+        ("ratio_15", 0.15, "probe"),
+        ("ratio_15_again", 0.15, "probe"),
+    ):
+        (results[name],) = engine.run([(prompt, {"blend": prompts.plan(ratio, selector)})])
+    (results["plain_after"],) = engine.run([(prompt, None)])
+    (results["malformed"],) = engine.run([(prompt, {"blend": {"spans": [], "recompute_ratio": 2}})])
+    other = prompt[:-QUESTION] + prompts.question[::-1]
+    (results["other_question"],) = engine.run([(other, {"blend": prompts.plan(1.0)})])
+    (results["other_fresh"],) = engine.run([(other, None)], alone=True)
+    results["together"] = engine.run(
+        [(prompt, {"blend": prompts.plan(0.3)}), (other, {"blend": prompts.plan(0.3)}), (other[::-1], None)]
+    )
+    print("RESULTS " + json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The connector's control channel: a local socket that answers for reports and commits (core/control.py)."""
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from pydantic import ValidationError
+
+from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
+from kvblend.core.report import BlendReport
+from vllm.logger import init_logger
+
+__all__ = ["ControlServer"]
+
+logger = init_logger("vllm.kvblend.control")
+
+KEPT_RESULTS = 8192
+POLL_MS = 200
+
+
+@dataclass
+class _Waiting:
+    client: bytes
+    request: ControlRequest
+    until: float
+
+
+class ControlServer:
+    """Serves a ROUTER socket from a thread of its own; results are set from the engine's thread.
+
+    The newest 8,192 results are kept; older ones are unknown again.
+    """
+
+    def __init__(self, address: str, info: EngineInfo) -> None:
+        self._info = info
+        self._lock = threading.Lock()
+        self._reports: OrderedDict[str, BlendReport] = OrderedDict()
+        self._encoded: OrderedDict[str, str | None] = OrderedDict()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        if address.startswith("ipc://"):
+            Path(address.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._socket.bind(address)
+        # results wake the thread through a pair of its own: a ZeroMQ socket belongs to one thread
+        self._wake_in = self._context.socket(zmq.PAIR)
+        self._wake_in.bind("inproc://wake")
+        self._wake_out = self._context.socket(zmq.PAIR)
+        self._wake_out.connect("inproc://wake")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="kvblend-control", daemon=True)
+        self._thread.start()
+        logger.info("kvblend control channel at %s", address)
+
+    def set_report(self, report_id: str, report: BlendReport) -> None:
+        self._set(self._reports, report_id, report)
+
+    def set_encoded(self, report_id: str, failure: str | None) -> None:
+        """Say that an encode order is committed (None), or why it failed."""
+        self._set(self._encoded, report_id, failure)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._wake_out.send(b"")
+        self._thread.join(timeout=2)
+        self._context.destroy(linger=0)
+
+    def _set(self, results: OrderedDict[str, Any], report_id: str, result: Any) -> None:
+        with self._lock:
+            results[report_id] = result
+            while len(results) > KEPT_RESULTS:
+                results.popitem(last=False)
+        self._wake_out.send(b"")
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_in, zmq.POLLIN)
+        waiting: list[_Waiting] = []
+        while not self._stopped.is_set():
+            ready = dict(poller.poll(POLL_MS if waiting else None))
+            if self._wake_in in ready:
+                with contextlib.suppress(zmq.Again):
+                    while True:
+                        self._wake_in.recv(zmq.NOBLOCK)
+            if self._socket in ready:
+                client, *_, body = self._socket.recv_multipart()
+                try:
+                    request = ControlRequest.model_validate_json(body)
+                except ValidationError as error:
+                    self._send(client, ControlReply(id="", error=str(error)))
+                    continue
+                waiting.append(_Waiting(client, request, time.monotonic() + request.wait_s))
+            waiting = [entry for entry in waiting if not self._answer(entry)]
+
+    def _answer(self, entry: _Waiting) -> bool:
+        """Send the reply if it is known or its time is up."""
+        request, reply = entry.request, ControlReply(id=entry.request.id)
+        with self._lock:
+            if request.op == "info":
+                reply.info = self._info
+                known = True
+            elif request.op == "report":
+                reply.report = self._reports.get(request.report_id or "")
+                known = reply.report is not None
+            else:
+                known = request.report_id in self._encoded
+                if known:
+                    reply.error = self._encoded[request.report_id or ""]
+                    reply.encoded = reply.error is None
+        if not known and time.monotonic() < entry.until:
+            return False
+        self._send(entry.client, reply)
+        return True
+
+    def _send(self, client: bytes, reply: ControlReply) -> None:
+        self._socket.send_multipart([client, b"", reply.model_dump_json().encode()])

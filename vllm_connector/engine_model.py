@@ -1,0 +1,134 @@
+"""vLLM's loaded model as blending needs it: any subset of tokens, attention answered by us."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kvblend.blend import Attend, AttentionSpec, RotaryTable, rerotate
+from kvblend.core.errors import UnsupportedModelError
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+from vllm.forward_context import create_forward_context, override_forward_context
+
+__all__ = ["EngineModel"]
+
+PROBE_POSITIONS = 8
+PROBE_DELTA = 37
+
+
+class _StandIn:
+    """Takes an attention layer's place in a private forward context."""
+
+    def __init__(self, layer: Any, index: int, attend: Attend) -> None:
+        self.kv_cache, self.impl = layer.kv_cache, self
+        self._index, self._attend = index, attend
+
+    def forward(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: Any,
+        metadata: Any,
+        output: Tensor,
+        **_: Any,
+    ) -> Tensor:
+        output.copy_(self._attend(self._index, query, key, value))
+        return output
+
+    def do_kv_cache_update(self, *_: Any) -> None:
+        """Our attend keeps keys and values where it wants them."""
+
+
+class EngineModel:
+    """Runs vLLM's model in a private forward context; no per-model code.
+
+    On construction it checks, on the model itself, that rotating layer i's key from position p by d gives its key at
+    p + d, and that values do not depend on the position. Raises UnsupportedModelError where they do.
+    """
+
+    def __init__(self, model: nn.Module, layer_names: Sequence[str], vllm_config: Any) -> None:
+        self._model, self._config = model, vllm_config
+        self._names = list(layer_names)
+        context = vllm_config.compilation_config.static_forward_context
+        self._layers = [context[name] for name in self._names]
+        self.specs = [self._spec(layer) for layer in self._layers]
+        tables: dict[int, RotaryTable] = {}
+        self._tables = [self._table(name, tables) for name in self._names]
+        self._check_rotation()
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._names)
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> None:
+        context = create_forward_context(None, self._config, slot_mapping={}, skip_compiled=True)
+        stand_ins = {
+            name: _StandIn(layer, index, attend)
+            for index, (name, layer) in enumerate(zip(self._names, self._layers, strict=True))
+        }
+        context.no_compile_layers = {**context.no_compile_layers, **stand_ins}
+        with torch.inference_mode(), override_forward_context(context):
+            self._model(input_ids=token_ids, positions=positions)
+
+    def reduce_scores(self, scores: Tensor) -> Tensor:
+        if get_tensor_model_parallel_world_size() == 1:
+            return scores
+        return tensor_model_parallel_all_reduce(scores)
+
+    def rerotate(self, kv: Tensor, *, delta: int) -> None:
+        """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place."""
+        start = 0
+        for layer in range(1, self.num_layers + 1):
+            table = self._tables[start]
+            if layer < self.num_layers and self._tables[layer] is table:
+                continue
+            if table is not None:
+                kv[start:layer, 0] = rerotate(kv[start:layer, 0], table, delta=delta)
+            start = layer
+
+    @staticmethod
+    def _spec(layer: Any) -> AttentionSpec:
+        impl = layer.impl
+        window = layer.sliding_window if layer.sliding_window and layer.sliding_window > 0 else None
+        return AttentionSpec(float(impl.scale), window, getattr(impl, "logits_soft_cap", None) or None)
+
+    def _table(self, name: str, tables: dict[int, RotaryTable]) -> RotaryTable | None:
+        rotary = getattr(self._model.get_submodule(name.rpartition(".")[0]), "rotary_emb", None)
+        if rotary is None:
+            return None
+        if id(rotary) not in tables:
+            compute = getattr(rotary, "_compute_cos_sin_cache", None)
+            cache = compute() if compute is not None else rotary.cos_sin_cache
+            device = next(self._model.parameters()).device
+            tables[id(rotary)] = RotaryTable.from_cache(cache.to(device), interleaved=not rotary.is_neox_style)
+        return tables[id(rotary)]
+
+    def _check_rotation(self) -> None:
+        keys: list[list[Tensor]] = []
+        device = next(self._model.parameters()).device
+        token_ids = torch.arange(1, PROBE_POSITIONS + 1, device=device)
+        for first in (0, PROBE_DELTA):
+            seen: list[Tensor] = []
+
+            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, seen: list[Tensor] = seen) -> Tensor:
+                seen.append(torch.stack((k, v)).clone())
+                return torch.zeros_like(q)
+
+            self.forward(token_ids, torch.arange(first, first + PROBE_POSITIONS, device=device), attend)
+            keys.append(seen)
+        if len(keys[0]) != self.num_layers:
+            raise UnsupportedModelError(
+                f"the model asked for {len(keys[0])} attentions and has {self.num_layers} layers"
+            )
+        before, after = torch.stack(keys[0]), torch.stack(keys[1])
+        self.rerotate(before, delta=PROBE_DELTA)
+        tolerance = 1e-3 if before.dtype == torch.float32 else 5e-2
+        for part, values in (("keys", 0), ("values", 1)):
+            deviation = (before[:, values].float() - after[:, values].float()).norm()
+            if not deviation <= tolerance * after[:, values].float().norm():
+                raise UnsupportedModelError(
+                    f"{part} of {type(self._model).__name__} do not follow its rotary embedding: kvblend cannot move them"
+                )

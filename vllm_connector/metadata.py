@@ -1,0 +1,61 @@
+"""What the two halves of the connector say to each other in an engine step."""
+
+from dataclasses import dataclass, field
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
+
+from kvblend.core.plan import ContextPlan, EncodeOrder
+from kvblend.core.report import BlendReport
+
+__all__ = ["BlendTask", "EncodeTask", "StepMetadata", "StepResults"]
+
+
+@dataclass(frozen=True)
+class BlendTask:
+    """Fill context tokens `[start, plan.num_tokens)`; those before `start` are a local prefix hit.
+
+    `block_ids`: the request's blocks by KV cache group; 0 is the null block.
+    """
+
+    request_id: str
+    plan: ContextPlan
+    token_ids: list[int]
+    start: int
+    block_ids: tuple[list[int], ...]
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """Keep what this step computes of an encode order: prompt tokens `[computed_start, computed_end)`."""
+
+    request_id: str
+    order: EncodeOrder
+    token_ids: list[int]
+    computed_start: int
+    computed_end: int
+    block_ids: tuple[list[int], ...]
+
+
+@dataclass
+class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
+    """Scheduler half to worker half. `dropped` requests are gone: forget them."""
+
+    blends: list[BlendTask] = field(default_factory=list)
+    encodes: list[EncodeTask] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class StepResults(KVConnectorWorkerMetadata):  # type: ignore[misc]
+    """Worker half to scheduler half, by request id. An encode's value is None or why it failed."""
+
+    reports: dict[str, BlendReport] = field(default_factory=dict)
+    encoded: dict[str, str | None] = field(default_factory=dict)
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> "StepResults":
+        """Join the ranks' results: the first rank's report stands for all, any rank's failure fails an encode."""
+        assert isinstance(other, StepResults)
+        encoded = dict(self.encoded)
+        for request_id, failure in other.encoded.items():
+            encoded[request_id] = encoded.get(request_id) or failure
+        return StepResults({**other.reports, **self.reports}, encoded)
