@@ -6,7 +6,7 @@ __all__ = ["KVBlendConnector"]
 
 
 def __getattr__(name: str) -> Any:
-    # vLLM loads our plugin early in every process: the connector itself, with torch and vLLM, comes only when it is asked for
+    # vLLM loads our plugin early in every process; the connector comes only when it is asked for
     if name == "KVBlendConnector":
         from kvblend.vllm_connector.connector import KVBlendConnector
 

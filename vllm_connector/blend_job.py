@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from vllm.logger import init_logger
 
 from kvblend.blend import SELECTORS, DenseContextKV, Rows
 from kvblend.core.errors import CorruptPassageKVError
@@ -14,7 +15,6 @@ from kvblend.vllm_connector.engine_model import EngineModel
 from kvblend.vllm_connector.metadata import BlendTask
 from kvblend.vllm_connector.paged_kv import PagedLayer
 from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
-from vllm.logger import init_logger
 
 __all__ = ["BlendJob"]
 

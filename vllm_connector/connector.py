@@ -5,12 +5,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-
-from kvblend.vllm_connector.metadata import StepMetadata, StepResults
-from kvblend.vllm_connector.scheduler_half import SchedulerHalf
-from kvblend.vllm_connector.settings import connector_settings
-from kvblend.vllm_connector.support import check_engine
-from kvblend.vllm_connector.worker_half import WorkerHalf
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorRole,
@@ -18,6 +12,12 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.logger import init_logger
+
+from kvblend.vllm_connector.metadata import StepMetadata, StepResults
+from kvblend.vllm_connector.scheduler_half import SchedulerHalf
+from kvblend.vllm_connector.settings import connector_settings
+from kvblend.vllm_connector.support import check_engine
+from kvblend.vllm_connector.worker_half import WorkerHalf
 
 __all__ = ["KVBlendConnector"]
 
@@ -44,9 +44,12 @@ def _contained(default: Callable[[], Any]) -> Callable[[Callable[..., Result]], 
 
 
 class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
-    """Loads are asynchronous: vLLM lets a blended request wait, with its blocks, until `finished_recving`, so that a repair can
-    take several steps, its blocks are cached only when they are filled, and a local hit that another request fills
-    in the same step is there before it is read."""
+    """The connector that vLLM is configured with; its methods' contracts are those of vLLM's base class.
+
+    Loads are asynchronous: vLLM lets a blended request wait, with its blocks, until `finished_recving`, so that a
+    repair can take several steps, its blocks are cached only when they are filled, and a local hit that another
+    request fills in the same step is there before it is read.
+    """
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)

@@ -10,10 +10,10 @@ from typing import Any
 
 import zmq
 from pydantic import ValidationError
+from vllm.logger import init_logger
 
 from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
 from kvblend.core.report import BlendReport
-from vllm.logger import init_logger
 
 __all__ = ["ControlServer"]
 

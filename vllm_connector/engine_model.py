@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+from vllm.forward_context import create_forward_context, override_forward_context
 
 from kvblend.blend import Attend, AttentionSpec, RotaryTable, rerotate
 from kvblend.core.errors import UnsupportedModelError
-from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
-from vllm.forward_context import create_forward_context, override_forward_context
 
 __all__ = ["EngineModel"]
 
@@ -76,7 +76,8 @@ class EngineModel:
     def reduce_scores(self, scores: Tensor) -> Tensor:
         if get_tensor_model_parallel_world_size() == 1:
             return scores
-        return tensor_model_parallel_all_reduce(scores)
+        reduced: Tensor = tensor_model_parallel_all_reduce(scores)
+        return reduced
 
     def rerotate(self, kv: Tensor, *, delta: int) -> None:
         """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place."""
@@ -130,5 +131,5 @@ class EngineModel:
             deviation = (before[:, values].float() - after[:, values].float()).norm()
             if not deviation <= tolerance * after[:, values].float().norm():
                 raise UnsupportedModelError(
-                    f"{part} of {type(self._model).__name__} do not follow its rotary embedding: kvblend cannot move them"
+                    f"{part} of {type(self._model).__name__} do not follow its rotary embedding: they cannot be moved"
                 )

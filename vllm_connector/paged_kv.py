@@ -1,8 +1,8 @@
 """vLLM's paged KV cache, read and written by slot whatever layout the attention backend keeps.
 
-A block's page holds keys and values of `block_size` tokens in an order that only the backend knows (vLLM's CPU kernels store keys
-transposed, CUDA backends split the last axis). Its own writer shows it: tokens whose elements are numbered are
-written to the null block, which holds nobody's KV, and where each number lies is the order.
+A block's page holds keys and values of `block_size` tokens in an order that only the backend knows (vLLM's CPU kernels
+store keys transposed, CUDA backends split the last axis). Its own writer shows it: tokens whose elements are numbered
+are written to the null block, which holds nobody's KV, and where each number lies is the order.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class PagedLayer:
         self._key_order, self._value_order = self._learn_order()
 
     def read(self, block_ids: Sequence[int], start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of tokens `[start, end)`, each `[end - start, kv_heads, head_dim]`; null blocks read as they are."""
+        """Keys and values of tokens `[start, end)`, `[end - start, kv_heads, head_dim]` each; null blocks too."""
         first = start // self.block_size
         blocks = torch.as_tensor(block_ids[first : -(-end // self.block_size)], device=self._cache.device)
         pages = self._cache[blocks].reshape(len(blocks), -1)
@@ -42,7 +42,7 @@ class PagedLayer:
         return keys, values
 
     def write(self, block_ids: Sequence[int], start: int, keys: Tensor, values: Tensor) -> None:
-        """Write tokens from `start` on, `[n, kv_heads, head_dim]` each; those whose block is the null block are dropped."""
+        """Write tokens from `start` on, `[n, kv_heads, head_dim]` each; those in the null block are dropped."""
         positions = torch.arange(start, start + len(keys), device=self._cache.device)
         blocks = torch.as_tensor(block_ids, device=self._cache.device)[positions // self.block_size]
         kept = blocks != 0

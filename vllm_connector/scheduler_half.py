@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from vllm.logger import init_logger
+
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.plan import KVBlendParams
@@ -17,7 +19,6 @@ from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.orders import read_order
 from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
-from vllm.logger import init_logger
 
 __all__ = ["SchedulerHalf"]
 
@@ -36,7 +37,7 @@ class _Tracked:
 
 
 class SchedulerHalf:
-    """Decides for each request what is reused, and tells the worker half. Its caller keeps exceptions from the engine."""
+    """Decides for each request what is reused, and tells the worker half. Its caller contains exceptions."""
 
     def __init__(self, vllm_config: Any, kv_cache_config: Any, settings: Settings) -> None:
         self._hash_block_size: int = kv_cache_config.hash_block_size or vllm_config.cache_config.block_size
@@ -161,7 +162,7 @@ class SchedulerHalf:
         self._store.close()
 
     def _choose_hashes(self, tracked: _Tracked) -> None:
-        """Salt from the first block that holds a passage token, unless an exact local hit is longer; then from its end."""
+        """Salt from the first block that holds a passage token, or from the end of a longer exact local hit."""
         plan = tracked.order.blend
         assert plan is not None
         spans = place_spans(plan, tracked.request.prompt_token_ids)

@@ -9,7 +9,7 @@ __all__ = ["connector_settings"]
 
 
 def connector_settings(extra_config: dict[str, Any]) -> Settings:
-    """Settings with `extra_config`'s fields in place of the environment's. Raises InvalidRequestError on an unknown one."""
+    """Settings, `extra_config`'s fields before the environment's. Raises InvalidRequestError on an unknown field."""
     unknown = sorted(set(extra_config) - set(Settings.model_fields))
     if unknown:
         known = ", ".join(sorted(Settings.model_fields))

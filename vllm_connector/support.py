@@ -22,7 +22,7 @@ def check_engine(vllm_config: Any) -> None:
         raise UnsupportedModelError("kvblend does not work with speculative decoding: leave speculative_config out")
     if cache.cache_dtype not in ("auto", "bfloat16", "float16", "float32"):
         raise UnsupportedModelError(
-            f"kvblend does not work with a quantized KV cache: kv_cache_dtype is {cache.cache_dtype!r} and must be 'auto'"
+            f"kvblend does not work with a quantized KV cache: kv_cache_dtype is {cache.cache_dtype!r}, not 'auto'"
         )
     if model.use_mla:
         raise UnsupportedModelError("kvblend does not work with multi-head latent attention (MLA)")

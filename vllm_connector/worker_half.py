@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
+from vllm.logger import init_logger
 
 from kvblend.blend import probe, repair
 from kvblend.core.errors import KVBlendError
@@ -21,9 +24,6 @@ from kvblend.vllm_connector.metadata import EncodeTask, StepMetadata, StepResult
 from kvblend.vllm_connector.model_loader import loaded_model
 from kvblend.vllm_connector.paged_kv import PagedLayer
 from kvblend.vllm_connector.support import check_layers
-from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
-from vllm.logger import init_logger
 
 __all__ = ["WorkerHalf"]
 

@@ -95,7 +95,11 @@ class Engine:
             extra = {"kv_transfer_params": {"kvblend": order}} if order is not None else None
             params.append(
                 SamplingParams(
-                    temperature=0, max_tokens=1 if encode else ANSWER_TOKENS, logprobs=3, ignore_eos=True, extra_args=extra
+                    temperature=0,
+                    max_tokens=1 if encode else ANSWER_TOKENS,
+                    logprobs=3,
+                    ignore_eos=True,
+                    extra_args=extra,
                 )
             )
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
