@@ -64,6 +64,10 @@ class TestConformance(ChatModelIntegrationTests):
     def chat_model_params(self) -> dict[str, Any]:
         return {"base_url": UnderTest.url, "documents": [BEES]}
 
+    @property
+    def model_override_value(self) -> str:
+        return "another"
+
 
 class TestRetriever(RetrieversIntegrationTests):
     @property
