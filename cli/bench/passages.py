@@ -6,9 +6,36 @@ from typing import Any
 
 __all__ = ["bench_passages"]
 
-MODULES = ("argparse", "asyncio", "collections", "csv", "datetime", "decimal", "difflib", "email", "heapq", "inspect")
-MODULES += ("io", "itertools", "json", "logging", "pathlib", "random", "re", "shutil", "socket", "statistics", "string")
-MODULES += ("subprocess", "tempfile", "threading", "typing", "unittest", "urllib.parse", "zipfile")
+MODULES = (
+    "argparse",
+    "asyncio",
+    "collections",
+    "csv",
+    "datetime",
+    "decimal",
+    "difflib",
+    "email",
+    "heapq",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "logging",
+    "pathlib",
+    "random",
+    "re",
+    "shutil",
+    "socket",
+    "statistics",
+    "string",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "typing",
+    "unittest",
+    "urllib.parse",
+    "zipfile",
+)
 
 
 def bench_passages(tokenizer: Any, *, num_passages: int, passage_tokens: int) -> list[list[int]]:
