@@ -1,6 +1,7 @@
 """What lies in a folder tier: the file system is the index."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ def scan(root: Path) -> Iterator[FoundFile]:
                     continue
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(status.st_mode):
                 continue
             path = Path(entry.path)
             kind: Literal["whole", "temporary", "quarantined"]

@@ -14,6 +14,7 @@ import errno
 import io
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -70,7 +71,7 @@ class FolderTier(Tier):
             raise InvalidRequestError(f"the {name} tier's path {str(root)!r} cannot be written: {error}") from error
 
     def contains(self, key: PassageKVKey) -> bool:
-        return self._path(key).is_file()
+        return _is_file(self._path(key))
 
     def open(self, key: PassageKVKey) -> PassageKVFile | None:
         path = self._path(key)
@@ -90,7 +91,7 @@ class FolderTier(Tier):
             )
         used_ns = time.time_ns() if used_ns is None else used_ns
         with self._space.hold() as usage:
-            if path.is_file():
+            if _is_file(path):
                 _touch(path, max(used_ns, path.stat().st_mtime_ns))
                 return False
             self._evict_to(self.budget_bytes - content.num_bytes, usage)
@@ -101,7 +102,7 @@ class FolderTier(Tier):
             if self._space.durable:
                 os.fsync(fd)
             with self._space.hold() as usage:
-                committed = not path.is_file()
+                committed = not _is_file(path)
                 if committed:
                     temporary.rename(path)
                 else:
@@ -247,6 +248,7 @@ class FolderTier(Tier):
             header,
             tier=self.name,
             path=path,
+            direct=bool(self._open_flags & os.O_DIRECT),
             executor=self._executor,
             num_threads=self._num_threads,
         )
@@ -309,3 +311,11 @@ class FolderTier(Tier):
 def _touch(file: Path | int, used_ns: int) -> None:
     with suppress(OSError):  # another user's file: its time is not ours to set
         os.utime(file, ns=(used_ns, used_ns))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file lies at `path` itself. Anything else there is none of ours and is replaced."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

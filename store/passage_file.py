@@ -44,13 +44,19 @@ class PassageKVFile:
         *,
         tier: str,
         path: Path,
+        direct: bool = False,
         executor: Executor | None = None,
         num_threads: int = 1,
     ) -> None:
+        """Own `raw`, whose header is `header`.
+
+        `direct`: it was opened with O_DIRECT. With an `executor`, `num_threads` of its threads share a large read.
+        """
         self.header = header
         self.tier = tier
         self.path = path
         self._raw = raw
+        self._direct = direct
         self._payload_start = os.fstat(raw.fileno()).st_size - header.payload_bytes
         self._executor = executor
         self._num_threads = num_threads
@@ -135,16 +141,28 @@ class PassageKVFile:
                 raise error
 
     def _read_into(self, layer: int, out: torch.Tensor) -> None:
-        """Read a layer into memory of any address, by way of an aligned extent that is still in the core's cache."""
+        """Read a layer into memory of any address."""
         target = byte_view(out)
-        extent = byte_view(empty_extents(1, self.header.extent_bytes))
-        self._read_extent(layer, extent)
-        target[:] = extent[: self.header.layer_bytes]
+        if self._direct:  # by way of an aligned extent, copied while it is still in the core's cache
+            extent = byte_view(empty_extents(1, self.header.extent_bytes))
+            self._read_extent(layer, extent)
+            target[:] = extent[: self.header.layer_bytes]
+            return
+        padding = memoryview(bytearray(self.header.extent_bytes - self.header.layer_bytes))
+        offset = self._payload_start + layer * self.header.extent_bytes
+        _read_exactly(self._raw.fileno(), target, offset)
+        _read_exactly(self._raw.fileno(), padding, offset + len(target))
+        checksum = xxhash.xxh3_64(target)
+        checksum.update(padding)
+        self._check(layer, checksum.hexdigest())
 
     def _read_extent(self, layer: int, extent: memoryview) -> None:
         offset = self._payload_start + layer * self.header.extent_bytes
         _read_exactly(self._raw.fileno(), extent, offset)
-        if f"{xxhash.xxh3_64_intdigest(extent):016x}" != self.header.layer_checksums[layer]:
+        self._check(layer, xxhash.xxh3_64_hexdigest(extent))
+
+    def _check(self, layer: int, checksum: str) -> None:
+        if checksum != self.header.layer_checksums[layer]:
             raise CorruptPassageKVError(f"layer {layer} of {self.path.name} fails its checksum")
 
 
