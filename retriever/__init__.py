@@ -1,0 +1,34 @@
+"""Documents in, passages out: parsing, splitting, embedding, FAISS index and SQLite catalog; knows nothing of KV."""
+
+from kvblend.retriever.catalog import Catalog
+from kvblend.retriever.document import Block, ParsedDocument
+from kvblend.retriever.embedder import Embedder, EmbeddingModel
+from kvblend.retriever.ingest import Hit, IngestPlan, IngestResult
+from kvblend.retriever.packing import PassageText
+from kvblend.retriever.parsers import guess_media_type, parse_document
+from kvblend.retriever.records import CollectionRecord, DocumentRecord, NewDocument, PassageRecord
+from kvblend.retriever.retriever import Retriever
+from kvblend.retriever.splitter import Splitter
+from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer
+
+__all__ = [
+    "SEPARATOR",
+    "Block",
+    "Catalog",
+    "CollectionRecord",
+    "DocumentRecord",
+    "Embedder",
+    "EmbeddingModel",
+    "Hit",
+    "IngestPlan",
+    "IngestResult",
+    "NewDocument",
+    "ParsedDocument",
+    "PassageRecord",
+    "PassageText",
+    "PassageTokenizer",
+    "Retriever",
+    "Splitter",
+    "guess_media_type",
+    "parse_document",
+]

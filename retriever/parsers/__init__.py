@@ -1,0 +1,33 @@
+"""Turn the bytes of a txt, Markdown, HTML or PDF document into headings and blocks of text."""
+
+from kvblend.core.errors import UnsupportedDocumentError
+from kvblend.retriever.document import ParsedDocument
+from kvblend.retriever.parsers.decoding import decode_text
+from kvblend.retriever.parsers.html import parse_html
+from kvblend.retriever.parsers.markdown import parse_markdown
+from kvblend.retriever.parsers.media_type import MEDIA_TYPES, guess_media_type, split_media_type
+from kvblend.retriever.parsers.pdf import parse_pdf
+from kvblend.retriever.parsers.plain_text import parse_plain_text
+
+__all__ = ["guess_media_type", "parse_document"]
+
+
+def parse_document(data: bytes, media_type: str | None, *, name: str) -> ParsedDocument:
+    """Parse a document by its media type (parameters such as `charset` are heeded), or by its name where that is None.
+
+    Raises:
+        UnsupportedDocumentError: no parser reads that type, or the bytes are not what they are said to be.
+    """
+    bare, charset = split_media_type(media_type or guess_media_type(name) or "")
+    match bare:
+        case "text/plain":
+            return parse_plain_text(decode_text(data, charset=charset, name=name))
+        case "text/markdown":
+            return parse_markdown(decode_text(data, charset=charset, name=name))
+        case "text/html":
+            return parse_html(data, charset=charset, name=name)
+        case "application/pdf":
+            return parse_pdf(data, name=name)
+    supported = ", ".join(sorted(set(MEDIA_TYPES.values())))
+    what = f"of media type {bare!r}" if bare else "of a kind that its name does not tell"
+    raise UnsupportedDocumentError(f"document {name!r} is {what}; supported: {supported}", param="media_type")

@@ -1,0 +1,104 @@
+"""What the catalog gives back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sqlite3 import Row
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "DOCUMENT_COLUMNS",
+    "CatalogChange",
+    "CollectionRecord",
+    "CollectionState",
+    "DocumentRecord",
+    "NewDocument",
+    "PassageRecord",
+]
+
+DOCUMENT_COLUMNS = "id, name, media_type, content_hash, metadata, num_passages, num_tokens, created_at"
+"""The columns of a document that make a DocumentRecord."""
+
+
+@dataclass(frozen=True)
+class CollectionRecord:
+    """A collection as it stands."""
+
+    name: str
+    passage_tokens: int
+    settings: dict[str, Any]
+    created_at: float
+    num_documents: int
+    num_passages: int
+
+    @classmethod
+    def from_row(cls, row: Row) -> "CollectionRecord":
+        return cls(**{**dict(row), "settings": json.loads(row["settings"])})
+
+
+@dataclass(frozen=True)
+class CollectionState:
+    """What tells a collection from another that has or had its name, and one state of it from another.
+
+    `key` is never used twice; `version` is another random value after each change of the passages.
+    """
+
+    key: int
+    version: bytes
+
+
+@dataclass(frozen=True)
+class NewDocument:
+    """A document to be put into the catalog. `content_hash` tells whether it has changed."""
+
+    id: str
+    name: str
+    media_type: str
+    content_hash: str
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DocumentRecord:
+    """A document. `num_passages` and `num_tokens` count a passage each time it occurs in the document."""
+
+    id: str
+    name: str
+    media_type: str
+    content_hash: str
+    metadata: dict[str, Any]
+    num_passages: int
+    num_tokens: int
+    created_at: float
+
+    @classmethod
+    def from_row(cls, row: Row) -> "DocumentRecord":
+        return cls(**{**dict(row), "metadata": json.loads(row["metadata"])})
+
+
+@dataclass(frozen=True)
+class PassageRecord:
+    """A passage of a collection; `row` is its number there, which no other passage ever gets again."""
+
+    row: int
+    passage_id: str
+    text: str
+    token_ids: tuple[int, ...]
+
+    @classmethod
+    def from_row(cls, row: Row) -> "PassageRecord":
+        token_ids = np.frombuffer(row["token_ids"], dtype="<i4").tolist()
+        return cls(row["row"], row["passage_id"], row["text"], tuple(token_ids))
+
+
+@dataclass(frozen=True)
+class CatalogChange:
+    """What a write did to a collection's passages: from passage ids to rows, and the version before and after."""
+
+    collection_key: int
+    new: dict[str, int]
+    dropped: dict[str, int]
+    old_version: bytes
+    version: bytes

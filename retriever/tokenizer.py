@@ -1,0 +1,54 @@
+"""The language model's tokenizer, as passages need it."""
+
+import hashlib
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+
+__all__ = ["SEPARATOR", "PassageTokenizer"]
+
+SEPARATOR = "\n\n"
+
+
+class PassageTokenizer:
+    """Tokenizes a passage on its own, followed by the separator; safe to use from many threads.
+
+    What looks like a control token in a document (`<|im_end|>`) is tokenized as the plain text that it is,
+    so that a document cannot end its turn and speak as someone else. Any other text gets the tokens of
+    `tokenizer(text + SEPARATOR, add_special_tokens=False)`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Take a `tokenizers.Tokenizer`, or a Hugging Face fast tokenizer that wraps one; it is copied.
+
+        Raises:
+            TypeError: the tokenizer is neither.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(backend, Tokenizer):
+            raise TypeError(f"a fast tokenizer is needed, not {type(tokenizer).__name__}")
+        definition = backend.to_str()
+        self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
+        self._tokenizer = Tokenizer.from_str(definition)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True
+
+    def encode_passage(self, text: str) -> list[int]:
+        """Token ids of a passage: its text and the separator."""
+        return self._encode(text + SEPARATOR).ids
+
+    def count(self, text: str) -> int:
+        """Number of tokens of `text` alone, without the separator."""
+        return len(self._encode(text).ids)
+
+    def token_ends(self, text: str) -> list[int]:
+        """For each token of `text`, where it ends in `text` (in characters)."""
+        return [end for _, end in self._encode(text).offsets]
+
+    def count_each(self, texts: list[str]) -> list[int]:
+        """`count` of each text, in one call."""
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
