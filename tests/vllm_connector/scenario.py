@@ -113,6 +113,17 @@ class Engine:
         return {"tokens": list(completion.token_ids), "logprobs": logprobs, "report": report}
 
 
+def damage(store: Path) -> None:
+    """Delete one stored file, truncate another, and flip a bit of a third."""
+    lost, short, flipped = sorted(store.rglob("*.kv"), key=lambda path: path.stat().st_size)[1:4]
+    lost.unlink()
+    os.truncate(short, short.stat().st_size // 2)
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.chmod(0o600)
+    flipped.write_bytes(content)
+
+
 def main() -> None:
     model, store = sys.argv[1], Path(sys.argv[2])
     arguments = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
@@ -138,6 +149,9 @@ def main() -> None:
     results["together"] = engine.run(
         [(prompt, {"blend": prompts.plan(0.3)}), (other, {"blend": prompts.plan(0.3)}), (other[::-1], None)]
     )
+    damage(store)
+    results["damaged"] = engine.run([(prompt[:-1], {"blend": prompts.plan(1.0)})])[0]
+    (results["damaged_fresh"],) = engine.run([(prompt[:-1], None)], alone=True)
     print("RESULTS " + json.dumps(results), flush=True)
 
 
