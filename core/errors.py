@@ -5,6 +5,7 @@ KVBlendError
 │   ├── PromptTooLongError       the prompt is beyond the model's length (400)
 │   ├── DocumentTooLargeError    (413)
 │   └── UnsupportedDocumentError a document that no parser can read (415)
+├── UnauthorizedError            the request carries no valid API key (401)
 ├── NotFoundError                no such collection, document or job (404)
 ├── ConflictError                the name is taken by something else (409)
 ├── UnsupportedModelError        a model or engine setting that kvblend does not blend; raised at start
@@ -27,6 +28,7 @@ __all__ = [
     "NotFoundError",
     "PromptTooLongError",
     "StoreFullError",
+    "UnauthorizedError",
     "UnsupportedDocumentError",
     "UnsupportedModelError",
 ]
@@ -68,6 +70,12 @@ class UnsupportedDocumentError(InvalidRequestError):
     """A document that no parser can read."""
 
     code = "unsupported_document"
+
+
+class UnauthorizedError(KVBlendError):
+    """The service has an API key, and the request does not carry it."""
+
+    code = "invalid_api_key"
 
 
 class NotFoundError(KVBlendError):

@@ -1,0 +1,126 @@
+"""Collections as the service uses them: the catalog's record with its preamble and encode context in tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvblend.api.encode_context import EncodeContext, default_warm_context, make_encode_context
+from kvblend.api.passage_kv import KVName
+from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
+from kvblend.core.errors import ConflictError, InvalidRequestError
+from kvblend.core.rest import Collection, CollectionCreate
+from kvblend.retriever import Catalog, CollectionRecord
+
+__all__ = ["Collections", "OpenCollection"]
+
+
+@dataclass(frozen=True)
+class OpenCollection:
+    """A collection whose tokens are those of the model that is served."""
+
+    name: str
+    preamble: str
+    encode_context: EncodeContext
+
+
+class Collections:
+    """Creates and opens collections. Its methods read files: call them in a thread."""
+
+    def __init__(self, catalog: Catalog, prompts: PromptBuilder, *, model: str, embedding_model: str) -> None:
+        self._catalog = catalog
+        self._prompts = prompts
+        self._model = model
+        self._embedding_model = embedding_model
+        self.default = OpenCollection(
+            "", DEFAULT_PREAMBLE, self._encode_context(DEFAULT_PREAMBLE, default_warm_context())
+        )
+        """What passages get that a caller supplies without a collection."""
+
+    def create(self, order: CollectionCreate, *, max_model_len: int | None) -> Collection:
+        """Create a collection. What its prompts and encode context begin with is kept in tokens, so that a template
+        that says the date does not change it every day.
+
+        Raises ConflictError where the name is taken, InvalidRequestError where no passage would fit the model.
+        """
+        preamble = DEFAULT_PREAMBLE if order.preamble is None else order.preamble
+        warm_context = default_warm_context() if order.warm_context is None else order.warm_context
+        context = self._encode_context(preamble, warm_context)
+        num_tokens = len(context.token_ids) + order.passage_tokens + 1
+        if max_model_len is not None and num_tokens > max_model_len:
+            raise InvalidRequestError(
+                f"preamble, warm context and a passage of {order.passage_tokens} tokens take {num_tokens} tokens; the "
+                f"model takes {max_model_len}",
+                param="passage_tokens",
+            )
+        settings = {
+            "model": self._model,
+            "tokenizer": self._prompts.fingerprint,
+            "embedding_model": self._embedding_model,
+            "preamble": preamble,
+            "warm_context": warm_context,
+            "encode_context": list(context.token_ids),
+            "num_preamble": context.num_preamble,
+        }
+        record = self._catalog.create_collection(order.name, passage_tokens=order.passage_tokens, settings=settings)
+        return _view(record)
+
+    def view(self, name: str) -> Collection:
+        """A collection as it stands. Raises NotFoundError."""
+        return _view(self._catalog.get_collection(name))
+
+    def views(self) -> list[Collection]:
+        """All collections, by name."""
+        return [_view(record) for record in self._catalog.list_collections()]
+
+    def open(self, name: str) -> OpenCollection:
+        """Open a collection. Raises NotFoundError, and ConflictError where its passages are another model's tokens."""
+        record = self._catalog.get_collection(name)
+        if record.settings["tokenizer"] != self._prompts.fingerprint:
+            raise ConflictError(
+                f"collection {name!r} was made for the model {record.settings['model']!r}; {self._model!r}, which is "
+                "served, has other tokens",
+                param="collection",
+            )
+        return _open(record)
+
+    def any(self, name: str) -> OpenCollection:
+        """A collection of whatever model, to delete from it. Raises NotFoundError."""
+        return _open(self._catalog.get_collection(name))
+
+    def usable(self) -> list[OpenCollection]:
+        """The collections whose passages are the served model's tokens."""
+        records = self._catalog.list_collections()
+        return [_open(record) for record in records if record.settings["tokenizer"] == self._prompts.fingerprint]
+
+    def unreferenced(self, context: EncodeContext, passage_ids: Sequence[str]) -> list[KVName]:
+        """Of passages just dropped from a collection, the KV that no other collection uses."""
+        holders = self._catalog.collections_holding(passage_ids)
+        same_context = {
+            record.name
+            for record in self._catalog.list_collections()
+            if _open(record).encode_context.hash == context.hash
+        }
+        return [(context.hash, id) for id in passage_ids if same_context.isdisjoint(holders.get(id, ()))]
+
+    def _encode_context(self, preamble: str, warm_context: str) -> EncodeContext:
+        warm_ids = self._prompts.passage_ids(warm_context) if warm_context.strip() else ()
+        return make_encode_context(self._prompts.preamble_ids(preamble), warm_ids)
+
+
+def _open(record: CollectionRecord) -> OpenCollection:
+    settings = record.settings
+    context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"])
+    return OpenCollection(record.name, settings["preamble"], context)
+
+
+def _view(record: CollectionRecord) -> Collection:
+    return Collection(
+        name=record.name,
+        model=record.settings["model"],
+        embedding_model=record.settings["embedding_model"],
+        preamble=record.settings["preamble"],
+        warm_context=record.settings["warm_context"],
+        passage_tokens=record.passage_tokens,
+        num_documents=record.num_documents,
+        num_passages=record.num_passages,
+        created_at=record.created_at,
+    )

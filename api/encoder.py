@@ -1,0 +1,148 @@
+"""Have vLLM compute and keep the KV of passages, by ordinary requests, many in flight."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterable
+from enum import Enum
+
+from kvblend.api.encode_context import EncodeContext
+from kvblend.api.metrics import Metrics
+from kvblend.api.passage_kv import KVName, PassageKV
+from kvblend.api.replica import EngineFacts, Replica, Replicas
+from kvblend.core.errors import EngineUnavailableError, KVBlendError
+from kvblend.core.identity import token_hash
+from kvblend.core.plan import EncodeOrder, KVBlendParams
+
+__all__ = ["NO_CONTEXT", "EncodeResult", "Encoder"]
+
+logger = logging.getLogger(__name__)
+
+NO_CONTEXT = EncodeContext((), 0)
+"""What the preamble itself is encoded behind."""
+
+MAX_IN_FLIGHT = 16
+COMMIT_WAIT_S = 60.0
+WAIT_STEP_S = 10.0
+
+
+class EncodeResult(Enum):
+    STORED = "stored"
+    REUSED = "reused"
+    FAILED = "failed"
+
+
+class Encoder:
+    """Encodes a passage once, however many ask for it at the same time."""
+
+    def __init__(self, replicas: Replicas, passage_kv: PassageKV, metrics: Metrics) -> None:
+        self._replicas = replicas
+        self._passage_kv = passage_kv
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._running: dict[KVName, asyncio.Task[EncodeResult]] = {}
+        self._begun: set[KVName] = set()
+        self.num_lost = 0
+        """Encodes that an unavailable engine has cost so far: somebody should try them again."""
+
+    async def encode(self, context: EncodeContext, token_ids: tuple[int, ...]) -> EncodeResult:
+        """Make sure that the tokens' KV behind `context` is in the store. A failure is logged, never raised.
+
+        The work goes on where the caller is cancelled.
+        """
+        task = self._task(context, token_ids)
+        await asyncio.wait((task,))
+        return EncodeResult.FAILED if task.cancelled() else task.result()
+
+    def encode_soon(self, passages: Iterable[tuple[EncodeContext, tuple[int, ...]]]) -> None:
+        """Encode in the background; returns at once."""
+        for context, token_ids in passages:
+            self._task(context, token_ids)
+
+    async def drop(self, names: Iterable[KVName]) -> None:
+        """Give up what waits to be encoded of these, and wait for what is being encoded."""
+        tasks = [self._running[name] for name in names if name in self._running]
+        for name in names:
+            if name in self._running and name not in self._begun:
+                self._running[name].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _task(self, context: EncodeContext, token_ids: tuple[int, ...]) -> asyncio.Task[EncodeResult]:
+        name = (context.hash, token_hash(token_ids))
+        task = self._running.get(name)
+        if task is None:
+            task = asyncio.create_task(self._encode(context, token_ids, name), name="kvblend encode")
+            self._running[name] = task
+            task.add_done_callback(lambda _: self._ended(name))
+        return task
+
+    def _ended(self, name: KVName) -> None:
+        self._running.pop(name, None)
+        self._begun.discard(name)
+
+    async def _encode(self, context: EncodeContext, token_ids: tuple[int, ...], name: KVName) -> EncodeResult:
+        async with self._slots:
+            self._begun.add(name)
+            try:
+                replica, facts = await self._replicas.choose()
+                if facts.info is None:
+                    return EncodeResult.FAILED  # said once, when the silent channel was noticed
+                if not await self._passage_kv.missing(facts.info, [name]):
+                    return EncodeResult.REUSED
+                problem = await self._send(replica, facts, context, token_ids)
+                if problem is None and await self._passage_kv.missing(facts.info, [name]):
+                    problem = "the engine says that it is stored, but it is in no tier of this service's store"
+            except EngineUnavailableError as error:
+                self.num_lost += 1
+                problem = error.message
+            except KVBlendError as error:
+                problem = error.message
+        if problem is None:
+            self._metrics.encoded(len(token_ids))
+            return EncodeResult.STORED
+        logger.warning("passage %s was not encoded: %s", name[1][:12], problem)
+        return EncodeResult.FAILED
+
+    async def _send(
+        self, replica: Replica, facts: EngineFacts, context: EncodeContext, token_ids: tuple[int, ...]
+    ) -> str | None:
+        """Encode through one server and wait for every rank's file; what went wrong, or None."""
+        prompt = [*context.token_ids, *token_ids]
+        if len(prompt) >= facts.max_model_len:
+            return f"it takes {len(prompt) + 1} tokens behind its encode context, the model {facts.max_model_len}"
+        report_id = uuid.uuid4().hex
+        order = KVBlendParams(report_id=report_id, encode=EncodeOrder(start=len(context.token_ids), end=len(prompt)))
+        body = {
+            "model": facts.model,
+            "prompt": prompt,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "kv_transfer_params": {"kvblend": order.model_dump(mode="json", exclude_none=True)},
+        }
+        replica.in_flight += 1
+        try:
+            await replica.engine.post("/v1/completions", body)
+        except EngineUnavailableError:
+            replica.forget()
+            raise
+        finally:
+            replica.in_flight -= 1
+        return await _committed(replica, report_id)
+
+
+async def _committed(replica: Replica, report_id: str) -> str | None:
+    """Wait for the commit, which comes after the response; what went wrong, or None."""
+    deadline = asyncio.get_running_loop().time() + COMMIT_WAIT_S
+    while asyncio.get_running_loop().time() < deadline:
+        reply = await replica.control.encoded(report_id, wait_s=WAIT_STEP_S)
+        if reply is None:
+            return "the control channel fell silent"
+        if reply.encoded is not None:
+            return None if reply.encoded else reply.error or "the engine does not say why"
+    return f"it was not committed within {COMMIT_WAIT_S:.0f} s"

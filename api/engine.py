@@ -1,0 +1,106 @@
+"""Talk to one vLLM server over its OpenAI-compatible HTTP API."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from httpx_sse import EventSource, SSEError
+
+from kvblend.core.errors import EngineUnavailableError, InvalidRequestError, KVBlendError, NotFoundError
+
+__all__ = ["EngineClient"]
+
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 5.0
+
+
+class EngineClient:
+    """One vLLM server. Every method raises EngineUnavailableError where it does not answer or dies while it does;
+    what vLLM itself refuses is an InvalidRequestError, or a NotFoundError for a model that it does not serve."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        # A long prefill on a CPU is silent for minutes, so only connecting has a time limit; a dead server resets.
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
+        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout, limits=limits, trust_env=False)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def is_healthy(self) -> bool:
+        """Whether the server answers its health check within a few seconds."""
+        try:
+            response = await self._http.get("/health", timeout=PROBE_TIMEOUT_S)
+        except httpx.HTTPError:
+            return False
+        return response.status_code == 200
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The server's model cards; the base model first, with its `max_model_len`."""
+        async with self._failures():
+            response = await self._http.get("/v1/models", timeout=PROBE_TIMEOUT_S)
+            _check(response)
+            cards: list[dict[str, Any]] = response.json()["data"]
+        return cards
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a request and return vLLM's whole answer."""
+        async with self._failures():
+            response = await self._http.post(path, json=body)
+            _check(response)
+            answer: dict[str, Any] = response.json()
+        return answer
+
+    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Send a request with `stream` set and yield vLLM's chunks. Closing the iterator aborts the request."""
+        async with self._failures(), self._http.stream("POST", path, json={**body, "stream": True}) as response:
+            if response.status_code != 200:
+                await response.aread()
+            _check(response)
+            async for event in EventSource(response).aiter_sse():
+                if event.data == "[DONE]":
+                    return
+                chunk: dict[str, Any] = json.loads(event.data)
+                if "error" in chunk:
+                    raise _refusal(chunk["error"], status=_status_of(chunk["error"]))
+                yield chunk
+            raise EngineUnavailableError(f"the vLLM server at {self.url} ended its answer early")
+
+    @asynccontextmanager
+    async def _failures(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, SSEError) as error:
+            cause = str(error) or type(error).__name__
+            raise EngineUnavailableError(f"the vLLM server at {self.url} does not answer: {cause}") from error
+        except json.JSONDecodeError as error:
+            raise EngineUnavailableError(f"the server at {self.url} does not answer as vLLM does") from error
+
+
+def _check(response: httpx.Response) -> None:
+    """Raise for an answer that is not a success."""
+    if response.status_code == 200:
+        return
+    try:
+        error = response.json()["error"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        error = {"message": response.text[:500] or f"HTTP status {response.status_code}"}
+    raise _refusal(error, status=response.status_code)
+
+
+def _status_of(error: Any) -> int:
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) else 500
+
+
+def _refusal(error: Any, *, status: int) -> KVBlendError:
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    message, param = str(fields.get("message")), fields.get("param")
+    if status >= 500:
+        return EngineUnavailableError(f"vLLM failed: {message}")
+    if status == 404:
+        return NotFoundError(message, param=param)
+    return InvalidRequestError(message, param=param)

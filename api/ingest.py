@@ -1,0 +1,142 @@
+"""Ingest: parse and split while the caller waits, then embed, commit and encode as a job; and the way back."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.completion import KVCompletion
+from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
+from kvblend.api.jobs import Job, Jobs
+from kvblend.api.metrics import Metrics
+from kvblend.api.passage_kv import PassageKV
+from kvblend.api.uploads import Upload
+from kvblend.core.errors import KVBlendError
+from kvblend.retriever import IngestPlan, Retriever
+
+__all__ = ["Ingest"]
+
+logger = logging.getLogger(__name__)
+
+Tokens = tuple[int, ...]
+
+
+class Ingest:
+    """Puts documents into collections and takes them out, text, vectors and KV together."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        collections: Collections,
+        encoder: Encoder,
+        passage_kv: PassageKV,
+        completion: KVCompletion,
+        metrics: Metrics,
+    ) -> None:
+        self.jobs = Jobs()
+        self._retriever = retriever
+        self._collections = collections
+        self._encoder = encoder
+        self._passage_kv = passage_kv
+        self._completion = completion
+        self._metrics = metrics
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def begin(self, name: str, uploads: Sequence[Upload]) -> Job:
+        """Plan the ingest of all documents, then start it as a job.
+
+        Raises NotFoundError, ConflictError, InvalidRequestError and UnsupportedDocumentError, and then none of the
+        documents is taken.
+        """
+        collection = await asyncio.to_thread(self._collections.open, name)
+        plans = [await asyncio.to_thread(self._plan, name, upload) for upload in uploads]
+        job = self.jobs.create(name, [plan.document.id for plan in plans])
+        task = asyncio.create_task(self._run(job, collection, plans), name="kvblend ingest")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return job
+
+    async def delete_document(self, name: str, document_id: str) -> None:
+        """Delete a document, and the passages and KV that nothing else holds. Raises NotFoundError."""
+        collection = await asyncio.to_thread(self._collections.any, name)
+        dropped = await asyncio.to_thread(self._retriever.delete_document, name, document_id)
+        await self._delete_kv(collection, dropped)
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection with all that is in it. Raises NotFoundError."""
+        collection = await asyncio.to_thread(self._collections.any, name)
+        dropped = await asyncio.to_thread(self._retriever.delete_collection, name)
+        await self._delete_kv(collection, dropped)
+
+    async def close(self) -> None:
+        """Stop the jobs; what they had not encoded is completed after the next start."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _plan(self, name: str, upload: Upload) -> IngestPlan:
+        return self._retriever.plan_ingest(
+            name,
+            upload.data,
+            document_id=upload.id,
+            name=upload.name,
+            media_type=upload.media_type,
+            metadata=upload.metadata,
+        )
+
+    async def _run(self, job: Job, collection: OpenCollection, plans: Sequence[IngestPlan]) -> None:
+        num_passages = len({passage.passage_id for plan in plans for passage in plan.passages})
+        job.update(status="running", passages_total=num_passages)
+        try:
+            await self._ingest(job, collection, plans)
+        except KVBlendError as error:
+            job.update(status="failed", error=error.message)
+        except Exception:
+            logger.exception("an ingest into %r failed", collection.name)
+            job.update(status="failed", error="the service failed on this ingest; its log says how")
+        self._metrics.job(job.state.status)
+
+    async def _ingest(self, job: Job, collection: OpenCollection, plans: Sequence[IngestPlan]) -> None:
+        """Commit each document and let its passages be encoded while the next ones are embedded."""
+        context = collection.encode_context
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._encoder.encode(NO_CONTEXT, context.preamble_ids))
+            seen: set[str] = set()
+            encodes = []
+            for plan in plans:
+                if not plan.unchanged:
+                    result = await asyncio.to_thread(self._retriever.commit_document, plan)
+                    await self._delete_kv(collection, result.dropped)
+                passages = {passage.passage_id: passage.token_ids for passage in plan.passages}
+                for passage_id, token_ids in passages.items():
+                    if passage_id not in seen:
+                        seen.add(passage_id)
+                        encodes.append(group.create_task(self._encode(job, collection, token_ids)))
+        gone = await asyncio.to_thread(self._no_longer_held, seen)
+        await self._delete_kv(collection, gone)  # deleted while they were encoded
+        num_failed = sum(task.result() is EncodeResult.FAILED for task in encodes)
+        problem = f"{num_failed} passages are searchable but have no KV yet: it is made later, or at their next use"
+        job.update(status="succeeded", error=problem if num_failed else None)
+
+    async def _encode(self, job: Job, collection: OpenCollection, token_ids: Tokens) -> EncodeResult:
+        result = await self._encoder.encode(collection.encode_context, token_ids)
+        state = job.state
+        if result is EncodeResult.STORED:
+            job.update(
+                passages_encoded=state.passages_encoded + 1, tokens_encoded=state.tokens_encoded + len(token_ids)
+            )
+        elif result is EncodeResult.REUSED:
+            job.update(passages_reused=state.passages_reused + 1)
+        return result
+
+    def _no_longer_held(self, passage_ids: set[str]) -> list[str]:
+        held = self._retriever.catalog.collections_holding(sorted(passage_ids))
+        return sorted(passage_ids - held.keys())
+
+    async def _delete_kv(self, collection: OpenCollection, passage_ids: Sequence[str]) -> None:
+        """Delete the KV of dropped passages that no collection with the same encode context holds."""
+        if not passage_ids:
+            return
+        names = await asyncio.to_thread(self._collections.unreferenced, collection.encode_context, passage_ids)
+        await self._encoder.drop(names)
+        await self._passage_kv.delete(await self._completion.fingerprints(), names)

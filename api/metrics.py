@@ -1,0 +1,81 @@
+"""What the service counts for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from kvblend.core.report import BlendReport
+
+__all__ = ["Metrics"]
+
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
+
+
+class Metrics:
+    """Counters of one service, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "kvblend_requests",
+            "Requests by route, method and status.",
+            ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self._answers = Counter("kvblend_answers", "Answers by outcome.", ["outcome"], registry=self._registry)
+        self._ttft = Histogram(
+            "kvblend_ttft_seconds",
+            "Time from the request's send to vLLM to its first token, by outcome.",
+            ["outcome"],
+            buckets=TTFT_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "kvblend_context_tokens",
+            "Context tokens of answers: exact, reused, selected, recomputed.",
+            ["kind"],
+            registry=self._registry,
+        )
+        self._reused = Counter(
+            "kvblend_reused_tokens_by_tier",
+            "Reused context tokens by the tier they came from.",
+            ["tier"],
+            registry=self._registry,
+        )
+        self._encoded = Counter("kvblend_encoded_passages", "Passages whose KV was computed.", registry=self._registry)
+        self._encoded_tokens = Counter(
+            "kvblend_encoded_tokens", "Passage tokens whose KV was computed.", registry=self._registry
+        )
+        self._jobs = Counter(
+            "kvblend_ingest_jobs", "Ingest jobs by how they ended.", ["status"], registry=self._registry
+        )
+
+    def request(self, *, route: str, method: str, status: int) -> None:
+        """Count one answered HTTP request; `route` is the route's pattern."""
+        self._requests.labels(route, method, status).inc()
+
+    def answer(self, report: BlendReport) -> None:
+        """Count one finished answer of vLLM."""
+        self._answers.labels(report.outcome).inc()
+        if report.ttft_ms is not None:
+            self._ttft.labels(report.outcome).observe(report.ttft_ms / 1000)
+        for kind, num_tokens in (
+            ("exact", report.exact_tokens),
+            ("reused", report.reused_tokens),
+            ("selected", report.selected_tokens),
+            ("recomputed", report.recomputed_tokens),
+        ):
+            self._tokens.labels(kind).inc(num_tokens)
+        for tier, num_tokens in report.tiers.items():
+            self._reused.labels(tier).inc(num_tokens)
+
+    def encoded(self, num_tokens: int) -> None:
+        """Count one passage whose KV was computed."""
+        self._encoded.inc()
+        self._encoded_tokens.inc(num_tokens)
+
+    def job(self, status: str) -> None:
+        """Count one ended ingest job."""
+        self._jobs.labels(status).inc()
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,70 @@
+"""The service's view of the store: which passages have KV there, and their promotion and deletion."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+from kvblend.core.control import EngineInfo
+from kvblend.core.errors import KVBlendError
+from kvblend.core.rest import TierStats
+from kvblend.store import PassageKVKey, TieredStore
+
+__all__ = ["PassageKV"]
+
+logger = logging.getLogger(__name__)
+
+KVName = tuple[str, str]
+"""(encode context, passage id)"""
+
+
+class PassageKV:
+    """Looks passages up by what the engine says of itself. Its methods read folders in a thread, not in the loop."""
+
+    def __init__(self, store: TieredStore) -> None:
+        self._store = store
+        self._promotions: set[asyncio.Task[None]] = set()
+
+    async def missing(self, info: EngineInfo, names: Sequence[KVName]) -> list[KVName]:
+        """Those passages of which some head range is in no tier."""
+        return await asyncio.to_thread(
+            lambda: [name for name in names if any(self._store.lookup(key) is None for key in _keys(info, name))]
+        )
+
+    def promote_soon(self, info: EngineInfo, names: Sequence[KVName]) -> None:
+        """Begin to bring passages to the fastest tier; returns at once."""
+        task = asyncio.create_task(asyncio.to_thread(self._promote, info, names), name="kvblend promote")
+        self._promotions.add(task)
+        task.add_done_callback(self._promotions.discard)
+
+    async def delete(self, fingerprints: Iterable[str], names: Sequence[KVName]) -> int:
+        """Delete passages of every named model from all tiers; returns the number of files."""
+
+        def delete() -> int:
+            return sum(
+                self._store.delete(model_fingerprint=fingerprint, encode_context=context, passage_id=passage_id)
+                for fingerprint in fingerprints
+                for context, passage_id in names
+            )
+
+        return await asyncio.to_thread(delete)
+
+    async def stats(self) -> list[TierStats]:
+        """Every tier's, fastest first."""
+        return await asyncio.to_thread(self._store.stats)
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._promotions)
+        self._store.close()
+
+    def _promote(self, info: EngineInfo, names: Sequence[KVName]) -> None:
+        try:
+            for name in names:
+                for key in _keys(info, name):
+                    self._store.promote(key)
+        except (KVBlendError, OSError) as error:  # the passage is read from where it lies
+            logger.warning("promotion stopped: %s", error)
+
+
+def _keys(info: EngineInfo, name: KVName) -> list[PassageKVKey]:
+    context, passage_id = name
+    return [PassageKVKey(info.model_fingerprint, context, passage_id, start, end) for start, end in info.head_ranges]

@@ -1,0 +1,46 @@
+"""Probes, metrics and the store's figures."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from kvblend.api.service import service_of
+from kvblend.core.rest import KVStats
+
+__all__ = ["open_router", "router"]
+
+open_router = APIRouter(tags=["health"])
+"""What needs no API key."""
+
+router = APIRouter(prefix="/v1/kv", tags=["kv"])
+
+
+@open_router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The service's process runs."""
+    return {"status": "ok"}
+
+
+@open_router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """200 where some vLLM server answers; `control` says whether its control channel does, without which nothing is
+    reused."""
+    servers = await service_of(request).replicas.ready()
+    ready = any(healthy for healthy, _ in servers)
+    body = {
+        "status": "ready" if ready else "unavailable",
+        "engines": [{"healthy": healthy, "control": control} for healthy, control in servers],
+    }
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+@open_router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/stats")
+async def kv_stats(request: Request) -> KVStats:
+    """The store's tiers, fastest first."""
+    return KVStats(tiers=await service_of(request).passage_kv.stats())
