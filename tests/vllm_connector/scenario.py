@@ -150,6 +150,7 @@ def main() -> None:
         [(prompt, {"blend": prompts.plan(0.3)}), (other, {"blend": prompts.plan(0.3)}), (other[::-1], None)]
     )
     damage(store)
+    engine.llm.reset_prefix_cache()
     results["damaged"] = engine.run([(prompt[:-1], {"blend": prompts.plan(1.0)})])[0]
     (results["damaged_fresh"],) = engine.run([(prompt[:-1], None)], alone=True)
     print("RESULTS " + json.dumps(results), flush=True)

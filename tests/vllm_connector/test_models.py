@@ -25,7 +25,7 @@ def run_scenario(model: Path, store: Path, **arguments: Any) -> dict[str, Any]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
     assert lines, done.stderr[-4000:]
     results: dict[str, Any] = json.loads(lines[0].removeprefix("RESULTS "))
-    return {**results, "stderr": done.stderr}
+    return {**results, "log": done.stdout + done.stderr}
 
 
 def deviation(ours: dict[str, Any], reference: dict[str, Any]) -> float:
@@ -50,7 +50,7 @@ def check(results: dict[str, Any]) -> None:
     assert deviation(results["plain_after"], fresh) < FULL_PREFILL_TOLERANCE
     # a malformed order costs a warning
     assert deviation(results["malformed"], fresh) < FULL_PREFILL_TOLERANCE
-    assert "is prefilled" in results["stderr"]
+    assert "is prefilled" in results["log"]
     # another question over the same passages is blended anew
     assert results["other_question"]["report"]["outcome"] == "blended"
     assert deviation(results["other_question"], results["other_fresh"]) < FULL_PREFILL_TOLERANCE
@@ -58,7 +58,7 @@ def check(results: dict[str, Any]) -> None:
     assert results["damaged"]["tokens"] == results["damaged_fresh"]["tokens"]
     assert deviation(results["damaged"], results["damaged_fresh"]) < FULL_PREFILL_TOLERANCE
     assert results["damaged"]["report"]["missed_passages"] >= 2
-    assert "quarantine" in results["stderr"].lower()
+    assert "quarantine" in results["log"].lower()
     # several blended and plain requests in one batch
     reports = [request["report"] for request in results["together"]]
     assert [report and report["outcome"] for report in reports] == ["blended", "blended", None]
