@@ -1,0 +1,76 @@
+"""The command line and environment of the vLLM server that `kvblend serve` runs as its child."""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["default_dtype", "engine_command", "engine_environment", "free_port"]
+
+CONNECTOR = {
+    "kv_connector": "KVBlendConnector",
+    "kv_connector_module_path": "kvblend.vllm_connector",
+    "kv_role": "kv_both",
+    "kv_load_failure_policy": "recompute",
+}
+CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "4", "OMP_NUM_THREADS": "1"}
+
+
+def engine_command(
+    model: str,
+    *,
+    port: int,
+    dtype: str | None = None,
+    max_model_len: int | None = None,
+    tensor_parallel_size: int = 1,
+    served_name: str | None = None,
+    blends: bool = True,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """The command line of a vLLM server on the loopback interface; `extra` are vLLM's own arguments, as they are.
+
+    Without `blends` it is a plain vLLM without the connector.
+    """
+    command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enable-prompt-tokens-details"]
+    command += ["--tensor-parallel-size", str(tensor_parallel_size)]
+    if served_name:
+        command += ["--served-model-name", served_name]
+    if dtype:
+        command += ["--dtype", dtype]
+    if max_model_len:
+        command += ["--max-model-len", str(max_model_len)]
+    if blends:
+        command += ["--kv-transfer-config", json.dumps(CONNECTOR), "--load-format", "kvblend"]
+    return [*command, *extra]
+
+
+def engine_environment(*, control: str, home: Path | None = None) -> dict[str, str]:
+    """This process's environment with what the vLLM server needs; what is set already stays, except our own."""
+    environment = {**CPU_DEFAULTS, **os.environ, "KVBLEND_CONTROL": control, "PYTHONSAFEPATH": "1"}
+    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if home is not None:
+        environment["KVBLEND_HOME"] = str(home)
+    return environment
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def default_dtype() -> str | None:
+    """`float32` on an x86 CPU without bf16 or AVX-512 units, where vLLM's bf16 kernels are slow; else None.
+
+    None leaves the choice to vLLM. A machine with an NVIDIA GPU is never asked.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if Path("/dev/nvidiactl").exists() or not cpuinfo.exists():
+        return None
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), None)
+    return "float32" if flags is not None and "avx512f" not in flags else None

@@ -1,0 +1,129 @@
+"""`kvblend ingest`: put files and folders into a collection."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+
+from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
+from kvblend.cli.progress import count_progress
+from kvblend.core.errors import InvalidRequestError, KVBlendError, NotFoundError
+from kvblend.core.rest import IngestJob
+from kvblend.core.settings import Settings
+from kvblend.retriever.parsers import guess_media_type
+from kvblend.sdk.errors import connection_error, status_error
+
+__all__ = ["ingest"]
+
+BATCH_FILES = 32
+BATCH_BYTES = 64 << 20
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files, or folders to search for them.")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Made where it is not there.")] = "default",
+    passage_tokens: Annotated[int, typer.Option(min=32, max=2048, help="For a new collection.")] = 256,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+) -> None:
+    """Put txt, Markdown, HTML and PDF files into a collection. A file's name, or its path within the folder given, is
+    its document's id; an unchanged one costs nothing, a file that cannot be read is named and passed over."""
+    files = dict(named for path in paths for named in _files(path))
+    if not files:
+        raise InvalidRequestError("no txt, Markdown, HTML or PDF file found")
+    console = Console(stderr=True)
+    with connect(url, api_key) as client, count_progress(console) as progress:
+        try:
+            client.get_collection(collection)
+        except NotFoundError:
+            client.create_collection(collection, passage_tokens=passage_tokens)
+        sending = progress.add_task("files", total=len(files))
+        encoding = progress.add_task("passages", total=0)
+        done: list[IngestJob] = []
+        num_failed = 0
+        for batch in _batches(files):
+            jobs: list[IngestJob] = []
+            for part in [batch, *([name] for name in batch)]:  # all together, or one by one where one is refused
+                try:
+                    jobs.append(_upload(url, api_key, collection, {name: files[name] for name in part}))
+                except InvalidRequestError as error:
+                    if len(part) == 1:
+                        console.print(f"{part[0]}: {error.message}", style="red", markup=False)
+                        num_failed += 1
+                    continue
+                if part is batch:
+                    break
+            progress.advance(sending, len(batch))
+            for job in jobs:
+                total_before = sum(each.passages_total for each in done)
+                count_before = sum(_num_done(each) for each in done)
+
+                def show(state: IngestJob, total: int = total_before, count: int = count_before) -> None:
+                    progress.update(encoding, total=total + state.passages_total, completed=count + _num_done(state))
+
+                done.append(client.wait(job, progress=show))
+    _summarize(console, done)
+    if num_failed:
+        raise KVBlendError(f"{num_failed} of {len(files)} files were not taken")
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    """The files that a path stands for, each with the name that its document gets."""
+    if path.is_file():
+        yield path.name, path
+        return
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.is_file() and guess_media_type(file.name) and not any(part.startswith(".") for part in inside.parts):
+            yield inside.as_posix(), file
+
+
+def _batches(files: dict[str, Path]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    num_bytes = 0
+    for name, path in files.items():
+        size = path.stat().st_size
+        if batch and (len(batch) == BATCH_FILES or num_bytes + size > BATCH_BYTES):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(name)
+        num_bytes += size
+    if batch:
+        yield batch
+
+
+def _upload(url: str, api_key: str | None, collection: str, files: dict[str, Path]) -> IngestJob:
+    """Send files under their names. Raises what the service answers."""
+    key = api_key or Settings().api_key
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with ExitStack() as stack:
+        parts = [("files", (name, stack.enter_context(path.open("rb")))) for name, path in files.items()]
+        target = f"{url.rstrip('/')}/v1/collections/{collection}/documents"
+        try:
+            response = httpx.post(target, files=parts, headers=headers, timeout=600.0)
+        except httpx.TransportError as error:
+            raise connection_error(httpx.URL(url), error) from error
+    if not response.is_success:
+        raise status_error(response)
+    return IngestJob.model_validate_json(response.content)
+
+
+def _num_done(job: IngestJob) -> int:
+    return job.passages_encoded + job.passages_reused
+
+
+def _summarize(console: Console, jobs: Sequence[IngestJob]) -> None:
+    documents = sum(len(job.document_ids) for job in jobs)
+    encoded, reused = (sum(getattr(job, f"passages_{what}") for job in jobs) for what in ("encoded", "reused"))
+    tokens, seconds = sum(job.tokens_encoded for job in jobs), sum(job.seconds for job in jobs)
+    rate = f", {tokens / seconds:.0f} passage tokens/s" if tokens and seconds else ""
+    console.print(
+        f"{documents} documents: {encoded} passages encoded, {reused} had their KV already{rate}", highlight=False
+    )
+    for job in jobs:
+        if job.error:
+            console.print(job.error, style="yellow", markup=False)

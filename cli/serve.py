@@ -1,0 +1,104 @@
+"""`kvblend serve`: vLLM with the connector, and the REST service in front of it."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kvblend.cli.progress import status_progress
+from kvblend.core.errors import InvalidRequestError
+from kvblend.core.settings import Settings
+
+__all__ = ["serve"]
+
+Host = Annotated[
+    str, typer.Option(help="Where the service listens; vLLM itself listens on the loopback interface only.")
+]
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model folder or Hugging Face name; `demo` is a small chat model.")],
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The service's port.")] = 8000,
+    engine_url: Annotated[
+        list[str] | None, typer.Option(help="A running vLLM server of this model, instead of a child; repeatable.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Its control channel, one for each --engine-url; KVBLEND_CONTROL.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Catalog, index and disk tier; KVBLEND_HOME.")] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option(help="A sentence-transformers folder or name; all-MiniLM-L6-v2 where not given.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="vLLM's dtype.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="vLLM's longest prompt and answer.")] = None,
+    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs, or on a CPU processes.")] = 1,
+) -> None:
+    """Serve a model. Arguments after `--` go to vLLM as they are."""
+    if home is not None:
+        os.environ["KVBLEND_HOME"] = str(home.absolute())
+    settings = Settings()
+    if engine_url and (context.args or dtype or max_model_len or tensor_parallel_size > 1):
+        raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
+    from kvblend.cli.run_service import run_service
+
+    model = str(fetch_demo_model()) if model == "demo" else model
+    embedding = embedding_model or str(fetch_embedding_model())
+    if engine_url:
+        controls = control or [settings.control] * len(engine_url)
+        if len(controls) != len(engine_url):
+            raise InvalidRequestError(
+                f"{len(engine_url)} --engine-url and {len(controls)} --control: give one for each", param="control"
+            )
+        engines = list(zip(engine_url, controls, strict=True))
+        run_service(model, embedding, engines, settings=settings, host=host, port=port, console=console)
+        return
+    from kvblend.cli.engine import default_dtype, engine_command, engine_environment, free_port
+    from kvblend.cli.server_process import ServerProcess
+
+    with tempfile.TemporaryDirectory(prefix="kvblend-") as folder:
+        address = f"ipc://{folder}/control.sock"
+        engine_port = free_port()
+        command = engine_command(
+            model,
+            port=engine_port,
+            dtype=dtype or default_dtype(),
+            max_model_len=max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
+            extra=context.args,
+        )
+        url = f"http://127.0.0.1:{engine_port}"
+        engine = ServerProcess(
+            "vLLM",
+            command,
+            environment=engine_environment(control=address),
+            log_path=settings.home_path / "logs" / f"vllm-{port}.log",
+            health_url=f"{url}/health",
+        )
+        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGINT, _exit)
+        try:
+            engine.start()
+            with status_progress(console) as progress:
+                task = progress.add_task("starting vLLM")
+                engine.wait_ready(tick=lambda line: progress.update(task, description=f"starting vLLM: {line[-90:]}"))
+            engine.supervise(lambda message: console.print(message, style="yellow", markup=False))
+            run_service(model, embedding, [(url, address)], settings=settings, host=host, port=port, console=console)
+        finally:
+            engine.stop()
+
+
+def _exit(number: int, frame: object) -> None:
+    """End on a signal by way of every `finally`; the service has stopped by then, or not begun."""
+    sys.exit(0)
