@@ -7,53 +7,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["QUARANTINE_NAME", "TEMPORARY_SUFFIX", "WHOLE_SUFFIX", "FoundFile", "scan"]
+__all__ = ["QUARANTINE_NAME", "TEMPORARY_SUFFIX", "FoundFile", "scan"]
 
 QUARANTINE_NAME = ".quarantine"
 TEMPORARY_SUFFIX = ".tmp"
 WHOLE_SUFFIX = ".kv"
 
+FileKind = Literal["whole", "temporary", "quarantined"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file as found. `temporary` ones are being written, or their writer died; `used_ns` is the file's time."""
+    """A file as found. `name` is relative to `root`; `used_ns` is the file's time.
 
-    path: Path
+    A `temporary` one is being written, or its writer died.
+    """
+
+    root: Path
     name: str
-    """Relative to the tier's folder."""
-    kind: Literal["whole", "temporary", "quarantined"]
+    kind: FileKind
     num_bytes: int
     used_ns: int
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
 
 
 def scan(root: Path) -> Iterator[FoundFile]:
     """Yield every file that counts towards the tier's budget. What comes or goes meanwhile may be left out."""
-    pending = [root]
+    pending = [""]
     while pending:
         folder = pending.pop()
         try:
-            entries = list(os.scandir(folder))
+            entries = list(os.scandir(root / folder))
         except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
+            name = f"{folder}{entry.name}"
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(Path(entry.path))
+                    pending.append(f"{name}/")
                     continue
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            path = Path(entry.path)
-            kind: Literal["whole", "temporary", "quarantined"]
-            if folder.name == QUARANTINE_NAME:
-                kind = "quarantined"
-            elif entry.name.endswith(TEMPORARY_SUFFIX):
-                kind = "temporary"
-            elif entry.name.endswith(WHOLE_SUFFIX):
-                kind = "whole"
-            else:
-                continue
-            name = path.relative_to(root).as_posix()
-            yield FoundFile(path, name, kind, status.st_size, status.st_mtime_ns)
+            kind = _kind(folder, entry.name)
+            if kind is not None and stat.S_ISREG(status.st_mode):
+                yield FoundFile(root, name, kind, status.st_size, status.st_mtime_ns)
+
+
+def _kind(folder: str, name: str) -> FileKind | None:
+    """None for a file that is not ours."""
+    if folder == f"{QUARANTINE_NAME}/":
+        return "quarantined"
+    if name.endswith(TEMPORARY_SUFFIX):
+        return "temporary"
+    return "whole" if name.endswith(WHOLE_SUFFIX) else None

@@ -115,9 +115,10 @@ class FolderSpace:
                 os.close(fd)
 
     @contextmanager
-    def victims(self, num_bytes: int, usage: Usage) -> Iterator[list[FoundFile]]:
+    def victims(self, num_bytes: int, usage: Usage, *, spare_bytes: int = 0) -> Iterator[list[FoundFile]]:
         """Choose what must go to bring the count down to `num_bytes`, locked against pins during the block.
 
+        Having scanned, up to `spare_bytes` more are chosen, so that the next puts need no scan.
         Quarantined files go here and now. The chosen whole files are the caller's to remove.
         Raises StoreFullError, with nothing chosen, where pins and writers hold too much.
         """
@@ -132,7 +133,7 @@ class FolderSpace:
         remaining = usage.used_bytes
         with ExitStack() as locks:
             for file in self.policy.order(file for file in files if file.kind == "whole"):
-                if remaining <= num_bytes:
+                if remaining <= num_bytes and num_bytes - remaining + file.num_bytes > spare_bytes:
                     break
                 fd = open_file(file.path)
                 if fd is None:

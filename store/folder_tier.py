@@ -37,6 +37,7 @@ __all__ = ["FolderTier"]
 
 log = logging.getLogger(__name__)
 
+SPARE_PART = 64
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -94,7 +95,9 @@ class FolderTier(Tier):
             if _is_file(path):
                 _touch(path, max(used_ns, path.stat().st_mtime_ns))
                 return False
-            self._evict_to(self.budget_bytes - content.num_bytes, usage)
+            # What is dropped is dropped in bulk, one scan for many puts; what moves down moves when it must.
+            spare_bytes = self.budget_bytes // SPARE_PART if self.slower is None else 0
+            self._evict_to(self.budget_bytes - content.num_bytes, usage, spare_bytes=spare_bytes)
             temporary, fd = self._space.create_temporary(path, content.num_bytes, usage)
         try:
             content.write(fd)
@@ -278,9 +281,9 @@ class FolderTier(Tier):
                 return False
         return True
 
-    def _evict_to(self, num_bytes: int, usage: Usage) -> None:
+    def _evict_to(self, num_bytes: int, usage: Usage, *, spare_bytes: int = 0) -> None:
         """Demote or drop files until the count is at most `num_bytes`. Raises StoreFullError."""
-        with self._space.victims(num_bytes, usage) as files:
+        with self._space.victims(num_bytes, usage, spare_bytes=spare_bytes) as files:
             for file in files:
                 key = PassageKVKey.from_file_name(file.name)
                 if key is not None and self.slower is not None:

@@ -192,3 +192,20 @@ def test_threads_share_one_tier(tier: FolderTier, caplog: pytest.LogCaptureFixtu
     assert errors == []
     assert caplog.records == []
     tier.check_integrity()
+
+
+def test_a_large_tier_drops_in_bulk_what_has_nowhere_to_go(tmp_path: Path) -> None:
+    """A 64th of the budget: two files of 130. The oldest go, in order."""
+    tier = CPUTier(tmp_path / "tier", budget_bytes=130 * FILE_BYTES)
+    for number in range(131):
+        put(tier, number)
+    assert held(tier) == keys(*range(3, 131))
+    put(tier, 131)
+    put(tier, 132)
+    assert held(tier) == keys(*range(3, 133))
+    slower = DiskTier(tmp_path / "slower", budget_bytes=4 * FILE_BYTES)
+    tier.slower = slower
+    put(tier, 133)
+    assert held(tier) == keys(*range(4, 134))
+    slower.close()
+    tier.close()
