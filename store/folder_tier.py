@@ -11,13 +11,11 @@ locks took the faster tier's first.
 """
 
 import errno
-import io
 import logging
 import os
 import stat
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,13 +23,14 @@ from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, Stor
 from kvblend.core.rest import TierStats
 from kvblend.store.content import CopiedContent, PassageKVContent
 from kvblend.store.eviction import EvictionPolicy, LeastRecentlyUsed
+from kvblend.store.folder_reader import FolderReader
 from kvblend.store.folder_scan import FoundFile, scan
-from kvblend.store.folder_space import READ_FLAGS, FolderSpace, open_file
+from kvblend.store.folder_space import FolderSpace, open_file
 from kvblend.store.key import PassageKVKey
-from kvblend.store.passage_file import PassageKVFile, read_header
+from kvblend.store.passage_file import PassageKVFile
 from kvblend.store.pin import FilePin
 from kvblend.store.tier import Entry, Tier, VerifyReport
-from kvblend.store.tier_lock import Usage, is_same_file, try_exclusive
+from kvblend.store.tier_lock import Usage, try_exclusive
 
 __all__ = ["FolderTier"]
 
@@ -44,12 +43,21 @@ OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 class FolderTier(Tier):
     """Files in `root`, an absolute path, at most `budget_bytes` of them.
 
-    With `durable`, a file survives the machine as well as the process that wrote it.
+    With `durable`, a file survives the machine as well as the process that wrote it. With `direct`, reads
+    go past the page cache where the file system allows it; `num_threads` threads share a large read.
     Raises InvalidRequestError where `root` is relative or cannot be written.
     """
 
     def __init__(
-        self, name: str, root: Path, *, budget_bytes: int, durable: bool, policy: EvictionPolicy | None = None
+        self,
+        name: str,
+        root: Path,
+        *,
+        budget_bytes: int,
+        durable: bool,
+        direct: bool = False,
+        num_threads: int = 1,
+        policy: EvictionPolicy | None = None,
     ) -> None:
         if not root.is_absolute():
             raise InvalidRequestError(f"the {name} tier's path {str(root)!r} is relative; it must be absolute")
@@ -61,15 +69,13 @@ class FolderTier(Tier):
         self._space = FolderSpace(
             root, budget_bytes=budget_bytes, durable=durable, policy=policy or LeastRecentlyUsed()
         )
-        self._open_flags = READ_FLAGS
-        self._executor: Executor | None = None
-        self._num_threads = 1
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o770)
             with self._space.hold() as usage:
                 self._space.recount(usage)
         except OSError as error:
             raise InvalidRequestError(f"the {name} tier's path {str(root)!r} cannot be written: {error}") from error
+        self._reader = FolderReader(name, self._space, direct=direct, num_threads=num_threads)
 
     def contains(self, key: PassageKVKey) -> bool:
         return _is_file(self._path(key))
@@ -77,7 +83,7 @@ class FolderTier(Tier):
     def open(self, key: PassageKVKey) -> PassageKVFile | None:
         path = self._path(key)
         try:
-            file = self._open_checked(path, key)
+            file = self._reader.open(path, key)
         except CorruptPassageKVError:
             return None
         if file is not None:
@@ -156,7 +162,7 @@ class FolderTier(Tier):
         return num_deleted
 
     def quarantine(self, file: PassageKVFile, *, reason: str = "a layer's checksum is wrong") -> bool:
-        return self._quarantine(file.path, file.fileno(), reason)
+        return self._reader.quarantine(file.path, file.fileno(), reason)
 
     def evict(self, num_bytes: int) -> int:
         with self._space.hold() as usage:
@@ -210,64 +216,15 @@ class FolderTier(Tier):
         assert report.num_files == sum(file.kind == "whole" for file in files)
 
     def close(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
+        self._reader.close()
 
     def _path(self, key: PassageKVKey) -> Path:
         return self.root / key.file_name
 
-    def _open_checked(self, path: Path, key: PassageKVKey) -> PassageKVFile | None:
-        """Open without marking as used; None where there is none.
-
-        Raises CorruptPassageKVError where the file is not `key`'s, after it was quarantined.
-        """
-        fd = self._open(path)
-        if fd is None:
-            return None
-        try:
-            return self._wrap(fd, path, key)
-        except CorruptPassageKVError as error:
-            self._quarantine(path, fd, error.message)
-            os.close(fd)
-            raise
-
-    def _open(self, path: Path) -> int | None:
-        try:
-            return os.open(path, self._open_flags)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:  # not ours to read, a symbolic link, or no descriptor left: the request recomputes
-            log.warning("passage KV %s cannot be opened: %s", path, error)
-            return None
-
-    def _wrap(self, fd: int, path: Path, key: PassageKVKey) -> PassageKVFile:
-        """Check the header; the file returned owns `fd`. Raises CorruptPassageKVError, and then it does not."""
-        header = read_header(fd, max_bytes=self.budget_bytes)
-        if header.key != key:
-            raise CorruptPassageKVError(f"holds the KV of {header.key.file_name}")
-        return PassageKVFile(
-            io.FileIO(fd, "rb"),
-            header,
-            tier=self.name,
-            path=path,
-            direct=bool(self._open_flags & os.O_DIRECT),
-            executor=self._executor,
-            num_threads=self._num_threads,
-        )
-
-    def _quarantine(self, path: Path, fd: int, reason: str) -> bool:
-        with self._space.hold():
-            if not is_same_file(fd, path):
-                return False
-            target = self._space.set_aside(path)
-        log.warning("passage KV %s %s; moved to %s", path, reason, target)
-        return True
-
     def _is_sound(self, found: FoundFile, key: PassageKVKey) -> bool:
         """Read a file through; quarantine it where it is not sound. One that is gone meanwhile is."""
         try:
-            file = self._open_checked(found.path, key)
+            file = self._reader.open(found.path, key)
         except CorruptPassageKVError:
             return False
         if file is None:
@@ -277,7 +234,7 @@ class FolderTier(Tier):
                 for _ in file.extents():
                     pass
             except CorruptPassageKVError as error:
-                self._quarantine(found.path, file.fileno(), error.message)
+                self._reader.quarantine(found.path, file.fileno(), error.message)
                 return False
         return True
 
@@ -293,14 +250,8 @@ class FolderTier(Tier):
     def _copy_down(self, path: Path, key: PassageKVKey, *, used_ns: int) -> bool:
         """Make sure that the slower tier has the file; False where it cannot. The tier's lock is held."""
         assert self.slower is not None
-        fd = self._open(path)
-        if fd is None:
-            return False
-        try:
-            file = self._wrap(fd, path, key)
-        except CorruptPassageKVError as error:
-            os.close(fd)
-            log.warning("passage KV %s %s; it is not demoted", path, error.message)
+        file = self._reader.open_under_lock(path, key)
+        if file is None:
             return False
         with file:
             try:

@@ -80,7 +80,8 @@ class Tier(ABC):
         `used_ns` is when the file was last used; now, if None.
 
         Raises StoreFullError where room cannot be made: the file is over the budget, or too much is pinned.
-        Raises CorruptPassageKVError where the content's own source fails its checks. Then nothing changed.
+        Raises CorruptPassageKVError where the content's own source fails its checks, OSError where the place
+        cannot be written. Then nothing changed, but what was evicted to make room.
         """
 
     @abstractmethod

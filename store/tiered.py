@@ -53,7 +53,8 @@ class TieredStore:
         It goes to the fastest tier that can make room. What lies there already under `key` is kept, since a
         key names its content, and marked as used now. Returns the tier's name.
 
-        Raises StoreFullError where no tier can make room, InvalidRequestError where `kv` does not fit the key.
+        Raises StoreFullError where no tier can make room or be written, InvalidRequestError where `kv` does not
+        fit the key.
         """
         content = TensorContent(key, kv, capture_position=capture_position)
         found = self.open(key)
@@ -66,6 +67,9 @@ class TieredStore:
                 tier.put(content)
             except StoreFullError as error:
                 reasons.append(error.message)
+            except OSError as error:
+                log.warning("the %s tier cannot be written: %s", tier.name, error)
+                reasons.append(f"the {tier.name} tier cannot be written: {error}")
             else:
                 return tier.name
         raise StoreFullError("; ".join(reasons))
@@ -148,6 +152,9 @@ class TieredStore:
                     faster.put(CopiedContent(file))
                 except StoreFullError:
                     return False
+                except OSError as error:
+                    log.warning("the %s tier cannot be written: %s", faster.name, error)
+                    return False
                 except CorruptPassageKVError:
                     tier.quarantine(file)
                     return False
@@ -203,7 +210,7 @@ class TieredStore:
             tier.check_integrity()
 
     def close(self) -> None:
-        """Release this store's pins and what its tiers hold. Files stay."""
+        """Release this store's pins and what its tiers hold. Files stay on the tiers; close open ones first."""
         with self._pins_lock:
             for pin in self._pins.values():
                 pin.release()

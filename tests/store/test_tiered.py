@@ -83,6 +83,17 @@ def test_a_full_fast_tier_is_passed_over(store: TieredStore) -> None:
     assert where(store, 1) == [None]  # the disk tier had no room for it
 
 
+def test_a_tier_that_cannot_be_written_is_passed_over(store: TieredStore, caplog: pytest.LogCaptureFixture) -> None:
+    blocker = path_in(store, "cpu", make_key(1)).parent
+    blocker.parent.mkdir(parents=True)
+    blocker.write_text("a file where a folder should be")
+    assert put(store, 1) == ["disk"]
+    assert "the cpu tier cannot be written" in caplog.text
+    assert not store.promote(make_key(1))
+    blocker.unlink()
+    assert store.promote(make_key(1))
+
+
 def test_promote_and_demote(store: TieredStore) -> None:
     put(store, 1, 2, 3)
     assert store.promote(make_key(1))
