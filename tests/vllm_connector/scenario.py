@@ -114,8 +114,8 @@ class Engine:
 
 
 def damage(store: Path) -> None:
-    """Delete one stored file, truncate another, and flip a bit of a third."""
-    lost, short, flipped = sorted(store.rglob("*.kv"), key=lambda path: path.stat().st_size)[1:4]
+    """Delete one passage's file (of the first KV heads), truncate another's, and flip a bit of a third's."""
+    lost, short, flipped = sorted(store.rglob("*.h0-*.kv"), key=lambda path: path.stat().st_size)[1:4]
     lost.unlink()
     os.truncate(short, short.stat().st_size // 2)
     content = bytearray(flipped.read_bytes())

@@ -57,7 +57,7 @@ def check(results: dict[str, Any]) -> None:
     # lost, truncated and bit-flipped files are recomputed
     assert results["damaged"]["tokens"] == results["damaged_fresh"]["tokens"]
     assert deviation(results["damaged"], results["damaged_fresh"]) < FULL_PREFILL_TOLERANCE
-    assert results["damaged"]["report"]["missed_passages"] >= 2
+    assert results["damaged"]["report"]["missed_passages"] == 3
     assert "quarantine" in results["log"].lower()
     # several blended and plain requests in one batch
     reports = [request["report"] for request in results["together"]]
