@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 __all__ = ["default_dtype", "engine_command", "engine_environment", "free_port"]
@@ -15,7 +16,6 @@ CONNECTOR = {
     "kv_role": "kv_both",
     "kv_load_failure_policy": "recompute",
 }
-CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "4", "OMP_NUM_THREADS": "1"}
 
 
 def engine_command(
@@ -47,13 +47,29 @@ def engine_command(
     return [*command, *extra]
 
 
-def engine_environment(*, control: str, home: Path | None = None) -> dict[str, str]:
-    """This process's environment with what the vLLM server needs; what is set already stays, except our own."""
-    environment = {**CPU_DEFAULTS, **os.environ, "KVBLEND_CONTROL": control, "PYTHONSAFEPATH": "1"}
+def engine_environment(*, control: str, tensor_parallel_size: int = 1) -> dict[str, str]:
+    """This process's environment with what the vLLM server needs; what is set already stays, but the control address.
+
+    On a CPU one core is left to the service, and threads are not bound to cores: a thread of vLLM's that waits for a
+    busy core makes all others spin.
+    """
+    environment = dict(os.environ)
+    if runs_on_cpu():
+        num_threads = max(1, (len(os.sched_getaffinity(0)) - 1) // tensor_parallel_size)
+        environment.setdefault("OMP_NUM_THREADS", str(num_threads))
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     environment.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if home is not None:
-        environment["KVBLEND_HOME"] = str(home)
-    return environment
+    return {**environment, "KVBLEND_CONTROL": control, "PYTHONSAFEPATH": "1"}
+
+
+def runs_on_cpu() -> bool:
+    """Whether the vLLM that is installed is the one for CPUs."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def free_port() -> int:

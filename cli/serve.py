@@ -37,7 +37,9 @@ def serve(
     embedding_model: Annotated[
         str | None, typer.Option(help="A sentence-transformers folder or name; all-MiniLM-L6-v2 where not given.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="vLLM's dtype.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="vLLM's dtype; the model's where not given, on a CPU without bfloat16 float32.")
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="vLLM's longest prompt and answer.")] = None,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs, or on a CPU processes.")] = 1,
 ) -> None:
@@ -70,6 +72,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="kvblend-") as folder:
         address = f"ipc://{folder}/control.sock"
         engine_port = free_port()
+        environment = engine_environment(control=address, tensor_parallel_size=tensor_parallel_size)
         command = engine_command(
             model,
             port=engine_port,
@@ -82,7 +85,7 @@ def serve(
         engine = ServerProcess(
             "vLLM",
             command,
-            environment=engine_environment(control=address),
+            environment=environment,
             log_path=settings.home_path / "logs" / f"vllm-{port}.log",
             health_url=f"{url}/health",
         )
