@@ -9,6 +9,7 @@ from threading import Lock
 __all__ = ["Database"]
 
 BUSY_TIMEOUT_S = 30.0
+CHECKPOINT_TIMEOUT_MS = 50
 MAX_IDLE_READERS = 8
 
 
@@ -70,9 +71,11 @@ class Database:
             self._writer.execute("COMMIT")
 
     def forget_deleted(self) -> None:
-        """Empty the write-ahead log, as far as no reader needs it, so that deleted rows leave the disk."""
+        """Empty the write-ahead log, so that deleted rows leave the disk; left to the next time if readers need it."""
         with self._write_lock:
+            self._writer.execute(f"PRAGMA busy_timeout={CHECKPOINT_TIMEOUT_MS}")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._writer.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
     def close(self) -> None:
         """Close every connection that is not borrowed."""
