@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 from enum import Enum
@@ -10,6 +11,7 @@ from kvblend.api.encode_context import EncodeContext
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import KVName, PassageKV
 from kvblend.api.replica import EngineFacts, Replica, Replicas
+from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
 from kvblend.core.identity import token_hash
 from kvblend.core.plan import EncodeOrder, KVBlendParams
@@ -23,7 +25,8 @@ NO_CONTEXT = EncodeContext((), 0)
 
 MAX_IN_FLIGHT = 16
 COMMIT_WAIT_S = 60.0
-WAIT_STEP_S = 10.0
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 2.0
 
 
 class EncodeResult(Enum):
@@ -95,9 +98,10 @@ class Encoder:
                     return EncodeResult.FAILED  # said once, when the silent channel was noticed
                 if not await self._passage_kv.missing(facts.info, [name]):
                     return EncodeResult.REUSED
-                problem = await self._send(replica, facts, context, token_ids)
-                if problem is None and await self._passage_kv.missing(facts.info, [name]):
-                    problem = "the engine says that it is stored, but it is in no tier of this service's store"
+                report_id = uuid.uuid4().hex
+                problem = await self._send(replica, facts, context, token_ids, report_id)
+                if problem is None:
+                    problem = await self._committed(replica, facts.info, name, report_id)
             except EngineUnavailableError as error:
                 self.num_lost += 1
                 problem = error.message
@@ -110,13 +114,17 @@ class Encoder:
         return EncodeResult.FAILED
 
     async def _send(
-        self, replica: Replica, facts: EngineFacts, context: EncodeContext, token_ids: tuple[int, ...]
+        self,
+        replica: Replica,
+        facts: EngineFacts,
+        context: EncodeContext,
+        token_ids: tuple[int, ...],
+        report_id: str,
     ) -> str | None:
-        """Encode through one server and wait for every rank's file; what went wrong, or None."""
+        """Let one server compute the KV; why it cannot, or None."""
         prompt = [*context.token_ids, *token_ids]
         if len(prompt) >= facts.max_model_len:
             return f"it takes {len(prompt) + 1} tokens behind its encode context, the model {facts.max_model_len}"
-        report_id = uuid.uuid4().hex
         order = KVBlendParams(report_id=report_id, encode=EncodeOrder(start=len(context.token_ids), end=len(prompt)))
         body = {
             "model": facts.model,
@@ -133,16 +141,23 @@ class Encoder:
             raise
         finally:
             replica.in_flight -= 1
-        return await _committed(replica, report_id)
+        return None
 
+    async def _committed(self, replica: Replica, info: EngineInfo, name: KVName, report_id: str) -> str | None:
+        """Wait for every rank's file, which may come after the response; what went wrong, or None.
 
-async def _committed(replica: Replica, report_id: str) -> str | None:
-    """Wait for the commit, which comes after the response; what went wrong, or None."""
-    deadline = asyncio.get_running_loop().time() + COMMIT_WAIT_S
-    while asyncio.get_running_loop().time() < deadline:
-        reply = await replica.control.encoded(report_id, wait_s=WAIT_STEP_S)
-        if reply is None:
-            return "the control channel fell silent"
-        if reply.encoded is not None:
-            return None if reply.encoded else reply.error or "the engine does not say why"
-    return f"it was not committed within {COMMIT_WAIT_S:.0f} s"
+        The store itself is asked, and the control channel for a failure.
+        """
+        wait_s, deadline = FIRST_WAIT_S, time.monotonic() + COMMIT_WAIT_S
+        while await self._passage_kv.missing(info, [name]):
+            if time.monotonic() > deadline:
+                return f"it was not committed within {COMMIT_WAIT_S:.0f} s"
+            reply = await replica.control.encoded(report_id, wait_s=wait_s)
+            if reply is None:
+                return "the control channel fell silent"
+            if reply.encoded is False:
+                return reply.error or "the engine does not say why"
+            if reply.encoded and await self._passage_kv.missing(info, [name]):
+                return "the engine says that it is stored, but it is in no tier of this service's store"
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        return None
