@@ -45,10 +45,10 @@ class Prompts:
         def tokens(count: int) -> list[int]:
             return [pick.randrange(1000, 40000) for _ in range(count)]
 
-        self.preamble, self.warm = tokens(PREAMBLE), tokens(WARM)
+        self.preamble, warm = tokens(PREAMBLE), tokens(WARM)
         self.passages = [tokens(PASSAGE + index) for index in range(PASSAGES)]
         self.question = tokens(QUESTION)
-        self.encode_context = self.preamble + self.warm
+        self.encode_context = self.preamble + warm
 
     @property
     def prompt(self) -> list[int]:
@@ -128,7 +128,8 @@ def main() -> None:
     model, store = sys.argv[1], Path(sys.argv[2])
     arguments = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     engine, prompts = Engine(model, store, arguments), Prompts()
-    prompt, results = prompts.prompt, {}
+    prompt = prompts.prompt
+    results: dict[str, Any] = {"prompt": vars(prompts)}
     (results["fresh"],) = engine.run([(prompt, None)], alone=True)
     engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
     results["files"] = len(list(store.rglob("*.kv")))

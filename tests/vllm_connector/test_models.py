@@ -1,6 +1,7 @@
 """Blending on real vLLM, by architecture, in stock settings with prefix caching and the hybrid KV manager on.
 
-Reference: vLLM's own full prefill in the same process. Ours: passages encoded behind another context, moved, blended.
+References: vLLM's own full prefill in the same process; full reuse by its definition (full_reuse.py).
+Ours: passages encoded behind another context, moved, blended.
 """
 
 import json
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 
-MODELS = ["llama3rope", "qwen2", "qwen3", "qwen3_yarn", "qwen3moe", "mistral", "mistral_sw", "gemma2", "gemma3"]
+from tests.vllm_connector.full_reuse import full_reuse_logprobs
+
+MODELS = ["demo", "llama3rope", "qwen2", "qwen3", "qwen3_yarn", "qwen3moe", "mistral", "mistral_sw", "gemma2", "gemma3"]
 SCENARIO = Path(__file__).with_name("scenario.py")
 FULL_PREFILL_TOLERANCE = 1e-3
 """Logprobs in fp32."""
+FULL_REUSE_TOLERANCE = 2e-3
+"""Logprobs in fp32, by another library, with keys rotated twice."""
 
 
 def run_scenario(model: Path, store: Path, **arguments: Any) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def deviation(ours: dict[str, Any], reference: dict[str, Any]) -> float:
     return largest
 
 
-def check(results: dict[str, Any]) -> None:
+def check(results: dict[str, Any], model: Path) -> None:
     fresh = results["fresh"]
     # ratio 1 is full prefill, by either selector
     for name in ("ratio_1", "all"):
@@ -43,7 +48,9 @@ def check(results: dict[str, Any]) -> None:
         assert results[name]["report"]["outcome"] == "blended"
     # the negative control: with nothing recomputed the same comparison fails
     assert deviation(results["ratio_0"], fresh) > 10 * FULL_PREFILL_TOLERANCE
-    # ratio 0 is what the selector `none` gives
+    # ratio 0 is full reuse, which the selector `none` gives whatever the ratio
+    reference = full_reuse_logprobs(model, **results["prompt"], answer=results["ratio_0"]["tokens"])
+    assert deviation(results["ratio_0"], {"logprobs": reference}) < FULL_REUSE_TOLERANCE
     assert deviation(results["ratio_0"], results["none"]) < FULL_PREFILL_TOLERANCE
     # an identical request hits the blend's own blocks; a plain one after it gets what a fresh server gives
     assert results["ratio_15_again"]["report"]["outcome"] == "prefix_hit"
@@ -65,11 +72,12 @@ def check(results: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_blend(name: str, tiny_model_path: Callable[[str], Path], tmp_path: Path) -> None:
-    """Every architecture: see `check`."""
-    results = run_scenario(tiny_model_path(name), tmp_path)
+def test_blend(name: str, demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_path: Path) -> None:
+    """The demo model and every architecture: see `check`."""
+    model = demo_model_path if name == "demo" else tiny_model_path(name)
+    results = run_scenario(model, tmp_path)
     assert results["files"] == 5
-    check(results)
+    check(results, model)
 
 
 def test_blend_with_tensor_parallelism_across_chunks(
@@ -77,12 +85,19 @@ def test_blend_with_tensor_parallelism_across_chunks(
 ) -> None:
     """Two ranks, each with files of its own heads; prompts longer than an engine step's tokens."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    model = tiny_model_path("llama3rope")
     results = run_scenario(
-        tiny_model_path("llama3rope"),
+        model,
         tmp_path,
         tensor_parallel_size=2,
         max_num_batched_tokens=64,
         enable_chunked_prefill=True,
     )
     assert results["files"] == 10
-    check(results)
+    check(results, model)
+
+
+def test_blend_with_compiled_model(tiny_model_path: Callable[[str], Path], tmp_path: Path) -> None:
+    """torch.compile on, as vLLM's default has it."""
+    model = tiny_model_path("qwen3")
+    check(run_scenario(model, tmp_path, enforce_eager=False), model)
