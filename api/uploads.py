@@ -109,12 +109,14 @@ def _read_json(body: bytes, max_document_bytes: int) -> Upload:
         raise InvalidRequestError(
             f"text holds half a surrogate pair at character {error.start}", param="text"
         ) from error
-    name = document.name or document.id or hashlib.sha256(data).hexdigest()
+    if document.id is not None:
+        check_name(document.id, param="id")
+    name = check_name(document.name or document.id or hashlib.sha256(data).hexdigest(), param="name")
     if len(data) > max_document_bytes:
         raise _too_large(name, len(data), max_document_bytes)
     return Upload(
-        id=check_name(document.id or name, param="id"),
-        name=check_name(name, param="name"),
+        id=document.id or name,
+        name=name,
         media_type=document.media_type,
         data=data,
         metadata=document.metadata,

@@ -29,7 +29,10 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 import pytest
 
 from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
+from tests.service import service
 from tests.tiny_models import make_tiny_model
+
+__all__ = ["demo_model_path", "embedding_model_path", "service", "tiny_model_path"]
 
 MODELS = ROOT / ".cache" / "models"
 

@@ -1,0 +1,80 @@
+"""A whole service for tests: `kvblend serve` on the demo model, with vLLM and the connector, as a child process."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kvblend.cli.engine import free_port
+from kvblend.cli.server_process import ServerProcess
+
+__all__ = ["RunningService", "service"]
+
+START_TIMEOUT_S = 400.0
+MAX_MODEL_LEN = 4096
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """Where the service answers, where its files lie, and the process of `kvblend serve`."""
+
+    url: str
+    home: Path
+    cpu_path: Path
+    process: ServerProcess
+
+    @property
+    def engine_pid(self) -> int:
+        """The process id of the vLLM server that `kvblend serve` runs, which leads a session of its own."""
+        assert self.process.pid is not None
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for file in children for pid in file.read_text().split()]
+        servers = [pid for pid in pids if b"vllm.entrypoints" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(servers) == 1, f"not one vLLM server but {servers}"
+        return servers[0]
+
+    @property
+    def logs(self) -> str:
+        """What the service and vLLM have said."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted((self.home / "logs").glob("*.log")))
+
+
+@pytest.fixture(scope="session")
+def service(
+    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
+    """One service for the whole session: use collections of your own."""
+    home = tmp_path_factory.mktemp("home")
+    memory = Path("/dev/shm")
+    cpu_path = Path(tempfile.mkdtemp(prefix="kvblend-test-", dir=memory if memory.is_dir() else None))
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(demo_model_path), "--port", str(port)]
+    command += ["--home", str(home), "--embedding-model", str(embedding_model_path)]
+    command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16"]
+    environment = {
+        **os.environ,
+        "KVBLEND_CPU_PATH": str(cpu_path),
+        "KVBLEND_CPU_BYTES": str(1 << 30),
+        "KVBLEND_DISK_BYTES": str(1 << 30),
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    url = f"http://127.0.0.1:{port}"
+    process = ServerProcess(
+        "kvblend serve",
+        command,
+        environment=environment,
+        log_path=home / "logs" / "serve.log",
+        health_url=f"{url}/readyz",
+    )
+    try:
+        process.start()
+        process.wait_ready(timeout_s=START_TIMEOUT_S)
+        yield RunningService(url=url, home=home, cpu_path=cpu_path, process=process)
+    finally:
+        process.stop()
+        shutil.rmtree(cpu_path, ignore_errors=True)
