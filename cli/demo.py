@@ -32,7 +32,7 @@ QUESTIONS = (
 
 def demo(
     home: Annotated[Path | None, typer.Option(help="Keep the service's files here; else they are deleted.")] = None,
-    passages: Annotated[int, typer.Option(min=1, max=64, help="Passages in a prompt.")] = 8,
+    passages: Annotated[int, typer.Option(min=1, max=64, help="Passages in a prompt.")] = 12,
     max_model_len: Annotated[int, typer.Option(min=2048, help="vLLM's longest prompt and answer.")] = 4096,
 ) -> None:
     """Start a service, ingest Python's library documentation, ask questions, and compare the time to first token with

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kvblend.cli.engine import free_port
@@ -37,6 +38,19 @@ class RunningService:
         servers = [pid for pid in pids if b"vllm.entrypoints" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(servers) == 1, f"not one vLLM server but {servers}"
         return servers[0]
+
+    @property
+    def engine_url(self) -> str:
+        """Where that vLLM server answers."""
+        arguments = Path(f"/proc/{self.engine_pid}/cmdline").read_text().split("\0")
+        return f"http://127.0.0.1:{arguments[arguments.index('--port') + 1]}"
+
+    @property
+    def num_running(self) -> int:
+        """Requests that vLLM works on or holds waiting."""
+        lines = httpx.get(f"{self.engine_url}/metrics").text.splitlines()
+        gauges = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(gauges))
 
     @property
     def logs(self) -> str:

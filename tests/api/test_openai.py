@@ -1,0 +1,153 @@
+"""OpenAI's own client against the service, with documents that the caller retrieved itself and without."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+
+from tests.service import RunningService
+
+DOCUMENTS = [
+    "The old bridge of Halden was built by Ada Brenner in 1821. It has seven arches of red granite.",
+    {
+        "text": "The river Orm is 212 kilometres long and runs to the sea at Halden.",
+        "id": "orm",
+        "metadata": {"page": 3},
+    },
+]
+QUESTION: Any = [{"role": "user", "content": "Who built the old bridge of Halden?"}]
+BLEND = {"kvblend": {"documents": DOCUMENTS}}
+
+
+@pytest.fixture(scope="module")
+def client(service: RunningService) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model(client: OpenAI) -> str:
+    """The name of the model that is served."""
+    return client.models.list().data[0].id
+
+
+def kvblend_of(answer: Any) -> Any:
+    return answer.model_dump()["kvblend"]
+
+
+def test_documents_are_blended_into_a_chat(client: OpenAI, model: str) -> None:
+    """The first use of a document is a miss; its KV is made in the background, and the next use reuses it."""
+    for _ in range(20):
+        answer = client.chat.completions.create(
+            model=model, messages=QUESTION, max_tokens=24, temperature=0, extra_body=BLEND
+        )
+        if not kvblend_of(answer)["report"]["missed_passages"]:
+            break
+    assert "Brenner" in (answer.choices[0].message.content or "")
+    assert answer.usage is not None and answer.usage.completion_tokens <= 24
+    report, sources = kvblend_of(answer)["report"], kvblend_of(answer)["sources"]
+    assert report["outcome"] in ("blended", "prefix_hit")
+    assert report["ttft_ms"] > 0
+    assert [source["document_id"] for source in sources] == [None, "orm"]
+    assert sources[1]["metadata"] == {"page": 3}
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_a_streamed_chat_ends_with_the_report(client: OpenAI, model: str, include_usage: bool) -> None:
+    options: Any = {"stream_options": {"include_usage": True}} if include_usage else {}
+    request: Any = {"model": model, "messages": QUESTION, "max_tokens": 12, "temperature": 0, "extra_body": BLEND}
+    chunks = list(client.chat.completions.create(**request, stream=True, **options))
+    whole = client.chat.completions.create(**request)
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [reason for chunk in chunks for choice in chunk.choices if (reason := choice.finish_reason)] == ["length"]
+    assert all("kvblend" not in chunk.model_dump() for chunk in chunks[:-1])
+    assert kvblend_of(chunks[-1])["report"]["context_tokens"] > 0
+    assert (chunks[-1].usage is not None) == include_usage
+
+
+def test_openai_fields_reach_vllm(client: OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model, messages=QUESTION, max_tokens=6, n=2, seed=7, temperature=0.8, logprobs=True, top_logprobs=3,
+        stop=["\n"], extra_body=BLEND,
+    )  # fmt: skip
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.logprobs is not None and choice.logprobs.content
+        assert "".join(token.token for token in choice.logprobs.content).startswith(choice.message.content or "")
+        assert all(len(token.top_logprobs) in (3, 4) for token in choice.logprobs.content)
+
+
+def test_turns_after_the_first_keep_the_documents(client: OpenAI, model: str) -> None:
+    messages: Any = [
+        {"role": "system", "content": "Answer in one word."},
+        *QUESTION,
+        {"role": "assistant", "content": "Brenner."},
+        {"role": "user", "content": [{"type": "text", "text": "In which year?"}]},
+    ]
+    answer = client.chat.completions.create(
+        model=model, messages=messages, max_tokens=12, temperature=0, extra_body=BLEND
+    )
+    assert "1821" in (answer.choices[0].message.content or "")
+
+
+def test_a_chat_over_a_collection_retrieves_for_the_newest_message(
+    client: OpenAI, model: str, service: RunningService
+) -> None:
+    httpx.post(f"{service.url}/v1/collections", json={"name": "chat"})
+    for text in ("The bakery of Vik opens at five.", "The bridge of Vik is closed in winter."):
+        httpx.post(f"{service.url}/v1/collections/chat/documents", json={"text": text})
+    for _ in range(100):
+        if httpx.get(f"{service.url}/v1/collections/chat").json()["num_documents"] == 2:
+            break
+    messages: Any = [
+        *QUESTION,
+        {"role": "assistant", "content": "Brenner."},
+        {"role": "user", "content": "Vik's bakery?"},
+    ]
+    answer = client.chat.completions.create(
+        model=model, messages=messages, max_tokens=2, extra_body={"kvblend": {"collection": "chat"}}
+    )
+    assert kvblend_of(answer)["sources"][0]["text"] == "The bakery of Vik opens at five."
+
+
+def test_without_documents_vllm_answers_alone(client: OpenAI, model: str, service: RunningService) -> None:
+    ours = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=8, temperature=0)
+    with OpenAI(base_url=f"{service.engine_url}/v1", api_key="none") as vllm:
+        theirs = vllm.chat.completions.create(model=model, messages=QUESTION, max_tokens=8, temperature=0)
+    assert ours.choices == theirs.choices
+    assert kvblend_of(ours)["report"]["outcome"] == "prefilled"
+    chunks = list(
+        client.chat.completions.create(model=model, messages=QUESTION, max_tokens=8, temperature=0, stream=True)
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == theirs.choices[0].message.content
+    assert kvblend_of(chunks[-1])["report"]["prompt_tokens"] == theirs.usage.prompt_tokens  # type: ignore[union-attr]
+
+
+def test_text_completions_take_texts_tokens_and_documents(client: OpenAI, model: str) -> None:
+    prompt = "Question: How long is the river Orm?\nAnswer: The river Orm is"
+    plain = client.completions.create(model=model, prompt=prompt, max_tokens=4, temperature=0)
+    assert plain.choices[0].text
+    tokens = client.completions.create(model=model, prompt=[1, 2, 3], max_tokens=4, temperature=0)
+    assert tokens.usage is not None and tokens.usage.prompt_tokens == 3
+    blended = client.completions.create(model=model, prompt=prompt, max_tokens=4, temperature=0, extra_body=BLEND)
+    assert "212" in blended.choices[0].text
+    streamed = client.completions.create(
+        model=model, prompt=prompt, max_tokens=4, temperature=0, extra_body=BLEND, stream=True
+    )
+    assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == blended.choices[0].text
+
+
+def test_what_vllm_refuses_is_refused_in_its_words(client: OpenAI, model: str) -> None:
+    with pytest.raises(BadRequestError, match="temperature"):
+        client.chat.completions.create(model=model, messages=QUESTION, temperature=-1, extra_body=BLEND)
+    with pytest.raises(NotFoundError, match="does not exist"):
+        client.chat.completions.create(model="another", messages=QUESTION, extra_body=BLEND)
+    with pytest.raises(BadRequestError, match="more than the model's 4096"):
+        client.chat.completions.create(model=model, messages=QUESTION, max_tokens=5000, extra_body=BLEND)
+    with pytest.raises(BadRequestError, match="tools are not supported together with documents"):
+        tools: Any = [{"type": "function", "function": {"name": "f"}}]
+        client.chat.completions.create(model=model, messages=QUESTION, tools=tools, extra_body=BLEND)

@@ -1,0 +1,217 @@
+"""The main job over HTTP, on real vLLM with the connector: ingest, retrieve, blend, answer, delete."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from httpx_sse import connect_sse
+
+from kvblend.core.errors import InvalidRequestError, NotFoundError
+from kvblend.core.rest import IngestJob, QueryDelta, QueryResponse, SearchResponse
+from kvblend.sdk import Client
+from tests.service import RunningService
+
+BRIDGES = """# Bridges of Halden
+
+The old bridge of Halden was built by Ada Brenner in 1821. It has seven arches of red granite and carries a tram line
+since 1904. In winter the masons of the town cover its parapets with straw, so that frost does not split the stone.
+
+# Rivers
+
+The river Orm is 212 kilometres long. It rises in a bog below the Tarn hills and runs to the sea at Halden. Salmon come
+up the river in May, and the town holds a feast on the first Sunday of June.
+"""
+BAKERIES = """# Bakeries of Halden
+
+The oldest bakery of the town stands on Mill Lane. It bakes a rye bread with caraway, which sailors took to sea for a
+month and more. The oven is fired with birch. On the day of Saint Lucy it sells buns of saffron in the shape of a cat.
+"""
+
+
+@pytest.fixture(scope="module")
+def client(service: RunningService) -> Iterator[Client]:
+    with Client(service.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def halden(client: Client) -> str:
+    """A collection of two documents, with their KV."""
+    client.create_collection("halden", passage_tokens=64)
+    for name, text in (("bridges.md", BRIDGES), ("bakeries.md", BAKERIES)):
+        job = client.wait(client.add_document("halden", text, name=name, media_type="text/markdown"), timeout_s=120)
+        assert job.error is None
+        assert job.passages_encoded == job.passages_total > 0
+        assert job.tokens_encoded > 0
+    return "halden"
+
+
+def test_a_question_is_answered_from_reused_kv(client: Client, halden: str) -> None:
+    answer = client.query(halden, "Who built the old bridge of Halden?", top_k=4, max_tokens=24)
+    assert "Brenner" in answer.answer
+    assert answer.sources[0].document_name == "bridges.md"
+    report = answer.report
+    assert report.outcome == "blended"
+    assert report.missed_passages == 0
+    assert report.reused_tokens + report.exact_tokens == report.context_tokens
+    assert report.selected_tokens == pytest.approx(0.15 * report.reused_tokens, abs=4)
+    assert sum(report.tiers.values()) == report.reused_tokens
+    assert report.ttft_ms is not None and report.ttft_ms > sum(report.steps_ms.model_dump().values())
+    assert answer.usage.prompt_tokens == report.prompt_tokens > report.context_tokens
+
+
+@pytest.mark.parametrize(
+    ("ratio", "selector"), [(0.0, "probe"), (0.3, "probe"), (None, "none"), (1.0, "probe"), (None, "all")]
+)
+def test_a_request_names_its_ratio_and_selector(
+    client: Client, halden: str, ratio: float | None, selector: str
+) -> None:
+    question = "Where does the river Orm rise?"
+    answer = client.query(halden, question, top_k=3, recompute_ratio=ratio, selector=selector, max_tokens=16)  # type: ignore[arg-type]
+    wanted = {"none": 0.0, "all": 1.0}.get(selector, ratio)
+    assert wanted is not None
+    assert answer.report.selected_tokens == pytest.approx(wanted * answer.report.reused_tokens, abs=4)
+    if wanted == 1.0:
+        plain = client.query(halden, question, top_k=3, reuse="none", max_tokens=16)
+        assert answer.answer == plain.answer
+
+
+@pytest.mark.parametrize("reuse", ["none", "prefix_cache"])
+def test_without_reuse_the_report_says_so(client: Client, halden: str, reuse: str) -> None:
+    question = "When was the bridge built?"
+    answers = [client.query(halden, question, top_k=3, reuse=reuse, max_tokens=4) for _ in range(2)]  # type: ignore[arg-type]
+    reports = [answer.report for answer in answers]
+    assert {report.outcome for report in reports} == {"prefilled"}
+    assert reuse in (reports[1].reason or "")
+    assert (reports[1].exact_tokens > 0) == (reuse == "prefix_cache"), (
+        "a repeated prompt hits vLLM's prefix cache only there"
+    )
+    assert reports[0].reused_tokens == reports[1].reused_tokens == 0
+
+
+def test_a_streamed_answer_is_the_whole_one_in_pieces(client: Client, halden: str) -> None:
+    question = "What bread does the oldest bakery bake?"
+    events = list(client.stream_query(halden, question, top_k=2, max_tokens=12))
+    assert isinstance(events[0], SearchResponse)
+    assert isinstance(events[-1], QueryResponse)
+    deltas = [event for event in events[1:-1] if isinstance(event, QueryDelta)]
+    assert len(deltas) == len(events) - 2 > 1
+    assert "".join(delta.text for delta in deltas).strip() == events[-1].answer
+    assert events[0].sources == events[-1].sources
+    assert events[-1].report.outcome == "blended"
+    assert client.query(halden, question, top_k=2, max_tokens=12).answer == events[-1].answer
+
+
+def test_an_unchanged_document_costs_nothing_and_a_changed_one_its_changes(client: Client, halden: str) -> None:
+    again = client.wait(client.add_document(halden, BAKERIES, name="bakeries.md", media_type="text/markdown"))
+    assert (again.passages_encoded, again.passages_reused) == (0, again.passages_total)
+    longer = BAKERIES + "\n# Opening hours\n\nIt opens at five in the morning, except on Mondays.\n"
+    changed = client.wait(client.add_document(halden, longer, name="bakeries.md", media_type="text/markdown"))
+    assert changed.passages_encoded < changed.passages_total
+    assert "five" in client.search(halden, "When does it open?", top_k=1)[0].text
+
+
+def test_a_job_tells_its_progress_as_events(service: RunningService, client: Client) -> None:
+    client.create_collection("events", passage_tokens=64)
+    job = client.add_document("events", BRIDGES, name="b")
+    with (
+        httpx.Client(timeout=120) as http,
+        connect_sse(http, "GET", f"{service.url}/v1/collections/events/jobs/{job.id}/events") as source,
+    ):
+        states = [(event.event, IngestJob.model_validate_json(event.data)) for event in source.iter_sse()]
+    assert [name for name, _ in states[-1:]] == ["done"]
+    assert states[-1][1].status == "succeeded"
+    counts = [state.passages_encoded + state.passages_reused for _, state in states]
+    assert counts == sorted(counts)
+    assert counts[-1] == states[-1][1].passages_total
+
+
+def test_a_delete_removes_text_vectors_and_kv(service: RunningService, client: Client) -> None:
+    def kv_files() -> set[str]:
+        roots = (service.cpu_path, service.home / "kv")
+        return {path.name for root in roots for path in root.rglob("*.kv")}
+
+    client.create_collection("gone", passage_tokens=64)
+    client.wait(client.add_document("gone", "The lamp of Vik burns seal oil.", id="dir/lamp"))
+    passage_id = client.search("gone", "lamp")[0].passage_id
+    assert any(name.startswith(passage_id) for name in kv_files())
+    client.delete_document("gone", "dir/lamp")
+    assert not any(name.startswith(passage_id) for name in kv_files())
+    assert client.search("gone", "lamp") == []
+    with pytest.raises(NotFoundError):
+        client.get_document("gone", "dir/lamp")
+    client.wait(client.add_document("gone", "The lamp of Vik burns seal oil.", id="again"))
+    client.delete_collection("gone")
+    assert not any(name.startswith(passage_id) for name in kv_files())
+
+
+def test_kv_that_two_collections_use_goes_with_the_last(service: RunningService, client: Client) -> None:
+    text = "The clock of Vik strikes thirteen."
+    for name in ("first", "second"):
+        client.create_collection(name)
+        client.wait(client.add_document(name, text, id="clock"))
+    client.delete_collection("first")
+    report = client.query("second", "What does the clock strike?", max_tokens=2).report
+    assert (report.outcome, report.missed_passages) == ("blended", 0)
+    client.delete_collection("second")
+
+
+def test_a_prompt_beyond_the_model_says_by_how_much(client: Client, halden: str) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"\d+ more than the model's 4096; of its 2 passages the first 0 would fit"
+    ):
+        client.query(halden, "word " * 5000, top_k=2)
+
+
+def test_lost_kv_is_prefilled_now_and_encoded_in_the_background(service: RunningService, client: Client) -> None:
+    client.create_collection("lost", passage_tokens=64)
+    client.wait(client.add_document("lost", BRIDGES, id="b", media_type="text/markdown"))
+    for root in (service.cpu_path, service.home / "kv"):
+        for source in client.search("lost", "Orm"):
+            for path in root.rglob(f"{source.passage_id}*.kv"):
+                path.unlink()
+    first = client.query("lost", "How long is the Orm?", max_tokens=4).report
+    assert (first.reused_tokens, first.missed_passages > 0) == (0, True)
+    deadline = time.monotonic() + 60
+    while True:
+        later = client.query("lost", "Where does the Orm run to?", max_tokens=4).report
+        if later.missed_passages == 0:
+            break
+        assert time.monotonic() < deadline, later
+        time.sleep(0.5)
+    assert later.reused_tokens > 0
+
+
+def test_probes_and_metrics(service: RunningService, client: Client, halden: str) -> None:
+    assert httpx.get(f"{service.url}/readyz").json()["engines"] == [{"healthy": True, "control": True}]
+    client.query(halden, "Who is Ada Brenner?", max_tokens=2)
+    metrics = httpx.get(f"{service.url}/metrics").text
+    for name in (
+        'kvblend_answers_total{outcome="blended"}',
+        'kvblend_ttft_seconds_bucket{le="+Inf",outcome="blended"}',
+        'kvblend_context_tokens_total{kind="reused"}',
+        'kvblend_requests_total{method="POST",route="/v1/collections/{collection}/query",status="200"}',
+        "kvblend_encoded_passages_total",
+        'kvblend_ingest_jobs_total{status="succeeded"}',
+    ):
+        value = next(line for line in metrics.splitlines() if line.startswith(name)).rsplit(" ", 1)[1]
+        assert float(value) > 0, name
+    stats = client.kv_stats().tiers
+    assert [tier.name for tier in stats] == ["cpu", "disk"]
+    assert stats[0].num_files > 0
+
+
+def test_a_client_that_leaves_aborts_its_request(service: RunningService, client: Client, halden: str) -> None:
+    body = {"question": "Tell a long story of the bridge.", "max_tokens": 2000}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{service.url}/v1/collections/{halden}/query", json=body, timeout=3)
+    with httpx.stream(
+        "POST", f"{service.url}/v1/collections/{halden}/query", json={**body, "stream": True}
+    ) as response:
+        next(response.iter_lines())
+        assert service.num_running > 0
+    deadline = time.monotonic() + 20
+    while service.num_running:
+        assert time.monotonic() < deadline, "the abandoned requests still run"
+        time.sleep(0.5)
