@@ -1,0 +1,61 @@
+"""What happens to blended requests between engine steps, on real vLLM driven step by step."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("stepping_scenario.py")
+NOTHING = {"blocks": 0, "tracked": 0, "jobs": 0, "requests": 0}
+
+
+def run_stepping(model: Path, store: Path, part: str) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), str(model), str(store), part]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
+    assert lines, done.stderr[-4000:]
+    results: dict[str, Any] = json.loads(lines[0].removeprefix("RESULTS "))
+    return results
+
+
+@pytest.fixture(scope="module")
+def lifecycle(tiny_model_path: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_stepping(tiny_model_path("llama3rope"), tmp_path_factory.mktemp("store"), "lifecycle")
+
+
+def test_aborted_requests_leak_nothing(lifecycle: dict[str, Any]) -> None:
+    """One aborted amid its repair, one before it began."""
+    assert lifecycle["loading"] == 1
+    assert lifecycle["after_abort"] == NOTHING
+
+
+def test_blocks_that_another_request_fills_in_the_same_step(lifecycle: dict[str, Any]) -> None:
+    """Reference: the same prompt alone. Ours: at ratio 1 beside a plain request that shares its first blocks."""
+    ours, reference = lifecycle["same_step"]
+    assert ours == reference
+
+
+def test_a_local_hit_is_kept(lifecycle: dict[str, Any]) -> None:
+    """Two passages lie in vLLM's own cache, exact; only what is behind them is loaded and repaired."""
+    hit = lifecycle["local_hit"]
+    assert hit["report"]["exact_tokens"] == hit["half"] // 32 * 32
+    assert hit["report"]["exact_tokens"] + hit["report"]["recomputed_tokens"] == hit["report"]["context_tokens"]
+    assert hit["tokens"] == hit["fresh"]
+
+
+def test_preempted_requests_end_as_they_do_alone(lifecycle: dict[str, Any]) -> None:
+    """Reference: each prompt alone, by full prefill. Ours: at ratio 1, with too few blocks for all."""
+    assert lifecycle["num_preempted"] >= 1
+    assert all(ours == reference for ours, reference in lifecycle["preempted"])
+    assert lifecycle["after_preemption"] == NOTHING
+
+
+def test_a_burst_does_not_stop_a_decode(demo_model_path: Path, tmp_path: Path) -> None:
+    """Sixteen blended requests at once: the decode's longest gap is below twice a capped repair step."""
+    burst = run_stepping(demo_model_path, tmp_path, "burst")
+    assert burst["steps"] > 1 and burst["decoded"] >= burst["steps"]
+    assert burst["longest_gap_s"] < 2 * burst["capped_step_s"], burst
