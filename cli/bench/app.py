@@ -2,9 +2,14 @@
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+
+from kvblend.cli.bench.table import result_table
 
 __all__ = ["bench_app"]
 
@@ -12,37 +17,97 @@ bench_app = typer.Typer(
     no_args_is_help=True, help="Measure against vLLM's own full prefill and prefix cache, in one run."
 )
 
-
-@bench_app.callback()
-def bench() -> None:
-    """Measure against vLLM's own full prefill and prefix cache, in one run."""
+Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
+DType = Annotated[str, typer.Option(help="vLLM's dtype; a CPU without bf16 units is several times faster in float32.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @bench_app.command()
 def ttft(
-    model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
-    context_tokens: Annotated[
-        list[int] | None, typer.Option(min=500, help="Context lengths; 1000, 3000, 6000.")
-    ] = None,
+    model: Model = "demo",
+    context_tokens: Annotated[list[int] | None, typer.Option(min=500, help="Lengths; 1000, 3000 and 6000.")] = None,
     repeats: Annotated[int, typer.Option(min=1, max=50, help="Timed runs of each mode.")] = 3,
-    dtype: Annotated[
-        str, typer.Option(help="vLLM's dtype; on a CPU without bf16 units float32 is much faster.")
-    ] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    dtype: DType = "float32",
+    as_json: AsJSON = False,
 ) -> None:
     """Time to first token: full prefill, prefix cache on reordered passages, full reuse, and blends."""
-    from rich.console import Console
+    from kvblend.cli.bench.ttft import ttft_bench
 
-    from kvblend.cli.bench.ttft import TTFTBench
+    lengths = context_tokens or [1000, 3000, 6000]
+    _run(model, lambda path, console: ttft_bench(path, lengths, dtype=dtype, repeats=repeats, console=console), as_json)
+
+
+@bench_app.command()
+def kl(
+    questions: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JSON file in MuSiQue's shape.")],
+    model: Model = "demo",
+    num_questions: Annotated[int, typer.Option(min=1)] = 30,
+    num_passages: Annotated[int, typer.Option(min=1, max=64)] = 5,
+    passage_tokens: Annotated[int, typer.Option(min=32, max=2048)] = 220,
+    ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Ratios; 0, 0.05, 0.15 and 0.3.")] = None,
+    dtype: DType = "float32",
+    as_json: AsJSON = False,
+) -> None:
+    """Divergence from full prefill through the connector, by recompute ratio."""
+    from kvblend.cli.bench.kl import kl_bench
+
+    def bench(path: str, console: Console) -> dict[str, Any]:
+        return kl_bench(
+            path,
+            questions,
+            num_questions=num_questions,
+            num_passages=num_passages,
+            passage_tokens=passage_tokens,
+            ratios=ratio or [0.0, 0.05, 0.15, 0.30],
+            dtype=dtype,
+            console=console,
+        )
+
+    _run(model, bench, as_json)
+
+
+@bench_app.command()
+def ingest(
+    model: Model = "demo",
+    num_passages: Annotated[int, typer.Option(min=4, max=128)] = 24,
+    passage_tokens: Annotated[int, typer.Option(min=32, max=2048)] = 500,
+    dtype: DType = "float32",
+    as_json: AsJSON = False,
+) -> None:
+    """Passages encoded and stored, in tokens a second, beside vLLM's prefill of the same passages."""
+    from kvblend.cli.bench.ingest import ingest_bench
+
+    def bench(path: str, console: Console) -> dict[str, Any]:
+        return ingest_bench(
+            path, num_passages=num_passages, passage_tokens=passage_tokens, dtype=dtype, console=console
+        )
+
+    _run(model, bench, as_json)
+
+
+@bench_app.command()
+def itl(
+    model: Model = "demo",
+    context_tokens: Annotated[int, typer.Option(min=500)] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, max=100)] = 5,
+    dtype: DType = "float32",
+    as_json: AsJSON = False,
+) -> None:
+    """Decode gaps of a blended request beside those of the same request plain."""
+    from kvblend.cli.bench.itl import itl_bench
+
+    def bench(path: str, console: Console) -> dict[str, Any]:
+        return itl_bench(path, context_tokens=context_tokens, pairs=pairs, dtype=dtype, console=console)
+
+    _run(model, bench, as_json)
+
+
+def _run(model: str, bench: Callable[[str, Console], dict[str, Any]], as_json: bool) -> None:
     from kvblend.cli.models import fetch_demo_model
 
-    folder = str(fetch_demo_model()) if model == "demo" else model
-    console = Console(stderr=True)
-    result = TTFTBench(folder, dtype=dtype, repeats=repeats, console=console).run(context_tokens or [1000, 3000, 6000])
+    result = bench(str(fetch_demo_model()) if model == "demo" else model, Console(stderr=True))
     if as_json:
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
-        return
-    from kvblend.cli.bench.table import ttft_table
-
-    Console().print(ttft_table(result))
+    else:
+        Console().print(result_table(result))

@@ -4,35 +4,32 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["ttft_table"]
+__all__ = ["result_table"]
 
 
-def ttft_table(result: dict[str, Any]) -> Table:
-    """A row a mode, with its speed as a ratio to the full prefill of the same run."""
-    table = Table(title=f"Time to first token, {result['machine']['cpu']}")
-    for column in (
-        "context",
-        "mode",
-        "ratio",
-        "TTFT p50 ms",
-        "full prefill / this",
-        "KL",
-        "load",
-        "probe",
-        "repair",
-        "question",
-    ):
-        table.add_column(column, justify="right")
-    full = {row["context_tokens"]: row["ttft_ms_p50"] for row in result["results"] if row["mode"] == "full_prefill"}
-    for row in result["results"]:
-        steps = row["steps_ms"] or {}
-        table.add_row(
-            str(row["context_tokens"]),
-            row["mode"],
-            "" if row["recompute_ratio"] is None else f"{row['recompute_ratio']:.2f}",
-            f"{row['ttft_ms_p50']:.0f}",
-            f"{full[row['context_tokens']] / row['ttft_ms_p50']:.1f}",
-            "" if row["kl"] is None else f"{row['kl']:.4f}",
-            *(f"{steps[name]:.0f}" if name in steps else "" for name in ("load", "probe", "repair", "question")),
-        )
+def result_table(result: dict[str, Any]) -> Table:
+    """One row a result; times to first token also as a ratio to the full prefill of the same run."""
+    rows = [_flat(row) for row in result["results"]]
+    full = {row["context_tokens"]: row["ttft_ms_p50"] for row in rows if row.get("mode") == "full_prefill"}
+    for row in rows:
+        if full:
+            row["full prefill / this"] = full[row["context_tokens"]] / row["ttft_ms_p50"]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    machine = result["machine"]
+    table = Table(title=f"{result['model']}, {machine['dtype']}, {machine['threads']} thread(s) on {machine['cpu']}")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(_shown(row.get(column)) for column in columns))
     return table
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    steps = {f"{name} ms": value for name, value in (row.get("steps_ms") or {}).items()}
+    return {name: value for name, value in row.items() if name != "steps_ms"} | steps
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return "" if value is None else str(value)

@@ -1,0 +1,162 @@
+"""One vLLM engine in this process, with the connector and a store of its own, for the benchmarks."""
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from kvblend.core.identity import token_hash
+
+__all__ = ["ENCODE_CONTEXT_TOKENS", "BenchEngine"]
+
+ENCODE_CONTEXT_TOKENS = 256
+"""Preamble and warm context together: whole blocks of every size."""
+
+
+class BenchEngine:
+    """A context manager: vLLM starts on entry; its passage KV goes on exit. One a process."""
+
+    def __init__(self, model: str, *, dtype: str, max_model_len: int, preamble: str) -> None:
+        self._model, self._dtype, self._max_model_len = model, dtype, max_model_len
+        self._preamble_text = preamble
+        self.encode_context: list[int] = []
+
+    def __enter__(self) -> Self:
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is the result's alone
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+        from vllm import LLM
+
+        from kvblend.cli.bench.forced_answer import ForcedAnswer
+
+        self._folder = tempfile.TemporaryDirectory(prefix="kvblend-bench-")
+        folder = Path(self._folder.name)
+        settings: dict[str, Any] = {"disk_path": str(folder / "kv"), "control": f"ipc://{folder}/control.sock"}
+        if Path("/dev/shm").is_dir():
+            self._cpu_folder = tempfile.TemporaryDirectory(prefix="kvblend-bench-", dir="/dev/shm")
+            settings["cpu_path"] = self._cpu_folder.name
+        settings["repair_tokens_per_step"] = 4096
+        self.llm = LLM(
+            self._model,
+            dtype=self._dtype,
+            max_model_len=self._max_model_len,
+            max_num_batched_tokens=max(2048, self._max_model_len),
+            enforce_eager=True,
+            load_format="kvblend",
+            max_logprobs=-1,
+            logits_processors=[ForcedAnswer],
+            kv_transfer_config={
+                "kv_connector": "KVBlendConnector",
+                "kv_connector_module_path": "kvblend.vllm_connector",
+                "kv_role": "kv_both",
+                "kv_load_failure_policy": "recompute",
+                "kv_connector_extra_config": settings,
+            },
+        )
+        self.tokenizer = self.llm.get_tokenizer()
+        self.preamble = self.ids(self._preamble_text)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+        if hasattr(self, "_cpu_folder"):
+            self._cpu_folder.cleanup()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        import vllm
+
+        return {"vllm": vllm.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        threads = torch.get_num_threads()
+        return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "dtype": self._dtype}
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a part of a prompt, tokenized alone."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def warm(self, passage: list[int]) -> None:
+        """Make the encode context: preamble and start of a passage that is in no prompt. Stores the preamble's KV."""
+        self.encode_context = self.preamble + passage[: ENCODE_CONTEXT_TOKENS - len(self.preamble)]
+        self.generate(self.preamble, order={"encode": {"start": 0, "end": len(self.preamble)}})
+
+    def encode(self, passage: list[int]) -> None:
+        """Store a passage's KV behind the encode context."""
+        self.generate_all([self.encode_request(passage)])
+
+    def encode_request(self, passage: list[int]) -> tuple[list[int], dict[str, Any]]:
+        """The prompt and the order that store a passage's KV."""
+        start = len(self.encode_context)
+        return self.encode_context + passage, {"encode": {"start": start, "end": start + len(passage)}}
+
+    def prompt(self, passages: list[list[int]], question: list[int]) -> list[int]:
+        return self.preamble + [token for passage in passages for token in passage] + question
+
+    def plan(self, passages: list[list[int]], ratio: float) -> dict[str, Any]:
+        """The order that blends these passages behind the preamble."""
+        context = token_hash(self.encode_context)
+        spans: list[dict[str, Any]] = [{"kind": "exact", "num_tokens": len(self.preamble)}]
+        spans += [{"kind": "passage", "num_tokens": len(p), "encode_context": context} for p in passages]
+        return {"blend": {"spans": spans, "recompute_ratio": ratio}}
+
+    def sampling(
+        self,
+        *,
+        order: dict[str, Any] | None = None,
+        answer: list[int] | None = None,
+        max_tokens: int = 1,
+        distributions: bool = False,
+    ) -> Any:
+        """Greedy sampling; `answer` forces the tokens, `distributions` keeps every token's logprob."""
+        from vllm import SamplingParams
+
+        extra: dict[str, Any] = {}
+        if order is not None:
+            extra["kv_transfer_params"] = {"kvblend": order}
+        if answer:
+            extra["forced_answer"] = answer
+        return SamplingParams(
+            temperature=0,
+            max_tokens=max_tokens,
+            logprobs=-1 if distributions else None,
+            ignore_eos=True,
+            extra_args=extra or None,
+        )
+
+    def generate(self, prompt: list[int], **sampling: Any) -> Any:
+        """Run one request; keywords are those of `sampling`."""
+        return self.llm.generate({"prompt_token_ids": prompt}, self.sampling(**sampling), use_tqdm=False)[0]
+
+    def generate_all(self, requests: list[tuple[list[int], dict[str, Any] | None]]) -> None:
+        """Run (prompt, order) requests together, one token each."""
+        prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
+        self.llm.generate(prompts, [self.sampling(order=order) for _, order in requests], use_tqdm=False)
+
+    def answer_distributions(
+        self, prompt: list[int], *, order: dict[str, Any] | None, answer: list[int] | None, num_tokens: int
+    ) -> tuple[list[int], torch.Tensor]:
+        """(answer tokens, log-probabilities fp32 `[num_tokens, vocabulary]`) behind an empty prefix cache."""
+        self.llm.reset_prefix_cache()
+        output = self.generate(prompt, order=order, answer=answer, max_tokens=num_tokens, distributions=True)
+        steps = output.outputs[0].logprobs
+        logprobs = torch.full((len(steps), max(max(step) for step in steps) + 1), float("-inf"))
+        for row, step in zip(logprobs, steps, strict=True):
+            row[torch.tensor(list(step))] = torch.tensor([entry.logprob for entry in step.values()])
+        return list(output.outputs[0].token_ids), logprobs
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

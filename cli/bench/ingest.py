@@ -1,0 +1,51 @@
+"""How fast passages are encoded and stored, beside vLLM's own prefill of the same passages."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from kvblend.cli.bench.engine import BenchEngine
+from kvblend.cli.bench.passages import bench_passages
+from kvblend.cli.bench.ttft import PREAMBLE
+
+__all__ = ["ingest_bench"]
+
+BATCH = 4
+
+
+def ingest_bench(model: str, *, num_passages: int, passage_tokens: int, dtype: str, console: Console) -> dict[str, Any]:
+    """Passage tokens a second, KV stored, and of a plain prefill, by turns on the same passages, four in flight.
+
+    The encode context is in vLLM's prefix cache, as it is while an ingest runs; the passages are not. Returns {machine,
+    versions, results}, one row: {passage_tokens, prefill_tokens_per_s, encode_tokens_per_s, ratio}, the ratio the
+    median of the turns'.
+    """
+    with (
+        Progress(console=console) as progress,
+        BenchEngine(model, dtype=dtype, max_model_len=passage_tokens + 1024, preamble=PREAMBLE) as engine,
+    ):
+        passages = bench_passages(engine.tokenizer, num_passages=num_passages + 2, passage_tokens=passage_tokens)
+        engine.warm(passages[0])
+        engine.encode(passages[1])
+        prefills, encodes = [], []
+        batches = [passages[2:][start : start + BATCH] for start in range(0, num_passages, BATCH)]
+        for batch in progress.track(batches, description="passages"):
+            began = time.perf_counter()
+            engine.generate_all([(passage, None) for passage in batch])
+            middle = time.perf_counter()
+            engine.generate_all([engine.encode_request(passage) for passage in batch])
+            tokens = sum(len(passage) for passage in batch)
+            prefills.append(tokens / (middle - began))
+            encodes.append(tokens / (time.perf_counter() - middle))
+        machine, versions = engine.machine, engine.versions
+    row = {
+        "passage_tokens": passage_tokens,
+        "prefill_tokens_per_s": statistics.median(prefills),
+        "encode_tokens_per_s": statistics.median(encodes),
+        "ratio": statistics.median(ours / theirs for ours, theirs in zip(encodes, prefills, strict=True)),
+    }
+    return {"machine": machine, "versions": versions, "model": Path(model).name, "results": [row]}
