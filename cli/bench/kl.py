@@ -34,8 +34,8 @@ def kl_bench(
     """Mean KL over the first 16 answer tokens, by recompute ratio, of the first questions of a file.
 
     The file has MuSiQue's shape: a list of {question, ctxs: [{text}]}. Every passage is stored once, behind the
-    preamble and a warm context: the first passage of the file's last question. Returns {machine, versions, results}, a row of
-    `results` a ratio: {recompute_ratio, num_questions, kl, kl_stderr, agreement}.
+    preamble and a warm context: the first passage of the file's last question.
+    Returns {machine, versions, results}, a row a ratio: {recompute_ratio, num_questions, kl, kl_stderr, agreement}.
     """
     examples = json.loads(questions.read_text())
     longest = num_passages * (passage_tokens + 8) + 512

@@ -1,0 +1,56 @@
+"""The benchmarks run on real vLLM and print what they promise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def run_bench(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "kvblend.cli", "bench", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert {"machine", "versions", "results"} <= set(result)
+    return result
+
+
+def test_ttft(demo_model_path: Path) -> None:
+    """Every mode has its row and its fields; a blend is faster than the full prefill of the same run."""
+    result = run_bench("ttft", str(demo_model_path), "--context-tokens", "1000", "--repeats", "1")
+    rows = {(row["mode"], row["recompute_ratio"]): row for row in result["results"]}
+    blends = [("blend", ratio) for ratio in (0.05, 0.15, 0.3)]
+    assert list(rows) == [("full_prefill", None), ("prefix_cache", None), ("full_reuse", 0.0), *blends]
+    for key, row in rows.items():
+        blended = key[1] is not None
+        assert (row["kl"] is not None) == (row["steps_ms"] is not None) == blended
+        assert row["ttft_ms_p20"] <= row["ttft_ms_p50"] <= row["ttft_ms_p80"]
+    assert set(rows["blend", 0.15]["steps_ms"]) == {"load", "probe", "repair", "question"}
+    assert rows["blend", 0.05]["ttft_ms_p50"] < rows["full_prefill", None]["ttft_ms_p50"]
+    assert 0 <= rows["blend", 0.3]["kl"] < rows["full_reuse", 0.0]["kl"]
+
+
+@pytest.mark.parametrize("name", ["ingest", "itl"])
+def test_rates(name: str, demo_model_path: Path) -> None:
+    """Ours beside vLLM's own, and their ratio."""
+    small = {
+        "ingest": ("--num-passages", "4", "--passage-tokens", "64"),
+        "itl": ("--pairs", "1", "--context-tokens", "500"),
+    }
+    (row,) = run_bench(name, str(demo_model_path), *small[name])["results"]
+    assert row["ratio"] > 0
+
+
+def test_kl(demo_model_path: Path, tmp_path: Path) -> None:
+    """At ratio 1 nothing diverges; with nothing recomputed something does."""
+    text = "The lighthouse keeper wrote down the weather every evening and sent the book to the harbour once a month. "
+    contexts = [{"text": text.replace("weather", word) * 4} for word in ("wind", "tide", "rain")]
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps([{"question": "What did the keeper write down?", "ctxs": contexts}] * 2))
+    options = ("--num-questions", "1", "--num-passages", "2", "--passage-tokens", "80", "--ratio", "0", "--ratio", "1")
+    none, every = run_bench("kl", str(questions), str(demo_model_path), *options)["results"]
+    assert every["kl"] < 1e-4 < none["kl"]
+    assert every["agreement"] == 1.0
