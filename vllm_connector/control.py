@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vllm.logger import init_logger
 
 from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
+from kvblend.core.errors import InvalidRequestError
 from kvblend.core.report import BlendReport
 
 __all__ = ["ControlServer"]
@@ -46,7 +47,10 @@ class ControlServer:
         self._socket.linger = 0
         if address.startswith("ipc://"):
             Path(address.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._socket.bind(address)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            raise InvalidRequestError(f"the control channel's address {address!r} cannot be bound: {error}") from error
         # results wake the thread through a pair of its own: a ZeroMQ socket belongs to one thread
         self._wake_in = self._context.socket(zmq.PAIR)
         self._wake_in.bind("inproc://wake")

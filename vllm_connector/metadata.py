@@ -47,9 +47,13 @@ class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
 
 @dataclass
 class StepResults(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    """Worker half to scheduler half, by request id. An encode's value is None or why it failed."""
+    """Worker half to scheduler half, by request id.
+
+    `failed` says why a blend came to nothing: vLLM prefills the request. An encode's value is None or why it failed.
+    """
 
     reports: dict[str, BlendReport] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     encoded: dict[str, str | None] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "StepResults":
@@ -58,4 +62,4 @@ class StepResults(KVConnectorWorkerMetadata):  # type: ignore[misc]
         encoded = dict(self.encoded)
         for request_id, failure in other.encoded.items():
             encoded[request_id] = encoded.get(request_id) or failure
-        return StepResults({**other.reports, **self.reports}, encoded)
+        return StepResults({**other.reports, **self.reports}, {**other.failed, **self.failed}, encoded)

@@ -33,7 +33,6 @@ class _Tracked:
     order: KVBlendParams
     hashes: SaltedHashes
     report: BlendReport | None = None
-    loading: bool = False
 
 
 class SchedulerHalf:
@@ -104,7 +103,6 @@ class SchedulerHalf:
         if tracked is None or tracked.order.blend is None or num_external_tokens == 0:
             return
         plan = tracked.order.blend
-        tracked.loading = True
         self._new_loads.append(
             BlendTask(
                 request.request_id,
@@ -141,8 +139,12 @@ class SchedulerHalf:
         for request_id, report in results.reports.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
-                tracked.loading = False
                 self._finish_report(tracked, report)
+        for request_id, reason in results.failed.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is not None:
+                # vLLM asks again for this request's tokens: from now on there are none to load
+                self._finish_report(tracked, self._blank_report(tracked, "prefilled", reason=reason))
         for request_id, failure in results.encoded.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None and tracked.order.report_id is not None:

@@ -71,12 +71,12 @@ class WorkerHalf:
             batch = self._admit()
             try:
                 self._run(batch)
-            except (KVBlendError, RuntimeError, OSError, ValueError, IndexError):
-                logger.exception(
-                    "A blend failed; its requests are prefilled: %s", [job.task.request_id for job in batch]
-                )
+            except Exception as error:  # the worker's edge: whatever went wrong, vLLM can still prefill
+                names = [job.task.request_id for job in batch]
+                logger.exception("A blend failed; its requests are prefilled: %s", names)
                 for job in batch:
                     self._failed.add(job.task.request_id)
+                    self._results.failed[job.task.request_id] = f"the blend failed: {error}"
                     self._end(job)
 
     def save(self, metadata: StepMetadata) -> None:
@@ -98,7 +98,7 @@ class WorkerHalf:
 
     def take_results(self) -> StepResults | None:
         results, self._results = self._results, StepResults()
-        return results if results.reports or results.encoded else None
+        return results if results.reports or results.failed or results.encoded else None
 
     def shutdown(self) -> None:
         self._store.close()

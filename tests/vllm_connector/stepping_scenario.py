@@ -66,6 +66,10 @@ class Stepper:
         }
 
 
+def broken_forward(*_: Any) -> None:
+    raise RuntimeError("out of memory")
+
+
 class Questions:
     """Prompts over the same four passages that differ in their question."""
 
@@ -114,6 +118,16 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     stepper.engine.llm.reset_prefix_cache()
     (fresh,) = stepper.engine.run([(ask(6), None)])
     results["local_hit"] = {"report": kept["report"], "tokens": kept["tokens"], "fresh": fresh["tokens"], "half": half}
+
+    # a worker that cannot repair: the request is prefilled, once
+    stepper.engine.llm.reset_prefix_cache()
+    model = get_kv_transfer_group().worker._model
+    model.forward = broken_forward
+    (failed,) = stepper.engine.run([(ask(7), ask.plan(1.0))])
+    del model.forward
+    stepper.engine.llm.reset_prefix_cache()
+    (fresh,) = stepper.engine.run([(ask(7), None)])
+    results["failed"] = {"report": failed["report"], "tokens": failed["tokens"], "fresh": fresh["tokens"]}
 
     # more decodes than blocks: some are preempted, and each ends as it does alone
     stepper.engine.llm.reset_prefix_cache()

@@ -47,6 +47,14 @@ def test_a_local_hit_is_kept(lifecycle: dict[str, Any]) -> None:
     assert hit["tokens"] == hit["fresh"]
 
 
+def test_a_blend_that_fails_is_prefilled(lifecycle: dict[str, Any]) -> None:
+    """Reference: the same prompt plain. Ours: the repair's forward raises."""
+    failed = lifecycle["failed"]
+    assert failed["report"]["outcome"] == "prefilled"
+    assert failed["report"]["reason"] == "the blend failed: out of memory"
+    assert failed["tokens"] == failed["fresh"]
+
+
 def test_preempted_requests_end_as_they_do_alone(lifecycle: dict[str, Any]) -> None:
     """Reference: each prompt alone, by full prefill. Ours: at ratio 1, with too few blocks for all."""
     assert lifecycle["num_preempted"] >= 1
