@@ -69,7 +69,7 @@ def service(
     port = free_port()
     command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(demo_model_path), "--port", str(port)]
     command += ["--home", str(home), "--embedding-model", str(embedding_model_path)]
-    command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16"]
+    command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16", "--enforce-eager"]
     environment = {
         **os.environ,
         "KVBLEND_CPU_PATH": str(cpu_path),

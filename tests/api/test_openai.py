@@ -89,7 +89,7 @@ def test_turns_after_the_first_keep_the_documents(client: OpenAI, model: str) ->
         {"role": "user", "content": [{"type": "text", "text": "In which year?"}]},
     ]
     answer = client.chat.completions.create(
-        model=model, messages=messages, max_tokens=12, temperature=0, extra_body=BLEND
+        model=model, messages=messages, max_tokens=16, temperature=0, extra_body=BLEND
     )
     assert "1821" in (answer.choices[0].message.content or "")
 
