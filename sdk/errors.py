@@ -10,6 +10,7 @@ from kvblend.core.errors import (
     InvalidRequestError,
     KVBlendError,
     NotFoundError,
+    UnauthorizedError,
     UnsupportedDocumentError,
 )
 from kvblend.core.rest import ErrorBody, ErrorResponse
@@ -17,6 +18,7 @@ from kvblend.core.rest import ErrorBody, ErrorResponse
 __all__ = ["connection_error", "error_of", "status_error"]
 
 BY_STATUS: dict[int, type[KVBlendError]] = {
+    401: UnauthorizedError,
     404: NotFoundError,
     409: ConflictError,
     413: DocumentTooLargeError,

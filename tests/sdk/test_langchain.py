@@ -1,4 +1,4 @@
-"""The retriever and the chat model, in LangChain's conformance suites and in chains."""
+"""The retriever and the chat model on the real service, in LangChain's conformance suites and in chains."""
 
 import asyncio
 import subprocess
@@ -14,35 +14,45 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from kvblend.core.errors import EngineUnavailableError, PromptTooLongError
+from kvblend.core.errors import EngineUnavailableError, NotFoundError, PromptTooLongError
 from kvblend.sdk import Client
 from kvblend.sdk.langchain import ChatKVBlend, KVBlendRetriever, blend_documents
+from tests.service import RunningService
 
-BEES = Document(id="b", page_content="bees make honey", metadata={"day": date(2026, 1, 2)})
-COWS = Document(page_content="cows give milk")
-
-
-@pytest.fixture(autouse=True)
-def filled(url: str) -> str:
-    """A service whose collection `wiki` holds five documents."""
-    with Client(url) as client:
-        client.create_collection("wiki")
-        for animal in ("bees make honey", "cows give milk", "dogs bark", "cats purr", "hens lay eggs"):
-            client.add_document("wiki", animal, id=animal[:4])
-    UnderTest.url = url
-    return url
-
-
-@pytest.fixture(scope="module")
-def vcr_config() -> dict[str, bool]:
-    """The suites may record traffic; ours goes to a local service and is never replayed."""
-    return {"ignore_localhost": True}
+FACTS = {
+    "lamp": "The lamp of Vik burns seal oil.",
+    "oven": "The oven of Vik is fired with birch.",
+    "clock": "The clock of Vik strikes thirteen.",
+    "ferry": "The ferry to Vik leaves at noon.",
+}
+LAMP = Document(id="lamp", page_content=FACTS["lamp"], metadata={"day": date(2026, 1, 2)})
+OVEN = Document(page_content=FACTS["oven"])
+QUESTION = "What does the lamp of Vik burn?"
 
 
 class UnderTest:
     """Where the conformance suites find the service: they ask for it through properties."""
 
     url: ClassVar[str] = ""
+    model: ClassVar[str] = ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def url(service: RunningService) -> str:
+    """The real service, whose collection `sdk-vik` holds four documents."""
+    with Client(service.url) as client:
+        client.create_collection("sdk-vik")
+        for job in [client.add_document("sdk-vik", text, id=id) for id, text in FACTS.items()]:
+            client.wait(job, timeout_s=120)
+        (UnderTest.model,) = client.list_models()
+    UnderTest.url = service.url
+    return service.url
+
+
+@pytest.fixture(scope="module")
+def vcr_config() -> dict[str, bool]:
+    """The suites may record traffic; ours goes to a local service and is never replayed."""
+    return {"ignore_localhost": True}
 
 
 class TestUnit(ChatModelUnitTests):
@@ -52,7 +62,7 @@ class TestUnit(ChatModelUnitTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "small"}
+        return {"model": "any"}
 
 
 class TestConformance(ChatModelIntegrationTests):
@@ -62,11 +72,11 @@ class TestConformance(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"base_url": UnderTest.url, "documents": [BEES]}
+        return {"base_url": UnderTest.url, "documents": [LAMP], "max_tokens": 4}
 
     @property
     def model_override_value(self) -> str:
-        return "another"
+        return UnderTest.model
 
 
 class TestRetriever(RetrieversIntegrationTests):
@@ -76,71 +86,81 @@ class TestRetriever(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return {"base_url": UnderTest.url, "collection": "wiki"}
+        return {"base_url": UnderTest.url, "collection": "sdk-vik"}
 
     @property
     def retriever_query_example(self) -> str:
-        return "honey"
+        return "lamp"
 
 
 def test_documents_are_blended_and_reported(url: str) -> None:
-    chat = ChatKVBlend(base_url=url, recompute_ratio=0.25)
+    chat = ChatKVBlend(base_url=url, collection="sdk-vik", recompute_ratio=0.5, max_tokens=16)
     empty = Document(page_content="")
-    answer = chat.with_documents([BEES, empty, COWS]).invoke([SystemMessage("Be brief."), HumanMessage("who?")])
-    assert answer.content == "You asked: who?"
+    answer = chat.with_documents([OVEN, empty, LAMP]).invoke(QUESTION)
+    assert "seal oil" in answer.content
     result = answer.response_metadata["kvblend"]
-    assert result["report"]["reused_tokens"] == 2 and result["report"]["recompute_ratio"] == 0.25
-    assert [source["text"] for source in result["sources"]] == ["bees make honey", "cows give milk"]
-    assert result["sources"][0]["metadata"] == {"day": "2026-01-02"}
+    assert result["report"]["outcome"] == "blended"
+    assert (result["report"]["recompute_ratio"], result["report"]["missed_passages"]) == (0.5, 0)
+    assert [source["text"] for source in result["sources"]] == [FACTS["oven"], FACTS["lamp"]]
+    assert result["sources"][1]["document_id"] == "lamp"
+    assert result["sources"][1]["metadata"] == {"day": "2026-01-02"}
 
 
 def test_a_streamed_answer_equals_the_whole_one(url: str) -> None:
     """Reference: invoke. Ours: the sum of stream's chunks."""
-    chat = ChatKVBlend(base_url=url).with_documents([BEES])
+    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16).with_documents([LAMP])
+    messages = [SystemMessage("You answer in one sentence."), HumanMessage(QUESTION)]
     total: Any = None
     num_chunks = 0
-    for chunk in chat.stream("who makes honey?"):
+    for chunk in chat.stream(messages):
         total = chunk if total is None else total + chunk
         num_chunks += 1
-    whole = chat.invoke("who makes honey?")
+    whole = chat.invoke(messages)
     assert isinstance(total, AIMessageChunk) and num_chunks > 5
+    assert isinstance(whole, AIMessage)
     assert total.content == whole.content
-    assert total.response_metadata == whole.response_metadata
-    assert isinstance(whole, AIMessage) and total.usage_metadata == whole.usage_metadata
+    assert total.usage_metadata == whole.usage_metadata
+    assert {**total.response_metadata, "kvblend": ...} == {**whole.response_metadata, "kvblend": ...}
+    ours, reference = (message.response_metadata["kvblend"] for message in (total, whole))
+    assert ours["sources"] == reference["sources"]
+    assert ours["report"]["prompt_tokens"] == reference["report"]["prompt_tokens"]
 
 
 def test_a_chain_of_retriever_and_chat_model(url: str) -> None:
-    retriever = KVBlendRetriever(base_url=url, collection="wiki", k=2)
-    chat = ChatKVBlend(base_url=url, collection="wiki")
+    retriever = KVBlendRetriever(base_url=url, collection="sdk-vik", k=2)
+    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16)
     chain = {"documents": retriever, "question": RunnablePassthrough()} | blend_documents(chat)
-    answer = chain.invoke("who makes honey")
-    assert answer.content == "You asked: who makes honey"
-    sources = answer.response_metadata["kvblend"]["sources"]
-    assert len(sources) == 2
-    assert sources[0]["metadata"] == {"document_id": "bees", "document_name": "bees", "score": 1 / 3}
-    assert "".join((chain | StrOutputParser()).stream("who makes honey")) == answer.content
+    answer = chain.invoke(QUESTION)
+    assert "seal oil" in answer.content
+    result = answer.response_metadata["kvblend"]
+    assert (result["report"]["outcome"], result["report"]["missed_passages"]) == ("blended", 0)
+    assert len(result["sources"]) == 2
+    found = result["sources"][0]["metadata"]
+    assert (found["document_id"], found["document_name"]) == ("lamp", "lamp") and 0.5 < found["score"] <= 1
+    assert "".join((chain | StrOutputParser()).stream(QUESTION)) == answer.content
 
 
 def test_a_chain_runs_in_one_event_loop_after_another(url: str) -> None:
-    retriever = KVBlendRetriever(base_url=url, collection="wiki")
-    chat = ChatKVBlend(base_url=url)
+    retriever = KVBlendRetriever(base_url=url, collection="sdk-vik")
+    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16)
     texts = {"documents": retriever | (lambda found: found[:1]), "question": RunnablePassthrough()}
     chain = texts | blend_documents(chat) | StrOutputParser()
 
     async def streamed() -> list[str]:
-        return [text async for text in chain.astream("who makes honey")]
+        return [text async for text in chain.astream(QUESTION)]
 
     for _ in range(2):
-        assert asyncio.run(chain.ainvoke("who makes honey")) == "You asked: who makes honey"
+        assert "seal oil" in asyncio.run(chain.ainvoke(QUESTION))
         assert len(asyncio.run(streamed())) > 3
 
 
-def test_errors_are_those_of_core(url: str) -> None:
-    chat = ChatKVBlend(base_url=url)
-    with pytest.raises(PromptTooLongError, match="7 tokens"):
-        chat.with_documents([COWS] * 4).invoke("?")
+def test_errors_are_those_of_core(url: str, odd_url: str) -> None:
+    with pytest.raises(PromptTooLongError, match="1 passages the first 0 would fit"):
+        ChatKVBlend(base_url=url, max_tokens=100_000).with_documents([OVEN]).invoke("?")
+    with pytest.raises(NotFoundError, match="ghost"):
+        ChatKVBlend(base_url=url, model="ghost", documents=[OVEN]).invoke("?")
     with pytest.raises(EngineUnavailableError, match="died"):
-        list(chat.stream("fail"))
+        list(ChatKVBlend(base_url=odd_url).stream("fail"))
 
 
 def test_the_sdk_needs_neither_torch_nor_langchain() -> None:

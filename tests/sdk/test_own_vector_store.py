@@ -1,39 +1,92 @@
-"""A LangChain chain over the user's own FAISS store, with our chat model."""
+"""A LangChain chain over the user's own FAISS store, with our chat model on the real service."""
 
-from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables import RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnablePassthrough
 
+from kvblend.retriever import Embedder
 from kvblend.sdk.langchain import ChatKVBlend, blend_documents
+from tests.service import RunningService
 
-ANIMALS = ["bees make honey", "cows give milk", "hens lay eggs"]
+TOWN = {
+    "bridge": "The suspension bridge of Ulvsund was opened in 1911 after four years of work. It spans 210 metres "
+    "over the sound, and was built by the engineer Greta Holm. Its steel came from the mills of Karsby.",
+    "museum": "The maritime museum of Ulvsund keeps the ship models of Captain Roos. It is closed on Mondays, and "
+    "entry is free for children. Its oldest model shows a whaler that sank in 1802.",
+    "cheese": "The dairy of Ulvsund makes a hard cheese of goat milk, which ripens for nine months in a cave by the "
+    "sea. It is sold under the name of Grimost, and won a medal in Bergen.",
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset")
+FIRST, SECOND = "Who built the suspension bridge?", "Which ship models does the maritime museum keep?"
 
 
-class LetterPairs(Embeddings):
-    """Embeds a text by its counts of letter pairs: small, deterministic, and near for texts that share words."""
+class SentenceEmbeddings(Embeddings):
+    """A sentence-transformers model, as LangChain asks for it."""
+
+    def __init__(self, model: Path) -> None:
+        self._embedder = Embedder(model)
 
     def embed_query(self, text: str) -> list[float]:
-        counts = Counter(text[i : i + 2] for i in range(len(text) - 1))
-        vector = [0.0] * 676
-        for pair, count in counts.items():
-            if pair.isascii() and pair.isalpha():
-                vector[(ord(pair[0].lower()) - 97) * 26 + ord(pair[1].lower()) - 97] = float(count)
-        return vector
+        return [float(value) for value in self._embedder.encode_query(text)]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return [self.embed_query(text) for text in texts]
+        return [[float(value) for value in vector] for vector in self._embedder.encode(texts)]
 
 
-@pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset")
-def test_a_chain_over_faiss(url: str) -> None:
+@pytest.fixture(scope="module")
+def retriever(embedding_model_path: Path) -> Any:
+    """The user's own: two documents of three, best first."""
     from langchain_community.vectorstores import FAISS  # warns that its package has no maintainer
 
-    store = FAISS.from_documents([Document(page_content=text) for text in ANIMALS], LetterPairs())
-    retriever = store.as_retriever(search_kwargs={"k": 2})
-    chain = {"documents": retriever, "question": RunnablePassthrough()} | blend_documents(ChatKVBlend(base_url=url))
-    result = chain.invoke("which animals make honey?").response_metadata["kvblend"]
-    assert result["report"]["outcome"] == "blended"
-    assert len(result["sources"]) == 2 and result["sources"][0]["text"] == "bees make honey"
+    documents = [Document(page_content=text, metadata={"topic": topic}) for topic, text in TOWN.items()]
+    store = FAISS.from_documents(documents, SentenceEmbeddings(embedding_model_path))
+    return store.as_retriever(search_kwargs={"k": 2})
+
+
+def chain_of(retriever: Any, chat: ChatKVBlend) -> Runnable[str, Any]:
+    return {"documents": retriever, "question": RunnablePassthrough()} | blend_documents(chat)
+
+
+def result_of(chain: Runnable[str, Any], question: str) -> dict[str, Any]:
+    result: dict[str, Any] = chain.invoke(question).response_metadata["kvblend"]
+    return result
+
+
+def test_the_second_use_of_a_document_reuses_its_kv(service: RunningService, retriever: Any) -> None:
+    """The first use is a miss, whose KV is made in the background. Each attempt asks something else: the same prompt
+    again would be a hit of vLLM's own prefix cache."""
+    chain = chain_of(retriever, ChatKVBlend(base_url=service.url, max_tokens=4))
+    first = result_of(chain, FIRST)
+    assert [source["metadata"]["topic"] for source in first["sources"]] == ["bridge", "museum"]
+    report = first["report"]
+    assert (report["outcome"], report["missed_passages"], report["reused_tokens"]) == ("prefilled", 2, 0)
+    for attempt in range(100):
+        second = result_of(chain, f"{SECOND} ({attempt})")
+        if not second["report"]["missed_passages"]:
+            break
+    assert [source["metadata"]["topic"] for source in second["sources"]] == ["museum", "bridge"]
+    report = second["report"]
+    assert report["outcome"] == "blended"
+    assert report["reused_tokens"] + report["exact_tokens"] == report["context_tokens"]
+    assert 0 < report["selected_tokens"] < 0.2 * report["reused_tokens"]
+    assert report["ttft_ms"] > 0
+
+    answer = chain_of(retriever, ChatKVBlend(base_url=service.url, max_tokens=24)).invoke(FIRST)
+    assert answer.response_metadata["kvblend"]["report"]["outcome"] == "blended"
+    assert "Greta Holm" in answer.content
+
+
+def test_with_everything_recomputed_the_answer_is_that_of_a_full_prefill(
+    service: RunningService, retriever: Any
+) -> None:
+    """Reference: reuse none. Ours: a blend at recompute ratio 1."""
+    question = "Who was Captain Roos?"
+    blended = ChatKVBlend(base_url=service.url, max_tokens=24, recompute_ratio=1.0)
+    full = ChatKVBlend(base_url=service.url, max_tokens=24, reuse="none")
+    ours, reference = (chain_of(retriever, chat).invoke(question) for chat in (blended, full))
+    assert ours.content == reference.content
+    assert reference.response_metadata["kvblend"]["report"]["outcome"] == "prefilled"
