@@ -85,8 +85,8 @@ def test_with_everything_recomputed_the_answer_is_that_of_a_full_prefill(
 ) -> None:
     """Reference: reuse none. Ours: a blend at recompute ratio 1."""
     question = "Who was Captain Roos?"
-    blended = ChatKVBlend(base_url=service.url, max_tokens=24, recompute_ratio=1.0)
-    full = ChatKVBlend(base_url=service.url, max_tokens=24, reuse="none")
+    blended = ChatKVBlend(base_url=service.url, max_tokens=12, recompute_ratio=1.0)
+    full = ChatKVBlend(base_url=service.url, max_tokens=12, reuse="none")
     ours, reference = (chain_of(retriever, chat).invoke(question) for chat in (blended, full))
     assert ours.content == reference.content
     assert reference.response_metadata["kvblend"]["report"]["outcome"] == "prefilled"
