@@ -1,4 +1,4 @@
-"""Settings that kvblend does not blend under are refused when vLLM starts, with one clear sentence."""
+"""What kvblend does not blend is refused when vLLM starts, with one clear sentence."""
 
 import json
 import subprocess
@@ -10,6 +10,17 @@ from typing import Any
 import pytest
 
 SCENARIO = Path(__file__).with_name("scenario.py")
+VOCABULARY = 49152
+
+
+def assert_refused(model: Path, store: Path, sentence: str, **arguments: Any) -> None:
+    """vLLM ends before it serves, and says why."""
+    command = [sys.executable, str(SCENARIO), str(model), str(store), json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert sentence in said, said[-3000:]
+    assert "RESULTS" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -19,18 +30,62 @@ SCENARIO = Path(__file__).with_name("scenario.py")
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
             "kvblend does not work with speculative decoding: leave speculative_config out",
         ),
+        ({"kv_cache_dtype": "fp8"}, "kvblend does not work with a quantized KV cache: kv_cache_dtype is 'fp8"),
         (
-            {"kv_cache_dtype": "fp8"},
-            "kvblend does not work with a quantized KV cache: kv_cache_dtype is 'fp8",
+            {"pipeline_parallel_size": 2},
+            "kvblend does not work with pipeline parallelism: pipeline_parallel_size is 2 and must be 1",
         ),
     ],
 )
-def test_refused_at_start(
-    arguments: dict[str, Any], sentence: str, tiny_model_path: Callable[[str], Path], tmp_path: Path
+def test_settings(
+    arguments: dict[str, Any],
+    sentence: str,
+    tiny_model_path: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """vLLM ends before it serves, and says why."""
-    command = [sys.executable, str(SCENARIO), str(tiny_model_path("llama3rope")), str(tmp_path), json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode != 0
-    assert sentence in done.stdout + done.stderr
-    assert "RESULTS" not in done.stdout
+    """Settings under which blended KV would be wrong."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    assert_refused(tiny_model_path("llama3rope"), tmp_path, sentence, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "sentence"),
+    [
+        (
+            "GPT2",
+            {"n_embd": 128, "n_layer": 2, "n_head": 2, "n_positions": 1024},
+            "keys of GPT2LMHeadModel do not follow its rotary embedding: they cannot be moved",
+        ),
+        (
+            "Mamba",
+            {"hidden_size": 128, "num_hidden_layers": 2, "state_size": 8},
+            "kvblend does not work with state-space layers: every layer must be attention",
+        ),
+        (
+            "DeepseekV2",
+            {
+                "hidden_size": 128,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "intermediate_size": 256,
+                "first_k_dense_replace": 2,
+                "q_lora_rank": None,
+                "n_routed_experts": 2,
+                "max_position_embeddings": 2048,
+            },
+            "kvblend does not work with multi-head latent attention (MLA)",
+        ),
+    ],
+)
+def test_models(architecture: str, shape: dict[str, Any], sentence: str, demo_model_path: Path, tmp_path: Path) -> None:
+    """Models without rotary attention, with state-space layers, with MLA."""
+    import transformers
+
+    config_class = getattr(transformers, f"{architecture}Config")
+    model_class = getattr(transformers, f"{architecture}{'LMHeadModel' if architecture == 'GPT2' else 'ForCausalLM'}")
+    model = model_class(config_class(**shape, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2))
+    model.save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(demo_model_path).save_pretrained(tmp_path / "model")
+    assert_refused(tmp_path / "model", tmp_path / "store", sentence)
