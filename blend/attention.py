@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["AttentionSpec", "causal_attention", "scored_attention"]
+__all__ = ["AttentionSpec", "causal_attention", "mean_attention_weights", "scored_attention"]
 
 QUERIES_PER_BLOCK = 64
 
@@ -99,3 +99,13 @@ def scored_attention(
         out[start : start + len(block)] = _unfold(torch.matmul(weights, v.float()).to(q.dtype), len(block))
     norms = values.float().norm(dim=-1).T
     return out, (received * norms).sum(0) / group
+
+
+def mean_attention_weights(
+    spec: AttentionSpec, q: Tensor, keys: Tensor, positions: Tensor, k_positions: Tensor
+) -> Tensor:
+    """Attention weights averaged over heads, fp32 `[n, num_k]`; arguments as in `scored_attention`."""
+    num_kv_heads = keys.shape[1]
+    folded = _fold(q, num_kv_heads)
+    weights = _weights(spec, folded, keys.transpose(0, 1), _visible(spec, positions, k_positions))
+    return weights.view(num_kv_heads, len(positions), -1, keys.shape[0]).mean((0, 2))
