@@ -23,8 +23,8 @@ demo: $(INSTALLED) ## ingest a corpus, ask questions, and compare with vLLM's fu
 serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default the demo's model
 	$(VENV)/bin/kvblend serve $(or $(MODEL),"$$($(VENV)/bin/python -m kvblend.cli.models)")
 
-test: $(INSTALLED) ## run the whole test suite
-	$(VENV)/bin/pytest --durations=15
+test: $(INSTALLED) ## run the whole test suite, two tests at a time
+	$(VENV)/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15
 
 check: $(INSTALLED) ## lint, formatting, strict types, and the layers of imports
 	$(VENV)/bin/ruff check

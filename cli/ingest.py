@@ -1,11 +1,9 @@
 """`kvblend ingest`: put files and folders into a collection."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.console import Console
 
@@ -13,9 +11,7 @@ from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
 from kvblend.cli.progress import count_progress
 from kvblend.core.errors import InvalidRequestError, KVBlendError, NotFoundError
 from kvblend.core.rest import IngestJob
-from kvblend.core.settings import Settings
 from kvblend.retriever.parsers import guess_media_type
-from kvblend.sdk.errors import connection_error, status_error
 
 __all__ = ["ingest"]
 
@@ -49,7 +45,7 @@ def ingest(
             jobs: list[IngestJob] = []
             for part in [batch, *([name] for name in batch)]:  # all together, or one by one where one is refused
                 try:
-                    jobs.append(_upload(url, api_key, collection, {name: files[name] for name in part}))
+                    jobs.append(client.upload(collection, {name: files[name] for name in part}))
                 except InvalidRequestError as error:
                     if len(part) == 1:
                         console.print(f"{part[0]}: {error.message}", style="red", markup=False)
@@ -94,22 +90,6 @@ def _batches(files: dict[str, Path]) -> Iterator[list[str]]:
         num_bytes += size
     if batch:
         yield batch
-
-
-def _upload(url: str, api_key: str | None, collection: str, files: dict[str, Path]) -> IngestJob:
-    """Send files under their names. Raises what the service answers."""
-    key = api_key or Settings().api_key
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with ExitStack() as stack:
-        parts = [("files", (name, stack.enter_context(path.open("rb")))) for name, path in files.items()]
-        target = f"{url.rstrip('/')}/v1/collections/{collection}/documents"
-        try:
-            response = httpx.post(target, files=parts, headers=headers, timeout=600.0)
-        except httpx.TransportError as error:
-            raise connection_error(httpx.URL(url), error) from error
-    if not response.is_success:
-        raise status_error(response)
-    return IngestJob.model_validate_json(response.content)
 
 
 def _num_done(job: IngestJob) -> int:

@@ -136,9 +136,15 @@ class Client:
         )
 
     def upload(
-        self, collection: str, paths: Sequence[str | Path], *, progress: UploadProgress | None = None
+        self,
+        collection: str,
+        paths: Sequence[str | Path] | Mapping[str, str | Path],
+        *,
+        progress: UploadProgress | None = None,
     ) -> IngestJob:
         """Upload files (txt, md, html, pdf) and start their ingest; `progress(bytes_sent, bytes_total)` as they go.
+
+        A document is named after its file; `{name: path}` names it otherwise, and the name is its id.
 
         Raises:
             OSError: a file cannot be read.

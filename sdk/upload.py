@@ -1,7 +1,7 @@
 """Files on their way to the service, with progress."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -27,15 +27,18 @@ class _CountedFile(io.BufferedReader):
 
 @contextmanager
 def open_files(
-    paths: Sequence[str | Path], progress: UploadProgress | None
+    paths: Sequence[str | Path] | Mapping[str, str | Path], progress: UploadProgress | None
 ) -> Iterator[list[tuple[str, tuple[str, BinaryIO]]]]:
     """Open files as the parts of a multipart body, and report progress as they are read.
+
+    A mapping gives each file the name that it goes by; else that is its own.
 
     Raises:
         OSError: a file cannot be read.
     """
-    files = [Path(path) for path in paths]
-    total = sum(path.stat().st_size for path in files)
+    named = paths.items() if isinstance(paths, Mapping) else ((Path(path).name, path) for path in paths)
+    files = [(name, Path(path)) for name, path in named]
+    total = sum(path.stat().st_size for _, path in files)
     sent = 0
 
     def counted(num_bytes: int) -> None:
@@ -45,4 +48,4 @@ def open_files(
             progress(sent, total)
 
     with ExitStack() as stack:
-        yield [("files", (path.name, stack.enter_context(_CountedFile(path, counted)))) for path in files]
+        yield [("files", (name, stack.enter_context(_CountedFile(path, counted)))) for name, path in files]

@@ -37,6 +37,13 @@ __all__ = ["demo_model_path", "embedding_model_path", "service", "tiny_model_pat
 MODELS = ROOT / ".cache" / "models"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under xdist, one worker runs everything that asks the service, and a module's slow fixture is made once."""
+    for item in items:
+        asks_service = "service" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("service" if asks_service else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def demo_model_path() -> Path:
     """The folder of SmolLM2-135M-Instruct: a real chat model, in bfloat16."""

@@ -14,6 +14,9 @@ from kvblend.retriever.parsers.plain_text import split_paragraphs
 
 __all__ = ["parse_pdf"]
 
+PLACEHOLDER_TITLES = frozenset({"untitled", "untitled document", "unknown"})
+"""What writers put where nobody gave a title."""
+
 HYPHENATED = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
 
 
@@ -38,7 +41,8 @@ def parse_pdf(data: bytes, *, name: str) -> ParsedDocument:
         raise UnsupportedDocumentError(f"document {name!r} is not a PDF that can be read: {reason}") from error
     except (NotImplementedError, ImportError) as error:
         raise UnsupportedDocumentError(f"document {name!r} is a PDF of an unsupported kind: {error}") from error
-    return ParsedDocument(tuple(_blocks([_clean(page) for page in pages], headings)), _clean(title) or None)
+    title = "" if title.lower() in PLACEHOLDER_TITLES else _clean(title)
+    return ParsedDocument(tuple(_blocks([_clean(page) for page in pages], headings)), title or None)
 
 
 def _clean(text: str) -> str:

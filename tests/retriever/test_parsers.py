@@ -50,11 +50,11 @@ HTML = b"""<html><head><title> The
    y</pre><script>no()</script><!-- no --><p hidden>no</p>&#xD800;&nbsp;z</body></html>"""
 
 
-def make_pdf(pages: list[list[str]], outline: dict[int, str] | None = None) -> bytes:
+def make_pdf(pages: list[list[str]], outline: dict[int, str] | None = None, *, title: str = "A small PDF") -> bytes:
     """A PDF with a line of text per string; `outline` names pages."""
     file = io.BytesIO()
     canvas = Canvas(file, pagesize=A4)
-    canvas.setTitle("A small PDF")
+    canvas.setTitle(title)
     for number, lines in enumerate(pages):
         if outline and number in outline:
             canvas.bookmarkPage(str(number))
@@ -135,6 +135,10 @@ def test_pdf_joins_pages_and_hyphenated_words_and_takes_headings_from_the_outlin
     assert " ".join(parsed.text.split()) == (
         "Overview The first page ends with a hyphenated word and goes on here. Done."
     )
+
+
+def test_pdf_whose_writer_was_given_no_title_has_none() -> None:
+    assert parse_document(make_pdf([["Hello"]], title="Untitled"), None, name="a.pdf").title is None
 
 
 def test_pdf_without_a_text_layer_has_no_blocks() -> None:

@@ -68,6 +68,9 @@ def test_files_are_uploaded_with_progress(client: Client, tmp_path: Path) -> Non
     assert sent == sorted(sent) and sent[0][0] < size and sent[-1] == (size, size)
     assert states[-1] == done == client.get_job("sdk-files", job.id)
     assert done.document_ids == ["a.txt", "b.html"]
+    named = client.wait(client.upload("sdk-files", {"ovens/b.html": tmp_path / "b.html"}), timeout_s=120)
+    assert (named.document_ids, named.passages_reused) == (["ovens/b.html"], 1)
+    client.delete_document("sdk-files", "ovens/b.html")
     client.delete_document("sdk-files", "a.txt")
     assert [document.id for document in client.list_documents("sdk-files")] == ["b.html"]
     client.delete_collection("sdk-files")
