@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from kvblend.cli.bench.quality_command import quality
 from kvblend.cli.bench.table import result_table
 
 __all__ = ["bench_app"]
@@ -16,6 +17,8 @@ __all__ = ["bench_app"]
 bench_app = typer.Typer(
     no_args_is_help=True, help="Measure against vLLM's own full prefill and prefix cache, in one run."
 )
+
+bench_app.command()(quality)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str, typer.Option(help="vLLM's dtype; a CPU without bf16 units is several times faster in float32.")]

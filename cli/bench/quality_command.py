@@ -1,0 +1,101 @@
+"""The command `kvblend bench quality`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kvblend.cli.bench.question_set import Half
+
+__all__ = ["quality"]
+
+ENCODES = ["alone", "preamble", "warm"]
+RATIOS = [0.05, 0.15, 0.30]
+TABLE_COLUMNS = (
+    "selector",
+    "encode",
+    "recompute_ratio",
+    "flops_ratio",
+    "kl",
+    "kl_ci95",
+    "agreement",
+    "f1",
+    "kl_fraction",
+)
+
+
+def quality(
+    model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
+    questions: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's shape; our own small set."),
+    ] = None,
+    num_questions: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    half: Annotated[Half, typer.Option(help="Which half of the questions.")] = "all",
+    num_passages: Annotated[int, typer.Option(min=1, max=64)] = 5,
+    passage_tokens: Annotated[int, typer.Option(min=16, max=4096)] = 220,
+    encode: Annotated[list[str] | None, typer.Option(help="What passages are encoded behind; repeatable.")] = None,
+    selector: Annotated[list[str] | None, typer.Option(help="Repeatable; all where not given.")] = None,
+    ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Recompute ratios; repeatable.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the rows here as JSON lines too.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Measurements done, to go on from; beside the output.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw KL against FLOPs into this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
+) -> None:
+    """Divergence, agreement and F1 of every selector against full prefill, at counted FLOPs, on a question set."""
+    from kvblend.blend import LAB_SELECTORS
+    from kvblend.cli.bench.quality import QualitySettings, quality_bench
+    from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
+    from kvblend.cli.bench.quality_plot import quality_plot
+    from kvblend.cli.models import fetch_demo_model
+
+    selectors = selector or [name for name in LAB_SELECTORS if name != "all"]
+    encodes = encode or ENCODES
+    for what, given, known in (("selector", selectors, LAB_SELECTORS), ("encode", encodes, KNOWN_ENCODES)):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise typer.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint=f"--{what}")
+    rows = quality_bench(
+        str(fetch_demo_model()) if model == "demo" else model,
+        QualitySettings(
+            questions=questions, num_passages=num_passages, passage_tokens=passage_tokens, half=half, dtype=dtype
+        ),
+        encodes=encodes,
+        selectors=selectors,
+        ratios=ratio or RATIOS,
+        num_questions=num_questions,
+        state_path=state or (output and output.with_suffix(".state.jsonl")),
+        console=Console(stderr=True),
+    )
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if output is not None:
+        output.write_text(lines)
+    if plot is not None:
+        quality_plot(rows, plot)
+    if as_json:
+        sys.stdout.write(lines)
+    else:
+        _print(rows)
+
+
+def _print(rows: list[dict[str, object]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{rows[0]['num_questions']} questions")
+    for column in TABLE_COLUMNS:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(_shown(row[column]) for column in TABLE_COLUMNS))
+    Console().print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(_shown(part) for part in value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

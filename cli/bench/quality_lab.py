@@ -1,0 +1,112 @@
+"""Measure one question in the lab: full prefill once, then every method over the same passages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvblend.blend import LAB_SELECTORS, DenseContextKV, LabPrompt
+from kvblend.blend.hf import EncodedPassage, HuggingFaceModel, PassageEncoder, extend, lay_out, prefill
+from kvblend.cli.bench.answer_f1 import answer_f1
+from kvblend.cli.bench.divergence import mean_kl
+from kvblend.cli.bench.quality_encodes import ENCODES, PromptParts
+
+__all__ = ["ANSWER_TOKENS", "Measurement", "QuestionLab", "make_encoders"]
+
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One method on one question, against full prefill."""
+
+    kl: float
+    agreement: float
+    f1: float
+    flops_ratio: float
+
+
+def make_encoders(model: HuggingFaceModel) -> Any:
+    """From an encode context to its encoder; the last few are kept, with their KV."""
+    return lru_cache(maxsize=4)(lambda encode_context: PassageEncoder(model, encode_context))
+
+
+class QuestionLab:
+    """One question's full prefill and greedy answer, and methods measured against them.
+
+    The answer ends with the first of `end_tokens`, or after 16 tokens. `encoders` is `make_encoders`'s.
+    """
+
+    def __init__(
+        self,
+        model: HuggingFaceModel,
+        tokenizer: Any,
+        encoders: Any,
+        parts: PromptParts,
+        gold: Sequence[str],
+        *,
+        end_tokens: frozenset[int],
+    ) -> None:
+        self._model, self._tokenizer, self._encoders = model, tokenizer, encoders
+        self._parts, self._gold, self._end_tokens = parts, gold, end_tokens
+        self._prompt_tokens = len(parts.prompt)
+        context, logits = prefill(model, parts.prompt, room=ANSWER_TOKENS)
+        self.answer = self._greedy(context, [int(logits.argmax())])
+        steps = [logits]
+        if len(self.answer) > 1:
+            steps.append(
+                extend(model, context, self.answer[:-1], start=self._prompt_tokens, num_last=len(self.answer) - 1)
+            )
+        self._reference = torch.cat(steps).log_softmax(-1)
+        positions = torch.arange(self._prompt_tokens, device=model.device)
+        self._full_flops = model.flops.full_prefill(positions)
+
+    @property
+    def full_prefill(self) -> Measurement:
+        return Measurement(0.0, 1.0, self._f1(self.answer), 1.0)
+
+    def lay_out(self, encode: str) -> LabPrompt:
+        """Full reuse with passages encoded as `ENCODES` names it."""
+        passages = []
+        for index, passage in enumerate(self._parts.passages):
+            encoder = self._encoders(ENCODES[encode](self._parts, index))
+            passages.append(EncodedPassage(passage, encoder.encode(passage), encoder.encode_context))
+        preamble_kv = self._encoders(self._parts.preamble).prefix_kv
+        return lay_out(
+            self._model, self._parts.preamble, preamble_kv, passages, self._parts.question, room=ANSWER_TOKENS
+        )
+
+    def measure(self, laid_out: LabPrompt, selector: str, recompute_ratio: float) -> Measurement:
+        """Blend a copy of the prompt and answer from it, teacher-forced, then greedily from where that departs."""
+        prompt = laid_out.copy()
+        computed = LAB_SELECTORS[selector].blend(prompt, recompute_ratio=recompute_ratio)
+        tail = [*self._parts.question, *self.answer[:-1]]
+        logits = extend(self._model, prompt.whole, tail, start=prompt.num_context, num_last=len(self.answer))
+        ours = logits.log_softmax(-1)
+        choices = logits.argmax(-1).tolist()
+        agreement = float((ours.argmax(-1) == self._reference.argmax(-1)).float().mean())
+        flops = self._model.flops.blend(computed, prompt.question_positions)
+        return Measurement(
+            mean_kl(self._reference, ours), agreement, self._own_f1(prompt.whole, choices), flops / self._full_flops
+        )
+
+    def _own_f1(self, context: DenseContextKV, choices: list[int]) -> float:
+        """F1 of the greedy answer: full prefill's up to where `choices` depart from it."""
+        for step, (ours, theirs) in enumerate(zip(choices, self.answer, strict=True)):
+            if ours != theirs:
+                return self._f1(self._greedy(context, [*self.answer[:step], ours]))
+        return self._f1(self.answer)
+
+    def _greedy(self, context: DenseContextKV, answer: list[int]) -> list[int]:
+        """Continue `answer`, whose last token's KV is not yet in `context`, to its end."""
+        while len(answer) < ANSWER_TOKENS and answer[-1] not in self._end_tokens:
+            start = self._prompt_tokens + len(answer) - 1
+            logits: Tensor = extend(self._model, context, answer[-1:], start=start)
+            answer = [*answer, int(logits.argmax())]
+        return answer
+
+    def _f1(self, answer: list[int]) -> float:
+        return answer_f1(self._tokenizer.decode(answer, skip_special_tokens=True), self._gold)

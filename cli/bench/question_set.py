@@ -1,0 +1,84 @@
+"""Questions, each with passages: a file in MuSiQue's shape, or a small set of the project's own."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from kvblend.core.errors import InvalidRequestError
+
+__all__ = ["Half", "Question", "load_questions", "take_half"]
+
+Half = Literal["first", "second", "all"]
+OWN_CONTEXTS = 7
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its gold answers, and passages' texts in retrieved order."""
+
+    question: str
+    answers: tuple[str, ...]
+    passages: tuple[str, ...]
+
+
+class _Context(BaseModel):
+    text: str
+    title: str = ""
+
+
+class _Example(BaseModel):
+    question: str
+    ctxs: list[_Context]
+    answers: list[str] = []
+
+
+class _OwnQuestion(BaseModel):
+    question: str
+    answers: list[str]
+    needs: list[str]
+
+
+class _OwnSet(BaseModel):
+    passages: dict[str, str]
+    questions: list[_OwnQuestion]
+
+
+def load_questions(path: Path | None) -> list[Question]:
+    """Read `[{question, answers, ctxs: [{title, text}]}]`; None is the project's own set.
+
+    Raises InvalidRequestError where the file has another shape.
+    """
+    if path is None:
+        return _own_questions()
+    try:
+        examples = TypeAdapter(list[_Example]).validate_json(path.read_bytes())
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise InvalidRequestError(f"{path} does not have MuSiQue's shape: {error}") from error
+    return [
+        Question(one.question, tuple(one.answers), tuple(ctx.text for ctx in one.ctxs if ctx.text)) for one in examples
+    ]
+
+
+def take_half(questions: list[Question], half: Half) -> list[Question]:
+    """Settings are chosen on one half and reported on the other."""
+    middle = len(questions) // 2
+    return {"first": questions[:middle], "second": questions[middle:], "all": questions}[half]
+
+
+def _own_questions() -> list[Question]:
+    """Every question gets the passages it needs among others, in an order of its own."""
+    own = _OwnSet.model_validate_json(files("kvblend.cli.bench").joinpath("own_questions.json").read_text("utf-8"))
+    names = list(own.passages)
+    questions = []
+    for index, one in enumerate(own.questions):
+        turned = [names[(index * 3 + step) % len(names)] for step in range(len(names))]
+        others = [name for name in turned if name not in one.needs][: OWN_CONTEXTS - len(one.needs)]
+        chosen = [name for name in turned if name in (*one.needs, *others)]
+        # what is needed comes early enough to be in a prompt of few passages
+        chosen.sort(key=lambda name: name not in one.needs and chosen.index(name) > len(one.needs))
+        questions.append(Question(one.question, tuple(one.answers), tuple(own.passages[name] for name in chosen)))
+    return questions
