@@ -34,8 +34,9 @@ class QualityState:
         if whole and whole[0] != settings:
             raise InvalidRequestError(f"{path} holds measurements of other settings: {whole[0]}")
         for row in whole[1:]:
+            question = row.pop("question")
             key = MethodKey(row.pop("encode"), row.pop("selector"), row.pop("recompute_ratio"))
-            self._done[row.pop("question"), key] = Measurement(**row)
+            self._done[question, key] = Measurement(**row)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join([json.dumps(settings) + "\n", *(line for line in lines[1:] if line.endswith("\n"))]))
 

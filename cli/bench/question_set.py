@@ -14,6 +14,8 @@ __all__ = ["Half", "Question", "load_questions", "take_half"]
 
 Half = Literal["first", "second", "all"]
 OWN_CONTEXTS = 7
+EARLY = 4
+"""Where what is needed stands: among the first passages, so that it is in a prompt of five."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,8 @@ def _own_questions() -> list[Question]:
     questions = []
     for index, one in enumerate(own.questions):
         turned = [names[(index * 3 + step) % len(names)] for step in range(len(names))]
-        others = [name for name in turned if name not in one.needs][: OWN_CONTEXTS - len(one.needs)]
-        chosen = [name for name in turned if name in (*one.needs, *others)]
-        # what is needed comes early enough to be in a prompt of few passages
-        chosen.sort(key=lambda name: name not in one.needs and chosen.index(name) > len(one.needs))
+        chosen = [name for name in turned if name not in one.needs][: OWN_CONTEXTS - len(one.needs)]
+        for place, name in enumerate(one.needs):
+            chosen.insert((index + 2 * place) % EARLY, name)
         questions.append(Question(one.question, tuple(one.answers), tuple(own.passages[name] for name in chosen)))
     return questions

@@ -1,0 +1,49 @@
+"""Blend one prompt on real vLLM and keep what the connector selected and the context it wrote.
+
+python recording_scenario.py MODEL_FOLDER STORE_FOLDER RATIO OUTPUT_FILE
+"""
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvblend.store import TieredStore
+from kvblend.vllm_connector import worker_half
+from kvblend.vllm_connector.blend_job import BlendJob
+
+SCENARIO = runpy.run_path(str(Path(__file__).parents[2] / "vllm_connector" / "scenario.py"))
+
+recorded: dict[str, Any] = {}
+
+
+class RecordingJob(BlendJob):
+    """A blend that can be looked into."""
+
+    def load(self, store: TieredStore, model_fingerprint: str, heads: tuple[int, int]) -> list[bool]:
+        recorded["fingerprint"], recorded["heads"] = model_fingerprint, heads
+        return super().load(store, model_fingerprint, heads)
+
+    def select(self, scores: torch.Tensor | None) -> None:
+        super().select(scores)
+        assert self.todo is not None
+        recorded["selected"] = self.todo.clone()
+
+    def write(self) -> None:
+        recorded["context"] = self.context.data.clone()
+        super().write()
+
+
+def main() -> None:
+    model, store, ratio, output = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    vars(worker_half)["BlendJob"] = RecordingJob
+    engine, prompts = SCENARIO["Engine"](model, store, {}), SCENARIO["Prompts"]()
+    engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
+    (answer,) = engine.run([(prompts.prompt, {"blend": prompts.plan(ratio)})])
+    torch.save({**recorded, "prompt": vars(prompts), "answer": answer["tokens"]}, output)
+
+
+if __name__ == "__main__":
+    main()

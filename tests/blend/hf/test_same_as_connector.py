@@ -1,0 +1,55 @@
+"""The lab and the connector select the same tokens and blend to the same KV, from the same passage KV files."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvblend.blend import SELECTORS
+from kvblend.blend.hf import EncodedPassage, HuggingFaceModel, extend, lay_out
+from kvblend.blend.selectors import Serving
+from kvblend.core.identity import token_hash
+from kvblend.core.settings import Settings
+from kvblend.store import PassageKVKey, TieredStore
+
+RECORDING = Path(__file__).with_name("recording_scenario.py")
+RATIO = 0.15
+
+
+@pytest.mark.parametrize("name", ["demo", "gemma3"])
+def test_same_tokens_and_kv(
+    name: str, demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Reference: the connector in vLLM. Ours: the Hugging Face adapter, through the same `blend/` code."""
+    path = demo_model_path if name == "demo" else tiny_model_path(name)
+    output, store = tmp_path / "recorded.pt", tmp_path / "store"
+    store.mkdir()
+    command = [sys.executable, str(RECORDING), str(path), str(store), str(RATIO), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    recorded = torch.load(output)
+    parts = recorded["prompt"]
+
+    model = HuggingFaceModel.load(path)
+    tiers = TieredStore.from_settings(Settings(disk_path=store, cpu_bytes=0))
+
+    def stored(encode_context: list[int], passage: list[int]) -> torch.Tensor:
+        ids = token_hash(encode_context), token_hash(passage)
+        file = tiers.open(PassageKVKey(recorded["fingerprint"], *ids, *recorded["heads"]))
+        assert file is not None
+        with file:
+            return file.read()
+
+    context = parts["encode_context"]
+    passages = [EncodedPassage(passage, stored(context, passage), context) for passage in parts["passages"]]
+    preamble_kv = stored([], parts["preamble"])
+    prompt = lay_out(model, parts["preamble"], preamble_kv, passages, parts["question"], room=8)
+    computed = Serving(SELECTORS["probe"]).blend(prompt, recompute_ratio=RATIO)
+    assert computed.selected.tolist() == recorded["selected"].tolist()
+    torch.testing.assert_close(prompt.context.data, recorded["context"], rtol=1e-3, atol=1e-3)
+    tail = parts["question"] + recorded["answer"][:-1]
+    logits = extend(model, prompt.whole, tail, start=prompt.num_context, num_last=len(recorded["answer"]))
+    assert logits.argmax(-1).tolist() == recorded["answer"]
