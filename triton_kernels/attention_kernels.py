@@ -1,0 +1,169 @@
+"""Flash attention over paged keys, inside a kernel, and the merge of its parts.
+
+Rows are queries: a token's heads that share a KV head, then the next token's. Logits are kept in base 2 (times log2 e).
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def logits_of(products, scale, soft_cap, HAS_CAP: tl.constexpr):
+    """Base-2 logits of fp32 products of queries and keys."""
+    if HAS_CAP:
+        # tanh(x) = 1 - 2 / (e^2x + 1), which is right at both infinities.
+        doubled = products * (scale / soft_cap * 2.0 * LOG2E)
+        return (1.0 - 2.0 / (tl.exp2(doubled) + 1.0)) * (soft_cap * LOG2E)
+    return products * (scale * LOG2E)
+
+
+@triton.jit
+def dot(a, b):
+    """fp32 product of two tiles; fp32 ones are not rounded to TF32."""
+    if a.dtype == tl.float32:
+        return tl.dot(a, b, input_precision="ieee")
+    return tl.dot(a, b)
+
+
+@triton.jit
+def attend_tile(logits, values, weighted, highest, total):
+    """Fold one tile of keys into the running (weighted values, highest logit, total weight) of each row."""
+    new_highest = tl.maximum(highest, tl.max(logits, 1))
+    base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+    weights = tl.exp2(logits - base[:, None])
+    shrink = tl.exp2(highest - base)
+    total = total * shrink + tl.sum(weights, 1)
+    weighted = weighted * shrink[:, None] + dot(weights.to(values.dtype), values)
+    return weighted, new_highest, total
+
+
+@triton.jit
+def attend_paged(
+    q,  # [ROWS, DIMS]
+    row_positions,  # int32 [ROWS], -1 where there is no query
+    keys,
+    values,
+    block_table,
+    readable,
+    begin,
+    end,
+    first_visible,
+    num_keys,
+    key_block_stride,
+    key_token_stride,
+    key_dim_stride,
+    value_block_stride,
+    value_token_stride,
+    value_dim_stride,
+    scale,
+    soft_cap,
+    weighted,
+    highest,
+    total,
+    MASKED: tl.constexpr,
+    HAS_READABLE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """Attend to keys `[begin, end)`, of which those below `first_visible` or from `num_keys` on are never read.
+
+    Unless MASKED, every row sees every one of them."""
+    dim = tl.arange(0, DIMS)
+    for start in tl.range(begin, end, KEYS):
+        key = start + tl.arange(0, KEYS)
+        if MASKED:
+            present = (key >= first_visible) & (key < num_keys)
+            if HAS_READABLE:
+                present = present & (tl.load(readable + key, mask=present, other=0) != 0)
+            block = tl.load(block_table + key // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
+            loaded = present[:, None] & (dim < HEAD_DIM)[None]
+        else:
+            block = tl.load(block_table + key // BLOCK_SIZE).to(tl.int64)
+            loaded = (dim < HEAD_DIM)[None] & (key >= 0)[:, None]
+        token = key % BLOCK_SIZE
+        key_row = block * key_block_stride + token * key_token_stride
+        value_row = block * value_block_stride + token * value_token_stride
+        if MASKED or DIMS > HEAD_DIM:
+            k = tl.load(keys + key_row[:, None] + dim[None] * key_dim_stride, mask=loaded, other=0.0)
+        else:
+            k = tl.load(keys + key_row[:, None] + dim[None] * key_dim_stride)
+        logits = logits_of(dot(q, tl.trans(k)), scale, soft_cap, HAS_CAP)
+        if MASKED:
+            seen = present[None] & (key[None] <= row_positions[:, None])
+            if WINDOW > 0:
+                seen = seen & (row_positions[:, None] - key[None] < WINDOW)
+            logits = tl.where(seen, logits, float("-inf"))
+        if MASKED or DIMS > HEAD_DIM:
+            v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride, mask=loaded, other=0.0)
+        else:
+            v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride)
+        weighted, highest, total = attend_tile(logits, v, weighted, highest, total)
+    return weighted, highest, total
+
+
+@triton.jit
+def store_rows(
+    out,
+    lse,
+    part,
+    query,
+    head,
+    inside,
+    weighted,
+    highest,
+    total,
+    num_queries,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+):
+    """Write each row's attention and natural log-sum-exp to `[part, query, head]`; -inf and 0 where it saw nothing."""
+    dim = tl.arange(0, DIMS)
+    row = (part.to(tl.int64) * num_queries + query) * NUM_HEADS + head
+    divisor = tl.where(total > 0.0, total, 1.0)
+    result = (weighted / divisor[:, None]).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * HEAD_DIM + dim[None], result, mask=inside[:, None] & (dim < HEAD_DIM)[None])
+    tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)
+
+
+@triton.jit
+def merge_parts_kernel(
+    part_out,  # fp32 [PARTS, num_rows, HEAD_DIM]
+    part_lse,  # fp32 [PARTS, num_rows]
+    out,
+    lse,
+    num_rows,
+    PARTS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Attention over all keys from that over each part of them; a row is one head of one query."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = row < num_rows
+    dim = tl.arange(0, DIMS)
+    mask = inside[:, None] & (dim < HEAD_DIM)[None]
+    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    weighted = tl.zeros([ROWS, DIMS], tl.float32)
+    for part in range(PARTS):
+        at = part * num_rows.to(tl.int64) + row
+        logit = tl.load(part_lse + at, mask=inside, other=float("-inf")) * LOG2E
+        numbers = tl.load(part_out + at[:, None] * HEAD_DIM + dim[None], mask=mask, other=0.0)
+        new_highest = tl.maximum(highest, logit)
+        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+        weight = tl.exp2(logit - base)
+        shrink = tl.exp2(highest - base)
+        weighted = weighted * shrink[:, None] + weight[:, None] * numbers
+        total = total * shrink + weight
+        highest = new_highest
+    divisor = tl.where(total > 0.0, total, 1.0)
+    tl.store(out + row[:, None] * HEAD_DIM + dim[None], (weighted / divisor[:, None]).to(out.dtype.element_ty), mask)
+    tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)

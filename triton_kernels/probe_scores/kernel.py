@@ -1,0 +1,270 @@
+"""The question's attention, then what each context token gave it.
+
+First pass: attention over the paged context and the question's own keys, with log-sum-exp. Second pass: for each tile
+of context keys, logits again, weights by the log-sum-exp, summed over queries, times the values' norms.
+"""
+
+import triton
+import triton.language as tl
+
+from kvblend.triton_kernels.attention_kernels import LOG2E, attend_paged, attend_tile, dot, logits_of, store_rows
+
+
+@triton.jit
+def probe_attention_kernel(
+    q,
+    own_keys,
+    own_values,
+    positions,
+    starts,
+    context_starts,
+    readable,
+    keys,
+    values,
+    block_tables,
+    sinks,
+    out,  # [PARTS, num_queries, NUM_HEADS, HEAD_DIM]
+    lse,  # fp32 [PARTS, num_queries, NUM_HEADS]
+    num_queries,
+    scale,
+    soft_cap,
+    q_token_stride,
+    q_head_stride,
+    own_key_token_stride,
+    own_key_head_stride,
+    own_value_token_stride,
+    own_value_head_stride,
+    table_stride,
+    key_block_stride,
+    key_token_stride,
+    key_head_stride,
+    key_dim_stride,
+    value_block_stride,
+    value_token_stride,
+    value_head_stride,
+    value_dim_stride,
+    WINDOW: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+    HAS_READABLE: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    TOKENS: tl.constexpr = ROWS // GROUP
+    tile = tl.program_id(0) // PARTS
+    part = tl.program_id(0) % PARTS
+    kv_head = tl.program_id(1).to(tl.int64)
+    request = tl.program_id(2).to(tl.int64)
+    first_query = tl.load(starts + request)
+    length = (tl.load(starts + request + 1) - first_query).to(tl.int32)
+    first_context = tl.load(context_starts + request)
+    num_keys = (tl.load(context_starts + request + 1) - first_context).to(tl.int32)
+    first_token = tile * TOKENS
+    if first_token >= length:
+        return
+    row = tl.arange(0, ROWS)
+    token = first_token + row // GROUP
+    inside = (row < TOKENS * GROUP) & (token < length)
+    query = first_query + token
+    head = kv_head * GROUP + row % GROUP
+    dim = tl.arange(0, DIMS)
+    q_tile = tl.load(
+        q + (query * q_token_stride + head * q_head_stride)[:, None] + dim[None],
+        mask=inside[:, None] & (dim < HEAD_DIM)[None],
+        other=0.0,
+    )
+    row_positions = tl.load(positions + query, mask=inside, other=-1).to(tl.int32)
+    first_position = tl.load(positions + first_query + first_token).to(tl.int32)
+    first_visible = 0
+    if WINDOW > 0:
+        first_visible = tl.maximum(first_position + 1 - WINDOW, 0)
+    lowest = first_visible // KEYS * KEYS
+    keys_per_part = tl.cdiv(tl.cdiv(tl.maximum(num_keys - lowest, 0), KEYS), PARTS) * KEYS
+    begin = lowest + part * keys_per_part
+    end = tl.minimum(begin + keys_per_part, num_keys)
+    middle = begin
+    if WINDOW == 0 and not HAS_READABLE:
+        middle = tl.maximum(begin, tl.minimum(end, tl.minimum(num_keys, first_position + 1) // KEYS * KEYS))
+
+    weighted = tl.zeros([ROWS, DIMS], tl.float32)
+    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    if HAS_SINKS:
+        sink = tl.load(sinks + head, mask=inside, other=0.0) * LOG2E
+        highest = tl.where(part == 0, sink, float("-inf"))
+        total = tl.where(part == 0, total + 1.0, total)
+    keys += kv_head * key_head_stride
+    values += kv_head * value_head_stride
+    block_table = block_tables + request * table_stride
+    readable += first_context
+    if WINDOW == 0 and not HAS_READABLE:
+        weighted, highest, total = attend_paged(
+            q_tile,
+            row_positions,
+            keys,
+            values,
+            block_table,
+            readable,
+            begin,
+            middle,
+            first_visible,
+            num_keys,
+            key_block_stride,
+            key_token_stride,
+            key_dim_stride,
+            value_block_stride,
+            value_token_stride,
+            value_dim_stride,
+            scale,
+            soft_cap,
+            weighted,
+            highest,
+            total,
+            False,
+            False,
+            WINDOW,
+            HAS_CAP,
+            HEAD_DIM,
+            DIMS,
+            BLOCK_SIZE,
+            KEYS,
+        )
+    weighted, highest, total = attend_paged(
+        q_tile,
+        row_positions,
+        keys,
+        values,
+        block_table,
+        readable,
+        middle,
+        end,
+        first_visible,
+        num_keys,
+        key_block_stride,
+        key_token_stride,
+        key_dim_stride,
+        value_block_stride,
+        value_token_stride,
+        value_dim_stride,
+        scale,
+        soft_cap,
+        weighted,
+        highest,
+        total,
+        True,
+        HAS_READABLE,
+        WINDOW,
+        HAS_CAP,
+        HEAD_DIM,
+        DIMS,
+        BLOCK_SIZE,
+        KEYS,
+    )
+    # The question's own keys, which are in no block, are the last part's.
+    own_end = tl.where(part == PARTS - 1, tl.minimum(first_token + TOKENS, length), 0)
+    own_keys += kv_head * own_key_head_stride
+    own_values += kv_head * own_value_head_stride
+    for start in tl.range(0, own_end, KEYS):
+        own = start + tl.arange(0, KEYS)
+        present = own < own_end
+        loaded = present[:, None] & (dim < HEAD_DIM)[None]
+        own_positions = tl.load(positions + first_query + own, mask=present, other=0).to(tl.int32)
+        at = first_query + own
+        k = tl.load(own_keys + (at * own_key_token_stride)[:, None] + dim[None], mask=loaded, other=0.0)
+        logits = logits_of(dot(q_tile, tl.trans(k)), scale, soft_cap, HAS_CAP)
+        seen = present[None] & (own_positions[None] <= row_positions[:, None])
+        if WINDOW > 0:
+            seen = seen & (row_positions[:, None] - own_positions[None] < WINDOW)
+        logits = tl.where(seen, logits, float("-inf"))
+        v = tl.load(own_values + (at * own_value_token_stride)[:, None] + dim[None], mask=loaded, other=0.0)
+        weighted, highest, total = attend_tile(logits, v, weighted, highest, total)
+    store_rows(out, lse, part, query, head, inside, weighted, highest, total, num_queries, NUM_HEADS, HEAD_DIM, DIMS)
+
+
+@triton.jit
+def column_scores_kernel(
+    q,
+    lse,  # fp32 [num_queries, NUM_HEADS]
+    positions,
+    starts,
+    context_starts,
+    readable,
+    keys,
+    values,
+    block_tables,
+    scores,  # fp32 [kv_heads, num_context_tokens], added to
+    num_context_tokens,
+    scale,
+    soft_cap,
+    q_token_stride,
+    q_head_stride,
+    table_stride,
+    key_block_stride,
+    key_token_stride,
+    key_head_stride,
+    key_dim_stride,
+    value_block_stride,
+    value_token_stride,
+    value_head_stride,
+    value_dim_stride,
+    WINDOW: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    HAS_READABLE: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1).to(tl.int64)
+    request = tl.program_id(2).to(tl.int64)
+    first_context = tl.load(context_starts + request)
+    num_keys = (tl.load(context_starts + request + 1) - first_context).to(tl.int32)
+    first_query = tl.load(starts + request)
+    length = (tl.load(starts + request + 1) - first_query).to(tl.int32)
+    if (tile * KEYS >= num_keys) | (length == 0):
+        return
+    key = tile * KEYS + tl.arange(0, KEYS)
+    present = key < num_keys
+    if WINDOW > 0:
+        present = present & (key > tl.load(positions + first_query).to(tl.int32) - WINDOW)
+    if HAS_READABLE:
+        present = present & (tl.load(readable + first_context + key, mask=present, other=0) != 0)
+    block = tl.load(block_tables + request * table_stride + key // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
+    dim = tl.arange(0, DIMS)
+    loaded = present[:, None] & (dim < HEAD_DIM)[None]
+    key_row = block * key_block_stride + (key % BLOCK_SIZE) * key_token_stride + kv_head * key_head_stride
+    k = tl.load(keys + key_row[:, None] + dim[None] * key_dim_stride, mask=loaded, other=0.0)
+    received = tl.zeros([KEYS], tl.float32)
+    for start in tl.range(0, length * GROUP, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = row < length * GROUP
+        query = first_query + row // GROUP
+        head = kv_head * GROUP + row % GROUP
+        q_tile = tl.load(
+            q + (query * q_token_stride + head * q_head_stride)[:, None] + dim[None],
+            mask=inside[:, None] & (dim < HEAD_DIM)[None],
+            other=0.0,
+        )
+        row_lse = tl.load(lse + query * NUM_HEADS + head, mask=inside, other=float("inf")) * LOG2E
+        row_positions = tl.load(positions + query, mask=inside, other=-1).to(tl.int32)
+        # Keys are the rows of this product, so that a key's weights are summed within a warp.
+        logits = logits_of(dot(k, tl.trans(q_tile)), scale, soft_cap, HAS_CAP)
+        seen = present[:, None] & (key[:, None] <= row_positions[None])
+        if WINDOW > 0:
+            seen = seen & (row_positions[None] - key[:, None] < WINDOW)
+        received += tl.sum(tl.where(seen, tl.exp2(logits - row_lse[None]), 0.0), 1)
+    value_row = block * value_block_stride + (key % BLOCK_SIZE) * value_token_stride + kv_head * value_head_stride
+    v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride, mask=loaded, other=0.0).to(tl.float32)
+    given = received * tl.sqrt(tl.sum(v * v, 1)) / GROUP
+    at = scores + kv_head * num_context_tokens + first_context + key
+    tl.store(at, tl.load(at, mask=present, other=0.0) + given, mask=present)
