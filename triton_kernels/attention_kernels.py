@@ -8,6 +8,8 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+# Triton's interpreter multiplies the bit patterns of bf16 tiles; in fp32 their products are what a GPU computes.
+WIDEN_BF16 = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -23,6 +25,8 @@ def logits_of(products, scale, soft_cap, HAS_CAP: tl.constexpr):
 @triton.jit
 def dot(a, b):
     """fp32 product of two tiles; fp32 ones are not rounded to TF32."""
+    if WIDEN_BF16 and a.dtype == tl.bfloat16:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     if a.dtype == tl.float32:
         return tl.dot(a, b, input_precision="ieee")
     return tl.dot(a, b)
@@ -154,7 +158,7 @@ def merge_parts_kernel(
     total = tl.zeros([ROWS], tl.float32)
     weighted = tl.zeros([ROWS, DIMS], tl.float32)
     for part in range(PARTS):
-        at = part * num_rows.to(tl.int64) + row
+        at = part * tl.cast(num_rows, tl.int64) + row
         logit = tl.load(part_lse + at, mask=inside, other=float("-inf")) * LOG2E
         numbers = tl.load(part_out + at[:, None] * HEAD_DIM + dim[None], mask=mask, other=0.0)
         new_highest = tl.maximum(highest, logit)

@@ -1,0 +1,85 @@
+"""Compile a launch for a GPU that is not here, and read what it takes of it."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kvblend.triton_kernels.launch import Launch
+
+__all__ = ["Resources", "compile_launch"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What ptxas says of one kernel on one architecture."""
+
+    registers: int
+    """Of a thread."""
+    spilled_bytes: int
+    """Stores and loads of a thread that registers could not hold."""
+    shared_bytes: int
+    """Of a program."""
+    ptx: str
+
+
+def compile_launch(launch: Launch, capability: int) -> Resources:
+    """Compile to a cubin for `capability` (80, 90, 100), specialised as the just-in-time compiler would.
+
+    Raises what Triton raises where the kernel does not compile.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+    from triton.compiler import ASTSource
+
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for index, name in enumerate(launch.kernel.arg_names):
+        value = launch.arguments[name] if name in launch.arguments else launch.constants[name]
+        if name in launch.constants or value is None or (isinstance(value, int) and value == 1):
+            signature[name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        signature[name] = _type_of(value)
+        divisible = value.data_ptr() if isinstance(value, Tensor) else value
+        if isinstance(divisible, int) and divisible % 16 == 0:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    compiled = triton.compile(
+        ASTSource(launch.kernel, signature, constants, attributes),  # type: ignore[no-untyped-call]
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+    )
+    assembly = compiled.asm["ptx"]
+    log = subprocess.run(
+        [
+            get_ptxas(capability).path,
+            "-v",
+            "--regAllocOptLevel=2",
+            f"--gpu-name={sm_arch_from_capability(capability)}",
+            "-o",
+            "/dev/null",
+            "/dev/stdin",
+        ],
+        input=assembly,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    registers = re.search(r"Used (\d+) registers", log)
+    assert registers is not None, log
+    spilled = sum(int(count) for count in re.findall(r"(\d+) bytes spill", log))
+    return Resources(int(registers[1]), spilled, compiled.metadata.shared, assembly)
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, Tensor):
+        names = {"bfloat16": "bf16", "bool": "i1", "uint8": "u8"}
+        name = str(value.dtype).removeprefix("torch.")
+        return "*" + names.get(name, name.replace("float", "fp").replace("int", "i"))
+    if isinstance(value, float):
+        return "fp32"
+    return "i64" if abs(value) >= 2**31 else "i32"
