@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,20 @@ from torch import Tensor
 
 from kvblend.triton_kernels.launch import Launch
 
-__all__ = ["Resources", "compile_launch"]
+__all__ = ["FIELDS", "Resources", "compile_launch", "resource_rows"]
+
+CAPABILITIES = (80, 90, 100)
+FIELDS = (
+    "kernel",
+    "variant",
+    "architecture",
+    "num_warps",
+    "num_stages",
+    "registers",
+    "spilled_bytes",
+    "shared_bytes",
+    "triton",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ def compile_launch(launch: Launch, capability: int) -> Resources:
         if isinstance(divisible, int) and divisible % 16 == 0:
             attributes[(index,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
-        ASTSource(launch.kernel, signature, constants, attributes),  # type: ignore[no-untyped-call]
+        ASTSource(launch.kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
     )
@@ -75,6 +89,29 @@ def compile_launch(launch: Launch, capability: int) -> Resources:
     return Resources(int(registers[1]), spilled, compiled.metadata.shared, assembly)
 
 
+def resource_rows() -> Iterator[dict[str, str]]:
+    """A row of the table for each representative launch and architecture."""
+    import triton
+
+    from kvblend.triton_kernels.representative import representative_launches
+
+    for capability in CAPABILITIES:
+        for variant, launch in representative_launches(capability):
+            found = compile_launch(launch, capability)
+            cells = (
+                launch.kernel.__name__,
+                variant,
+                f"sm_{capability}",
+                launch.num_warps,
+                launch.num_stages,
+                found.registers,
+                found.spilled_bytes,
+                found.shared_bytes,
+                triton.__version__,
+            )
+            yield dict(zip(FIELDS, map(str, cells), strict=True))
+
+
 def _type_of(value: Any) -> str:
     if isinstance(value, Tensor):
         names = {"bfloat16": "bf16", "bool": "i1", "uint8": "u8"}
@@ -83,3 +120,17 @@ def _type_of(value: Any) -> str:
     if isinstance(value, float):
         return "fp32"
     return "i64" if abs(value) >= 2**31 else "i32"
+
+
+def main() -> None:
+    """Print the table of `benchmarks/results/kernels_ptxas.csv`."""
+    import csv
+    import sys
+
+    writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(resource_rows())
+
+
+if __name__ == "__main__":
+    main()

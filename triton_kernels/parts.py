@@ -9,7 +9,7 @@ from kvblend.triton_kernels.launch import Launch
 
 __all__ = ["Parts"]
 
-ROWS_PER_PROGRAM = 16
+ROWS_PER_PROGRAM = 8
 
 
 @dataclass(frozen=True)

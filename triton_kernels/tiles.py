@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Tiles", "choose_tiles", "num_splits"]
+__all__ = ["Tiles", "capability_of", "choose_tiles", "num_splits"]
 
 PROGRAMS_WANTED = 264
 """Two on each of an H100's 132 multiprocessors, where the device is not asked."""
@@ -22,16 +22,26 @@ class Tiles:
     num_stages: int
 
 
-def choose_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
-    """16-bit tiles keep queries and two or three stages of keys and values within 164 KB of shared memory (sm_80),
-    and accumulators within half of the registers; fp32 is for checking, not for speed."""
+def choose_tiles(head_dim: int, dtype: torch.dtype, capability: int) -> Tiles:
+    """For a GPU of `capability` (80, 90, 100: ten times its major version, plus its minor one).
+
+    16-bit tiles keep queries and two or three stages of keys and values within 164 KB of shared memory, and a thread
+    within its 255 registers: sm_80 keeps queries in registers too, so it takes fewer keys at a time. fp32 is for
+    checking, not for speed.
+    """
     if dtype == torch.float32:
         return Tiles(32, 32, 4, 2) if head_dim > 64 else Tiles(64, 32, 4, 2)
-    if head_dim <= 64:
-        return Tiles(128, 64, 4, 3)
     if head_dim <= 128:
-        return Tiles(128, 64, 8, 3)
-    return Tiles(64, 32, 4, 2)
+        return Tiles(128, 64, 8, 3) if capability >= 90 or head_dim <= 64 else Tiles(128, 32, 8, 3)
+    return Tiles(64, 32, 8, 2)
+
+
+def capability_of(device: torch.device) -> int:
+    """The device's compute capability; sm_90 where there is none to ask."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def num_splits(programs: int, num_keys: int, device: Tensor) -> int:

@@ -28,7 +28,8 @@ def _encode(
     codes = tl.reshape(tl.minimum(tl.maximum(codes, -LARGEST), LARGEST), (ROWS, HALF))
     if CODEC == "fp8":
         return float_to_e4m3(codes), scales
-    return round_to_even(codes).to(tl.int8), scales
+    else:
+        return round_to_even(codes).to(tl.int8), scales
 
 
 @triton.jit
@@ -120,9 +121,9 @@ def gather_quantize_kernel(
     if tl.program_id(0) * ROWS >= num_tokens * NUM_KV_HEADS:
         return
     target = target_addresses + (passage.to(tl.int64) * num_layers * 2 + layer_and_kind) * 2
-    payload = tl.multiple_of(tl.load(target), ALIGNMENT).to(tl.pointer_type(PAYLOAD_DTYPE))
+    payload = tl.multiple_of(tl.load(target).to(tl.pointer_type(PAYLOAD_DTYPE)), ALIGNMENT)
     scales = tl.load(target + 1).to(tl.pointer_type(tl.float16))
-    cache = tl.multiple_of(tl.load(cache_addresses + layer_and_kind), ALIGNMENT).to(tl.pointer_type(CACHE_DTYPE))
+    cache = tl.multiple_of(tl.load(cache_addresses + layer_and_kind).to(tl.pointer_type(CACHE_DTYPE)), ALIGNMENT)
     slots += first_token
     if layer_and_kind % 2 == 0:
         _move(

@@ -11,17 +11,41 @@ from kvblend.triton_kernels.codec_kernels import e4m3_to_float
 
 
 @triton.jit
-def _load(payload, scales, row, dim, mask, HEAD_DIM: tl.constexpr, CODEC: tl.constexpr, GROUP_SIZE: tl.constexpr):
-    """Dimension `dim` of each row as fp32."""
+def _load(
+    payload,
+    scales,
+    rows,
+    dims,
+    inside,
+    mask,
+    FIRST_GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    CODEC: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """Dimensions `dims` of each row as fp32.
+
+    FIRST_GROUP: the first dimension's group where `dims` are half a head in order, else -1."""
+    half: tl.constexpr = HEAD_DIM // 2
     if CODEC == "raw":
-        return tl.load(payload + row * HEAD_DIM + dim, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.load(scales + row * (HEAD_DIM // GROUP_SIZE) + dim // GROUP_SIZE, mask=mask, other=0.0).to(tl.float32)
+        return tl.load(payload + rows[:, None] * HEAD_DIM + dims[None], mask=mask, other=0.0).to(tl.float32)
+    groups_of_row = scales + rows[:, None] * (HEAD_DIM // GROUP_SIZE)
+    if FIRST_GROUP >= 0:
+        # One load a group, spread over its dimensions.
+        group = tl.arange(0, PAIRS // GROUP_SIZE)
+        scale_mask = inside[:, None] & (group < half // GROUP_SIZE)[None]
+        of_group = tl.load(groups_of_row + FIRST_GROUP + group[None], mask=scale_mask, other=0.0)
+        spread = tl.broadcast_to(of_group[:, :, None], (ROWS, PAIRS // GROUP_SIZE, GROUP_SIZE))
+        scale = tl.reshape(spread, (ROWS, PAIRS)).to(tl.float32)
+    else:
+        scale = tl.load(groups_of_row + (dims // GROUP_SIZE)[None], mask=mask, other=0.0).to(tl.float32)
     if CODEC == "int4":
-        half: tl.constexpr = HEAD_DIM // 2
-        byte = tl.load(payload + row * half + dim % half, mask=mask, other=0)
-        code = (byte >> (4 * (dim // half)).to(tl.uint8)) & 15
+        byte = tl.load(payload + rows[:, None] * half + (dims % half)[None], mask=mask, other=0)
+        code = (byte >> (4 * (dims // half))[None].to(tl.uint8)) & 15
         return ((code.to(tl.int32) ^ 8) - 8).to(tl.float32) * scale
-    code = tl.load(payload + row * HEAD_DIM + dim, mask=mask, other=0)
+    code = tl.load(payload + rows[:, None] * HEAD_DIM + dims[None], mask=mask, other=0)
     if CODEC == "fp8":
         return e4m3_to_float(code) * scale
     return code.to(tl.float32) * scale
@@ -73,8 +97,13 @@ def _move(
             first_dim = tl.where(pair < ROTARY_PAIRS, pair, pair + ROTARY_PAIRS)
             second_dim = tl.where(pair < ROTARY_PAIRS, pair + ROTARY_PAIRS, pair + half)
     mask = inside[:, None] & (pair < half)[None]
-    first = _load(payload, scales, rows[:, None], first_dim[None], mask, HEAD_DIM, CODEC, GROUP_SIZE)
-    second = _load(payload, scales, rows[:, None], second_dim[None], mask, HEAD_DIM, CODEC, GROUP_SIZE)
+    in_order: tl.constexpr = not TURN or (not INTERLEAVED and half == ROTARY_PAIRS)
+    first_group: tl.constexpr = 0 if in_order else -1
+    second_group: tl.constexpr = half // GROUP_SIZE if in_order else -1
+    first = _load(payload, scales, rows, first_dim, inside, mask, first_group, HEAD_DIM, CODEC, GROUP_SIZE, ROWS, PAIRS)
+    second = _load(
+        payload, scales, rows, second_dim, inside, mask, second_group, HEAD_DIM, CODEC, GROUP_SIZE, ROWS, PAIRS
+    )
     if TURN:
         delta = tl.load(deltas + token, mask=inside, other=0).to(tl.int64)
         distance = tl.abs(delta)
@@ -132,9 +161,9 @@ def load_rerotate_kernel(
     if tl.program_id(0) * ROWS >= num_tokens * NUM_KV_HEADS:
         return
     source = source_addresses + (passage.to(tl.int64) * num_layers * 2 + layer_and_kind) * 2
-    payload = tl.multiple_of(tl.load(source), ALIGNMENT).to(tl.pointer_type(PAYLOAD_DTYPE))
+    payload = tl.multiple_of(tl.load(source).to(tl.pointer_type(PAYLOAD_DTYPE)), ALIGNMENT)
     scales = tl.load(source + 1).to(tl.pointer_type(tl.float16))
-    cache = tl.multiple_of(tl.load(cache_addresses + layer_and_kind), ALIGNMENT).to(tl.pointer_type(CACHE_DTYPE))
+    cache = tl.multiple_of(tl.load(cache_addresses + layer_and_kind).to(tl.pointer_type(CACHE_DTYPE)), ALIGNMENT)
     slots += first_token
     deltas += first_token
     if layer_and_kind % 2 == 0:

@@ -10,7 +10,7 @@ from kvblend.triton_kernels.parts import Parts
 from kvblend.triton_kernels.probe_scores.context import ProbedContext
 from kvblend.triton_kernels.probe_scores.reference import probe_scores_reference
 from kvblend.triton_kernels.queries import Queries
-from kvblend.triton_kernels.tiles import Tiles, choose_tiles, num_splits
+from kvblend.triton_kernels.tiles import Tiles, capability_of, choose_tiles, num_splits
 
 __all__ = ["ProbedContext", "launches", "probe_scores", "probe_scores_reference"]
 
@@ -66,13 +66,14 @@ def launches(
     *,
     scores: Tensor,
     num_parts: int | None = None,
+    capability: int | None = None,
 ) -> tuple[list[Launch], Parts]:
     """The launches that do this, their arguments already checked, and where they leave the attention."""
     import triton
 
     from kvblend.triton_kernels.probe_scores.kernel import column_scores_kernel, probe_attention_kernel
 
-    tiles = choose_tiles(cache.head_dim, q.dtype)
+    tiles = choose_tiles(cache.head_dim, q.dtype, capability or capability_of(q.device))
     num_requests, group = len(queries.lengths), q.shape[1] // cache.num_kv_heads
     num_tiles = triton.cdiv(queries.longest, tiles.rows // group)
     if num_parts is None:

@@ -170,7 +170,7 @@ def probe_attention_kernel(
     own_end = tl.where(part == PARTS - 1, tl.minimum(first_token + TOKENS, length), 0)
     own_keys += kv_head * own_key_head_stride
     own_values += kv_head * own_value_head_stride
-    for start in tl.range(0, own_end, KEYS):
+    for start in tl.range(0, own_end, KEYS, num_stages=1):
         own = start + tl.arange(0, KEYS)
         present = own < own_end
         loaded = present[:, None] & (dim < HEAD_DIM)[None]

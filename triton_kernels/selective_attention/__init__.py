@@ -8,7 +8,7 @@ from kvblend.triton_kernels.paged_kv import PagedKV
 from kvblend.triton_kernels.parts import Parts
 from kvblend.triton_kernels.queries import Queries
 from kvblend.triton_kernels.selective_attention.reference import selective_attention_reference
-from kvblend.triton_kernels.tiles import choose_tiles, num_splits
+from kvblend.triton_kernels.tiles import capability_of, choose_tiles, num_splits
 
 __all__ = ["launches", "selective_attention", "selective_attention_reference"]
 
@@ -48,13 +48,14 @@ def launches(
     spec: AttentionSpec,
     *,
     num_parts: int | None = None,
+    capability: int | None = None,
 ) -> tuple[list[Launch], Parts]:
     """The launches that do this, their arguments already checked, and where they leave the result."""
     import triton
 
     from kvblend.triton_kernels.selective_attention.kernel import selective_attention_kernel
 
-    tiles = choose_tiles(cache.head_dim, q.dtype)
+    tiles = choose_tiles(cache.head_dim, q.dtype, capability or capability_of(q.device))
     group = q.shape[1] // cache.num_kv_heads
     num_tiles = triton.cdiv(queries.longest, tiles.rows // group)
     if num_parts is None:
