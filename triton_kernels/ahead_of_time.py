@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kvblend.triton_kernels.launch import Launch
 
-__all__ = ["FIELDS", "Resources", "compile_launch", "resource_rows"]
+__all__ = ["CAPABILITIES", "FIELDS", "Resources", "compile_launch", "resource_rows"]
 
 CAPABILITIES = (80, 90, 100)
 FIELDS = (
@@ -65,7 +65,7 @@ def compile_launch(launch: Launch, capability: int) -> Resources:
     compiled = triton.compile(
         ASTSource(launch.kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+        options=launch.options(),
     )
     assembly = compiled.asm["ptx"]
     log = subprocess.run(
@@ -89,13 +89,13 @@ def compile_launch(launch: Launch, capability: int) -> Resources:
     return Resources(int(registers[1]), spilled, compiled.metadata.shared, assembly)
 
 
-def resource_rows() -> Iterator[dict[str, str]]:
-    """A row of the table for each representative launch and architecture."""
+def resource_rows(capabilities: Sequence[int] = CAPABILITIES) -> Iterator[dict[str, str]]:
+    """A row of the table for each architecture and representative launch."""
     import triton
 
     from kvblend.triton_kernels.representative import representative_launches
 
-    for capability in CAPABILITIES:
+    for capability in capabilities:
         for variant, launch in representative_launches(capability):
             found = compile_launch(launch, capability)
             cells = (

@@ -26,9 +26,11 @@ class Launch:
     def run(self) -> None:
         """Launch on the current stream; nothing waits. An empty grid launches nothing."""
         if all(self.grid):
-            self.kernel[self.grid](
-                **self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages
-            )
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told beside the kernel."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
 def uses_kernel(tensor: Tensor) -> bool:
