@@ -1,6 +1,6 @@
 # Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check clean
+.PHONY: help demo serve test check gpu clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,6 +31,9 @@ check: $(INSTALLED) ## lint, formatting, strict types, and the layers of imports
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+gpu: ## on a machine with an NVIDIA GPU, torch and triton: check and time every kernel
+	PYTHONPATH=src $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) benchmarks/gpu/run.py
 
 clean: ## delete the environment, built packages and caches
 	rm -rf $(VENV) .cache build dist src/kvblend.egg-info

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from kvblend.cli.bench.kernels import kernels
 from kvblend.cli.bench.quality_command import quality
 from kvblend.cli.bench.table import result_table
 
@@ -19,6 +20,7 @@ bench_app = typer.Typer(
 )
 
 bench_app.command()(quality)
+bench_app.command()(kernels)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str, typer.Option(help="vLLM's dtype; a CPU without bf16 units is several times faster in float32.")]

@@ -71,7 +71,8 @@ def launches(
     """The launches that do this, their arguments already checked, and where they leave the attention."""
     import triton
 
-    from kvblend.triton_kernels.probe_scores.kernel import column_scores_kernel, probe_attention_kernel
+    from kvblend.triton_kernels.probe_scores.column_kernel import column_scores_kernel
+    from kvblend.triton_kernels.probe_scores.kernel import probe_attention_kernel
 
     tiles = choose_tiles(cache.head_dim, q.dtype, capability or capability_of(q.device))
     num_requests, group = len(queries.lengths), q.shape[1] // cache.num_kv_heads
