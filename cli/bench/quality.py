@@ -55,9 +55,9 @@ def quality_bench(
     """Measure every method on the questions; resumable where `state_path` is given.
 
     Returns rows {selector, encode, recompute_ratio, flops_ratio, num_questions, kl, kl_ci95, agreement, f1,
-    kl_fraction, kl_fraction_ci95}, means over questions; the first is full prefill itself. `kl_fraction` is the KL as a fraction of
-    CacheBlend's (values of layer 1, exact mask, passages alone) at the same ratio. The set's last question gives the
-    unrelated warm context and is not asked.
+    kl_fraction, kl_fraction_ci95}, means over questions; the first is full prefill itself. `kl_fraction` is the KL as
+    a fraction of CacheBlend's (values of layer 1, exact mask, passages alone) at the same ratio. The set's last
+    question gives the unrelated warm context and is not asked.
     """
     questions = load_questions(settings.questions)
     if len(questions) < 3:
