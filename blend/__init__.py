@@ -1,4 +1,4 @@
-"""Selective recompute of reused passage KV: rerotate, probe, select, repair; knows neither vLLM nor Hugging Face."""
+"""Selective recompute of reused passage KV: rerotate, probe, select, repair, whatever the engine."""
 
 from kvblend.blend.attention import AttentionSpec
 from kvblend.blend.context_kv import ContextKV, DenseContextKV
