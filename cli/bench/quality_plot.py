@@ -10,19 +10,20 @@ __all__ = ["quality_plot"]
 
 
 def quality_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a PNG: KL to full prefill against FLOPs, both logarithmic, a line a method, bars of 95% confidence.
+    """Write a PNG: KL to full prefill against FLOPs, both logarithmic, a colour a selector, a line style an encode context.
 
     Raises InvalidRequestError where matplotlib is not installed.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InvalidRequestError("a plot needs matplotlib: install kvblend[plot]") from error
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     methods = dict.fromkeys((row["selector"], row["encode"]) for row in rows if row["encode"] is not None)
-    encodes = list(dict.fromkeys(encode for _, encode in methods))
-    for index, (selector, encode) in enumerate(methods):
+    selectors, encodes = (list(dict.fromkeys(names)) for names in zip(*methods, strict=True))
+    for selector, encode in methods:
         own = sorted(
             (row for row in rows if (row["selector"], row["encode"]) == (selector, encode)),
             key=lambda row: float(row["flops_ratio"]),
@@ -37,7 +38,7 @@ def quality_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             kl,
             yerr=errors,
             label=f"{selector}, {encode}",
-            color=f"C{index % 10}",
+            color=colormaps["tab20"](selectors.index(selector) % 20),
             linestyle=("-", "--", ":", "-.")[encodes.index(encode) % 4],
             marker="o",
             markersize=3,
