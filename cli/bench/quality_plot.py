@@ -10,7 +10,7 @@ __all__ = ["quality_plot"]
 
 
 def quality_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a PNG: KL to full prefill against FLOPs, both logarithmic, a colour a selector, a line style an encode context.
+    """Write a PNG: KL to full prefill against FLOPs, a colour a selector, a line style an encode context.
 
     Raises InvalidRequestError where matplotlib is not installed.
     """
