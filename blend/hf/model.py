@@ -49,6 +49,12 @@ class HuggingFaceModel:
         """Load a model folder or hub name."""
         return cls(AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device))
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer, by the model's generation settings."""
+        ends = self._model.generation_config.eos_token_id
+        return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> None:
         with torch.no_grad(), answered_by(self._answer(attend)):
             self._model.base_model(input_ids=token_ids[None], position_ids=positions[None], use_cache=False)

@@ -97,7 +97,7 @@ class _Bench:
         self._separator = self._prompts.text_ids(SEPARATOR)
         self._neutral = self._prompts.text_ids(default_warm_context())
         self._encoders = make_encoders(model)
-        self._end_tokens = frozenset({tokenizer.eos_token_id})
+        self._end_tokens = model.end_tokens | {tokenizer.eos_token_id}
 
     def question(
         self, index: int, question: Question, last: Question, keys: Sequence[MethodKey], state: QualityState
