@@ -1,6 +1,7 @@
 """`kvblend bench quality`: rows, resumption, plot, and what they stand on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ def run(model: Path, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
-def test_rows_resumed_and_drawn(demo_model_path: Path, tmp_path: Path) -> None:
+def test_rows_resumed_and_drawn(tiny_model_path: Callable[[str], Path], tmp_path: Path) -> None:
     """An interrupted run goes on and gives the same rows; nothing recomputed diverges, everything does not."""
+    model = tiny_model_path("llama3rope")
     output, plot = tmp_path / "rows.jsonl", tmp_path / "plot.png"
     options = [
         "--num-questions",
@@ -38,14 +40,14 @@ def test_rows_resumed_and_drawn(demo_model_path: Path, tmp_path: Path) -> None:
     ]
     for selector in ("none", "all", "probe", "cacheblend_v"):
         options += ["--selector", selector]
-    rows = run(demo_model_path, *options, "--plot", str(plot), "--json")
+    rows = run(model, *options, "--plot", str(plot), "--json")
     assert [json.loads(line) for line in output.read_text().splitlines()] == rows
     assert plot.read_bytes().startswith(b"\x89PNG")
     by_method = {(row["selector"], row["encode"]): row for row in rows}
     assert by_method["full_prefill", None]["flops_ratio"] == 1.0
     for encode in ("alone", "warm"):
         none, everything = by_method["none", encode], by_method["all", encode]
-        assert everything["kl"] < 1e-6 < none["kl"] and everything["agreement"] == 1.0
+        assert everything["kl"] < 1e-5 < none["kl"] and everything["agreement"] == 1.0
         assert everything["f1"] == by_method["full_prefill", None]["f1"]
         for name in ("none", "probe", "cacheblend_v"):
             row = by_method[name, encode]
@@ -56,7 +58,7 @@ def test_rows_resumed_and_drawn(demo_model_path: Path, tmp_path: Path) -> None:
     state = output.with_suffix(".state.jsonl")
     lines = state.read_text().splitlines(keepends=True)
     state.write_text("".join(lines[:-3]) + lines[-3][:20])  # killed while it wrote
-    again = run(demo_model_path, *options, "--json")
+    again = run(model, *options, "--json")
     assert len(state.read_text().splitlines()) == len(lines)
     for row, other in zip(rows, again, strict=True):
         assert row["kl"] == pytest.approx(other["kl"], abs=1e-7)
