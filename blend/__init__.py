@@ -5,7 +5,7 @@ from kvblend.blend.context_kv import ContextKV, DenseContextKV
 from kvblend.blend.flops import ModelFlops
 from kvblend.blend.model import Attend, BlendModel
 from kvblend.blend.passes import Rows, probe, repair
-from kvblend.blend.rotary import RotaryTable, rerotate
+from kvblend.blend.rotary import RotaryTable, rerotate, rerotate_layers, rotation_tolerance
 from kvblend.blend.selectors import LAB_SELECTORS, SELECTORS, LabPrompt, LabSelector, Selector, num_selected
 
 __all__ = [
@@ -26,4 +26,6 @@ __all__ = [
     "probe",
     "repair",
     "rerotate",
+    "rerotate_layers",
+    "rotation_tolerance",
 ]

@@ -5,12 +5,13 @@ a key from p to p' is turning it by (p' - p) * f_i: exact for every kind of RoPE
 prompt's length (default, linear, llama3, YaRN, partial), and m, already in the key, is not applied again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["RotaryTable", "rerotate"]
+__all__ = ["RotaryTable", "rerotate", "rerotate_layers", "rotation_tolerance"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,23 @@ def rerotate(keys: Tensor, table: RotaryTable, *, delta: int) -> Tensor:
         first, second = turned.chunk(2, dim=-1)
         result = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return torch.cat((result.to(keys.dtype), passed), dim=-1)
+
+
+def rerotate_layers(kv: Tensor, tables: Sequence[RotaryTable | None], *, delta: int) -> None:
+    """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place.
+
+    `tables`: each layer's, None where it does not rotate. Neighbouring layers of one table are turned together.
+    """
+    start = 0
+    for layer in range(1, len(tables) + 1):
+        table = tables[start]
+        if layer < len(tables) and tables[layer] is table:
+            continue
+        if table is not None:
+            kv[start:layer, 0] = rerotate(kv[start:layer, 0], table, delta=delta)
+        start = layer
+
+
+def rotation_tolerance(dtype: torch.dtype) -> float:
+    """How far, relative to their norm, keys that were moved may be from keys computed where they went."""
+    return 1e-3 if dtype == torch.float32 else 5e-2

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from vllm.forward_context import create_forward_context, override_forward_context
 
-from kvblend.blend import Attend, AttentionSpec, RotaryTable, rerotate
+from kvblend.blend import Attend, AttentionSpec, RotaryTable, rerotate_layers, rotation_tolerance
 from kvblend.core.errors import UnsupportedModelError
 
 __all__ = ["EngineModel"]
@@ -81,14 +81,7 @@ class EngineModel:
 
     def rerotate(self, kv: Tensor, *, delta: int) -> None:
         """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place."""
-        start = 0
-        for layer in range(1, self.num_layers + 1):
-            table = self._tables[start]
-            if layer < self.num_layers and self._tables[layer] is table:
-                continue
-            if table is not None:
-                kv[start:layer, 0] = rerotate(kv[start:layer, 0], table, delta=delta)
-            start = layer
+        rerotate_layers(kv, self._tables, delta=delta)
 
     @staticmethod
     def _spec(layer: Any) -> AttentionSpec:
@@ -126,7 +119,7 @@ class EngineModel:
             )
         before, after = torch.stack(keys[0]), torch.stack(keys[1])
         self.rerotate(before, delta=PROBE_DELTA)
-        tolerance = 1e-3 if before.dtype == torch.float32 else 5e-2
+        tolerance = rotation_tolerance(before.dtype)
         for part, values in (("keys", 0), ("values", 1)):
             deviation = (before[:, values].float() - after[:, values].float()).norm()
             if not deviation <= tolerance * after[:, values].float().norm():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
@@ -15,7 +15,7 @@ from kvblend.blend.flops import ModelFlops
 from kvblend.blend.hf.attention_function import ATTENTION_NAME, answered_by, register
 from kvblend.blend.hf.rotary_tables import choose_table, possible_tables
 from kvblend.blend.model import Attend
-from kvblend.blend.rotary import RotaryTable, rerotate
+from kvblend.blend.rotary import RotaryTable, rerotate_layers, rotation_tolerance
 from kvblend.core.errors import UnsupportedModelError
 
 __all__ = ["HuggingFaceModel"]
@@ -74,9 +74,7 @@ class HuggingFaceModel:
 
     def rerotate(self, kv: Tensor, *, delta: int) -> None:
         """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place."""
-        for layer, table in enumerate(self._tables):
-            if table is not None:
-                kv[layer, 0] = rerotate(kv[layer, 0], table, delta=delta)
+        rerotate_layers(kv, self._tables, delta=delta)
 
     def empty_kv(self, num_tokens: int) -> Tensor:
         """Zeros `[layer, k|v, token, kv_head, head_dim]` of the model's dtype, on its device."""
@@ -112,7 +110,7 @@ class HuggingFaceModel:
         delta = min(TRIED_DELTA, num_positions - TRIED_TOKENS)
         tables = possible_tables(self._model, num_positions=num_positions)
         before, after = self._try(TRIED_TOKENS, 0)[0], self._try(TRIED_TOKENS, delta)[0]
-        tolerance = 1e-3 if self.dtype == torch.float32 else 5e-2
+        tolerance = rotation_tolerance(self.dtype)
         self._tables: list[RotaryTable | None] = []
         for (_, _, k, v, _), (_, _, moved_k, moved_v, _) in zip(before, after, strict=True):
             choose_table([None], v, moved_v, delta=delta, tolerance=tolerance)
@@ -126,8 +124,8 @@ class HuggingFaceModel:
         positions = torch.arange(first, first + num_tokens, device=self.device)[None]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
 
-            def answer(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Tensor:
-                seen.append((int(module.layer_idx), q, k.clone(), v.clone(), dict(options)))  # type: ignore[arg-type]
+            def answer(module: Any, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> Tensor:
+                seen.append((int(module.layer_idx), q, k.clone(), v.clone(), dict(options)))
                 marks.append(counter.get_total_flops())
                 return torch.zeros_like(q)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kvblend.blend.selectors.check_layer import Deviation, check_layer, deviation_scores
 from kvblend.blend.selectors.lab import Computed, LabPrompt
-from kvblend.blend.selectors.selector import num_selected
+from kvblend.blend.selectors.selector import highest, num_selected
 
 __all__ = ["CacheBlendSelector"]
 
@@ -32,7 +32,7 @@ class CacheBlendSelector:
         reused = check_layer(prompt, self.layer)
         scores = deviation_scores(self.deviation, reused, prompt.context.data[self.layer])[candidates]
         count = num_selected(len(candidates), recompute_ratio)
-        selected = candidates[scores.topk(count).indices.sort().values]
+        selected = highest(candidates, scores, count)
         rows = (everything,) * (self.layer + 1) + (selected,) * (prompt.model.num_layers - self.layer)
         if self.exact_mask:
             prompt.repair(selected)

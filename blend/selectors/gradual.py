@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kvblend.blend.selectors.check_layer import Deviation, check_layer, deviation_scores
 from kvblend.blend.selectors.lab import Computed, LabPrompt
-from kvblend.blend.selectors.selector import num_selected
+from kvblend.blend.selectors.selector import highest, num_selected
 
 __all__ = ["GradualSelector"]
 
@@ -35,7 +35,7 @@ class GradualSelector:
         ]
         reused = check_layer(prompt, self.layer)
         scores = deviation_scores(self.deviation, reused, context.data[self.layer])[candidates]
-        first = candidates[scores.topk(counts[self.layer]).indices.sort().values]
+        first = highest(candidates, scores, counts[self.layer])
         rows = [everything] * (self.layer + 1) + [first]
         kept = torch.ones(len(first), dtype=torch.bool, device=first.device)  # of the rows of `first`
 
@@ -47,7 +47,7 @@ class GradualSelector:
             context.write(layer, first[active], k[active], v[active])
             if layer > self.layer:
                 deviations = deviation_scores(self.deviation, before, torch.stack((k[active], v[active])))
-                best = active[deviations.topk(min(counts[layer], len(active))).indices.sort().values]
+                best = highest(active, deviations, min(counts[layer], len(active)))
                 kept = torch.zeros_like(kept)
                 kept[best] = True
                 rows.append(first[best])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kvblend.blend.attention import mean_attention_weights
 from kvblend.blend.selectors.lab import Computed, LabPrompt
-from kvblend.blend.selectors.selector import num_selected
+from kvblend.blend.selectors.selector import highest, num_selected
 
 __all__ = ["InfoFlowSelector"]
 
@@ -24,9 +24,8 @@ class InfoFlowSelector:
 
     def blend(self, prompt: LabPrompt, *, recompute_ratio: float) -> Computed:
         candidates = prompt.candidates
-        scores = self._scores(prompt)[candidates]
-        best = scores.topk(num_selected(len(candidates), recompute_ratio)).indices.sort().values
-        return prompt.repair(candidates[best], num_probes=1)
+        count = num_selected(len(candidates), recompute_ratio)
+        return prompt.repair(highest(candidates, self._scores(prompt)[candidates], count), num_probes=1)
 
     def _scores(self, prompt: LabPrompt) -> Tensor:
         context, positions = prompt.context, prompt.question_positions

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kvblend.blend.selectors.selector import num_selected
+from kvblend.blend.selectors.selector import highest, num_selected
 
 __all__ = ["ProbeSelector"]
 
@@ -21,4 +21,4 @@ class ProbeSelector:
     def select(self, candidates: Tensor, *, recompute_ratio: float, scores: Tensor | None) -> Tensor:
         assert scores is not None
         count = self.count(len(candidates), recompute_ratio=recompute_ratio)
-        return candidates[scores[candidates].topk(count).indices.sort().values]
+        return highest(candidates, scores[candidates], count)

@@ -4,12 +4,17 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Selector", "num_selected"]
+__all__ = ["Selector", "highest", "num_selected"]
 
 
 def num_selected(num_candidates: int, recompute_ratio: float) -> int:
     """How many of `num_candidates` reused tokens a ratio stands for: rounded to the nearest, never beyond all."""
     return min(num_candidates, round(num_candidates * recompute_ratio))
+
+
+def highest(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+    """The `count` of `candidates` (ascending) whose scores, one a candidate, are highest; ascending."""
+    return candidates[scores.topk(count).indices.sort().values]
 
 
 class Selector(Protocol):
