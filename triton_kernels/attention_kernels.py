@@ -113,28 +113,104 @@ def attend_paged(
 
 
 @triton.jit
-def store_rows(
-    out,
-    lse,
-    part,
-    query,
-    head,
-    inside,
+def attend_causal(
+    q,
+    row_positions,
+    keys,
+    values,
+    block_table,
+    readable,
+    begin,
+    end,
+    first_position,
+    first_visible,
+    num_keys,
+    key_block_stride,
+    key_token_stride,
+    key_dim_stride,
+    value_block_stride,
+    value_token_stride,
+    value_dim_stride,
+    scale,
+    soft_cap,
     weighted,
     highest,
     total,
-    num_queries,
-    NUM_HEADS: tl.constexpr,
+    HAS_READABLE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HAS_CAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
 ):
-    """Write each row's attention and natural log-sum-exp to `[part, query, head]`; -inf and 0 where it saw nothing."""
-    dim = tl.arange(0, DIMS)
-    row = (part.to(tl.int64) * num_queries + query) * NUM_HEADS + head
-    divisor = tl.where(total > 0.0, total, 1.0)
-    result = (weighted / divisor[:, None]).to(out.dtype.element_ty)
-    tl.store(out + row[:, None] * HEAD_DIM + dim[None], result, mask=inside[:, None] & (dim < HEAD_DIM)[None])
-    tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)
+    """Attend to keys `[begin, end)`: without masks to the whole tiles up to `first_position`, which every row sees."""
+    middle = begin
+    if WINDOW == 0 and not HAS_READABLE:
+        middle = tl.maximum(begin, tl.minimum(end, tl.minimum(num_keys, first_position + 1) // KEYS * KEYS))
+        weighted, highest, total = attend_paged(
+            q,
+            row_positions,
+            keys,
+            values,
+            block_table,
+            readable,
+            begin,
+            middle,
+            first_visible,
+            num_keys,
+            key_block_stride,
+            key_token_stride,
+            key_dim_stride,
+            value_block_stride,
+            value_token_stride,
+            value_dim_stride,
+            scale,
+            soft_cap,
+            weighted,
+            highest,
+            total,
+            False,
+            False,
+            WINDOW,
+            HAS_CAP,
+            HEAD_DIM,
+            DIMS,
+            BLOCK_SIZE,
+            KEYS,
+        )
+    weighted, highest, total = attend_paged(
+        q,
+        row_positions,
+        keys,
+        values,
+        block_table,
+        readable,
+        middle,
+        end,
+        first_visible,
+        num_keys,
+        key_block_stride,
+        key_token_stride,
+        key_dim_stride,
+        value_block_stride,
+        value_token_stride,
+        value_dim_stride,
+        scale,
+        soft_cap,
+        weighted,
+        highest,
+        total,
+        True,
+        HAS_READABLE,
+        WINDOW,
+        HAS_CAP,
+        HEAD_DIM,
+        DIMS,
+        BLOCK_SIZE,
+        KEYS,
+    )
+    return weighted, highest, total
 
 
 @triton.jit

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from kvblend.triton_kernels.attention_kernels import LOG2E, attend_paged, attend_tile, dot, logits_of, store_rows
+from kvblend.triton_kernels.attention_kernels import attend_causal, attend_tile, dot, logits_of
+from kvblend.triton_kernels.row_kernels import begin_rows, load_rows, part_of_keys, store_rows
 
 
 @triton.jit
@@ -64,82 +65,37 @@ def probe_attention_kernel(
     first_token = tile * TOKENS
     if first_token >= length:
         return
-    row = tl.arange(0, ROWS)
-    token = first_token + row // GROUP
-    inside = (row < TOKENS * GROUP) & (token < length)
-    query = first_query + token
-    head = kv_head * GROUP + row % GROUP
-    dim = tl.arange(0, DIMS)
-    q_tile = tl.load(
-        q + (query * q_token_stride + head * q_head_stride)[:, None] + dim[None],
-        mask=inside[:, None] & (dim < HEAD_DIM)[None],
-        other=0.0,
+    q_tile, row_positions, query, head, inside = load_rows(
+        q,
+        positions,
+        first_query,
+        first_token,
+        length,
+        kv_head,
+        q_token_stride,
+        q_head_stride,
+        GROUP,
+        HEAD_DIM,
+        DIMS,
+        ROWS,
     )
-    row_positions = tl.load(positions + query, mask=inside, other=-1).to(tl.int32)
     first_position = tl.load(positions + first_query + first_token).to(tl.int32)
-    first_visible = 0
-    if WINDOW > 0:
-        first_visible = tl.maximum(first_position + 1 - WINDOW, 0)
-    lowest = first_visible // KEYS * KEYS
-    keys_per_part = tl.cdiv(tl.cdiv(tl.maximum(num_keys - lowest, 0), KEYS), PARTS) * KEYS
-    begin = lowest + part * keys_per_part
-    end = tl.minimum(begin + keys_per_part, num_keys)
-    middle = begin
-    if WINDOW == 0 and not HAS_READABLE:
-        middle = tl.maximum(begin, tl.minimum(end, tl.minimum(num_keys, first_position + 1) // KEYS * KEYS))
-
-    weighted = tl.zeros([ROWS, DIMS], tl.float32)
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    if HAS_SINKS:
-        sink = tl.load(sinks + head, mask=inside, other=0.0) * LOG2E
-        highest = tl.where(part == 0, sink, float("-inf"))
-        total = tl.where(part == 0, total + 1.0, total)
+    first_visible, begin, end = part_of_keys(first_position, num_keys, part, WINDOW, KEYS, PARTS)
+    weighted, highest, total = begin_rows(sinks, head, inside, part, HAS_SINKS, ROWS, DIMS)
     keys += kv_head * key_head_stride
     values += kv_head * value_head_stride
     block_table = block_tables + request * table_stride
     readable += first_context
-    if WINDOW == 0 and not HAS_READABLE:
-        weighted, highest, total = attend_paged(
-            q_tile,
-            row_positions,
-            keys,
-            values,
-            block_table,
-            readable,
-            begin,
-            middle,
-            first_visible,
-            num_keys,
-            key_block_stride,
-            key_token_stride,
-            key_dim_stride,
-            value_block_stride,
-            value_token_stride,
-            value_dim_stride,
-            scale,
-            soft_cap,
-            weighted,
-            highest,
-            total,
-            False,
-            False,
-            WINDOW,
-            HAS_CAP,
-            HEAD_DIM,
-            DIMS,
-            BLOCK_SIZE,
-            KEYS,
-        )
-    weighted, highest, total = attend_paged(
+    weighted, highest, total = attend_causal(
         q_tile,
         row_positions,
         keys,
         values,
         block_table,
         readable,
-        middle,
+        begin,
         end,
+        first_position,
         first_visible,
         num_keys,
         key_block_stride,
@@ -153,7 +109,6 @@ def probe_attention_kernel(
         weighted,
         highest,
         total,
-        True,
         HAS_READABLE,
         WINDOW,
         HAS_CAP,
@@ -162,6 +117,7 @@ def probe_attention_kernel(
         BLOCK_SIZE,
         KEYS,
     )
+    dim = tl.arange(0, DIMS)
     # The question's own keys, which are in no block, are the last part's.
     own_end = tl.where(part == PARTS - 1, tl.minimum(first_token + TOKENS, length), 0)
     own_keys += kv_head * own_key_head_stride
