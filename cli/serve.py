@@ -52,10 +52,10 @@ def serve(
     console = Console(stderr=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
+    from kvblend.cli.models import fetch_embedding_model, resolve_model
     from kvblend.cli.run_service import run_service
 
-    model = str(fetch_demo_model()) if model == "demo" else model
+    model = resolve_model(model)
     embedding = embedding_model or str(fetch_embedding_model())
     if engine_url:
         controls = control or [settings.control] * len(engine_url)

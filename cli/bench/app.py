@@ -108,9 +108,9 @@ def itl(
 
 
 def _run(model: str, bench: Callable[[str, Console], dict[str, Any]], as_json: bool) -> None:
-    from kvblend.cli.models import fetch_demo_model
+    from kvblend.cli.models import resolve_model
 
-    result = bench(str(fetch_demo_model()) if model == "demo" else model, Console(stderr=True))
+    result = bench(resolve_model(model), Console(stderr=True))
     if as_json:
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from kvblend.cli.bench.table import rows_table
 
 __all__ = ["kernels", "kernels_bench"]
 
@@ -40,11 +41,5 @@ def kernels(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
         return
-    table = Table(title=f"Kernels on {result['device']}")
-    for column in result["results"][0]:
-        table.add_column(column)
-    for row in result["results"]:
-        table.add_row(
-            *("" if value is None else f"{value:.3g}" if isinstance(value, float) else value for value in row.values())
-        )
-    Console().print(table)
+    rows = result["results"]
+    Console().print(rows_table(rows, list(rows[0]), title=f"Kernels on {result['device']}"))

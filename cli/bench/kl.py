@@ -1,6 +1,5 @@
 """Divergence from full prefill through the connector, on a question set."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.progress import Progress
 
 from kvblend.cli.bench.divergence import mean_kl
 from kvblend.cli.bench.engine import BenchEngine
+from kvblend.cli.bench.question_set import load_questions
 
 __all__ = ["kl_bench"]
 
@@ -37,7 +37,7 @@ def kl_bench(
     preamble and a warm context: the first passage of the file's last question.
     Returns {machine, versions, results}, a row a ratio: {recompute_ratio, num_questions, kl, kl_stderr, agreement}.
     """
-    examples = json.loads(questions.read_text())
+    examples = load_questions(questions)
     longest = num_passages * (passage_tokens + 8) + 512
     scores: dict[float, list[tuple[float, float]]] = {ratio: [] for ratio in ratios}
     with (
@@ -45,12 +45,12 @@ def kl_bench(
         BenchEngine(model, dtype=dtype, max_model_len=longest, preamble=PREAMBLE) as engine,
     ):
         separator = engine.ids("\n\n")
-        engine.warm(engine.ids(examples[-1]["ctxs"][0]["text"])[:passage_tokens] + separator)
+        engine.warm(engine.ids(examples[-1].passages[0])[:passage_tokens] + separator)
         for example in progress.track(examples[:num_questions], description="questions"):
-            passages = [engine.ids(ctx["text"])[:passage_tokens] + separator for ctx in example["ctxs"][:num_passages]]
+            passages = [engine.ids(text)[:passage_tokens] + separator for text in example.passages[:num_passages]]
             for passage in passages:
                 engine.encode(passage)
-            tail = engine.ids(f"Question: {example['question']}<|im_end|>\n<|im_start|>assistant\n")
+            tail = engine.ids(f"Question: {example.question}<|im_end|>\n<|im_start|>assistant\n")
             prompt = engine.prompt(passages, tail)
             answer, reference = engine.answer_distributions(prompt, order=None, answer=None, num_tokens=ANSWER_TOKENS)
             for ratio in ratios:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.question_set import Half
+from kvblend.cli.bench.table import rows_table
 
 __all__ = ["quality"]
 
@@ -53,7 +54,7 @@ def quality(
     from kvblend.cli.bench.quality import QualitySettings, quality_bench
     from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
     from kvblend.cli.bench.quality_plot import quality_plot
-    from kvblend.cli.models import fetch_demo_model
+    from kvblend.cli.models import resolve_model
 
     selectors = selector or [name for name in LAB_SELECTORS if name != "all"]
     encodes = encode or ENCODES
@@ -62,7 +63,7 @@ def quality(
         if unknown:
             raise typer.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint=f"--{what}")
     rows = quality_bench(
-        str(fetch_demo_model()) if model == "demo" else model,
+        resolve_model(model),
         QualitySettings(
             questions=questions, num_passages=num_passages, passage_tokens=passage_tokens, half=half, dtype=dtype
         ),
@@ -81,21 +82,4 @@ def quality(
     if as_json:
         sys.stdout.write(lines)
     else:
-        _print(rows)
-
-
-def _print(rows: list[dict[str, object]]) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{rows[0]['num_questions']} questions")
-    for column in TABLE_COLUMNS:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(_shown(row[column]) for column in TABLE_COLUMNS))
-    Console().print(table)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return " to ".join(_shown(part) for part in value)
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_questions']} questions"))
