@@ -13,7 +13,6 @@ from kvblend.api.encoder import NO_CONTEXT, Encoder
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.replica import EngineFacts, Replicas
-from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.identity import token_hash
 from kvblend.core.plan import ContextPlan, KVBlendParams, SelectorName
 from kvblend.core.report import BlendReport
@@ -71,22 +70,18 @@ class Blender:
             "stream_options": {"include_usage": True},
         }
         answer = _Answer(order, facts)
-        replica.in_flight += 1
         asking: asyncio.Task[BlendReport | None] | None = None
-        try:
-            async with aclosing(replica.engine.stream("/v1/completions", body)) as chunks:
-                async for chunk in chunks:
-                    if answer.see(chunk) and "kv_transfer_params" in body:
-                        asking = asyncio.create_task(replica.control.report(report_id, wait_s=REPORT_WAIT_S))
-                    yield chunk
-            report = answer.report(await asking if asking else None)
-        except EngineUnavailableError:
-            replica.forget()
-            raise
-        finally:
-            replica.in_flight -= 1
-            if asking:
-                asking.cancel()
+        with replica.request():
+            try:
+                async with aclosing(replica.engine.stream("/v1/completions", body)) as chunks:
+                    async for chunk in chunks:
+                        if answer.see(chunk) and "kv_transfer_params" in body:
+                            asking = asyncio.create_task(replica.control.report(report_id, wait_s=REPORT_WAIT_S))
+                        yield chunk
+                report = answer.report(await asking if asking else None)
+            finally:
+                if asking:
+                    asking.cancel()
         self._metrics.answer(report)
         self._encoder.encode_soon(missing)
         yield report

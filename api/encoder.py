@@ -133,14 +133,8 @@ class Encoder:
             "temperature": 0.0,
             "kv_transfer_params": {"kvblend": order.model_dump(mode="json", exclude_none=True)},
         }
-        replica.in_flight += 1
-        try:
+        with replica.request():
             await replica.engine.post("/v1/completions", body)
-        except EngineUnavailableError:
-            replica.forget()
-            raise
-        finally:
-            replica.in_flight -= 1
         return None
 
     async def _committed(self, replica: Replica, info: EngineInfo, name: KVName, report_id: str) -> str | None:

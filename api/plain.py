@@ -7,7 +7,6 @@ from typing import Any
 
 from kvblend.api.metrics import Metrics
 from kvblend.api.replica import Replicas
-from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.report import BlendReport
 
 __all__ = ["PlainAnswers"]
@@ -25,14 +24,8 @@ class PlainAnswers:
     async def whole(self, path: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], BlendReport]:
         """vLLM's answer to `POST path`. Its time to first token is not known. Raises what `EngineClient` raises."""
         replica, facts = await self._replicas.choose()
-        replica.in_flight += 1
-        try:
+        with replica.request():
             answer = await replica.engine.post(path, {"model": facts.model, **fields})
-        except EngineUnavailableError:
-            replica.forget()
-            raise
-        finally:
-            replica.in_flight -= 1
         return answer, self._report(answer.get("usage"), ttft_ms=None)
 
     async def stream(self, path: str, fields: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any] | BlendReport, None]:
@@ -44,11 +37,10 @@ class PlainAnswers:
         wants_usage = bool(options.get("include_usage"))
         body = {**fields, "stream_options": {**options, "include_usage": True}}
         replica, facts = await self._replicas.choose()
-        replica.in_flight += 1
         usage: dict[str, Any] | None = None
         ttft_ms: float | None = None
         sent_at = time.perf_counter()
-        try:
+        with replica.request():
             async with aclosing(replica.engine.stream(path, {"model": facts.model, **body})) as chunks:
                 async for chunk in chunks:
                     if ttft_ms is None:
@@ -56,11 +48,6 @@ class PlainAnswers:
                     usage = chunk.get("usage") or usage
                     if chunk["choices"] or wants_usage:
                         yield chunk
-        except EngineUnavailableError:
-            replica.forget()
-            raise
-        finally:
-            replica.in_flight -= 1
         yield self._report(usage, ttft_ms=ttft_ms)
 
     def _report(self, usage: Mapping[str, Any] | None, *, ttft_ms: float | None) -> BlendReport:

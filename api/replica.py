@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kvblend.api.control import ControlClient
 from kvblend.api.engine import EngineClient
+from kvblend.api.load import Load
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError
 
@@ -33,7 +35,7 @@ class Replica:
     def __init__(self, url: str, control_address: str) -> None:
         self.engine = EngineClient(url)
         self.control = ControlClient(control_address)
-        self.in_flight = 0
+        self.load = Load()
         self._facts: EngineFacts | None = None
         self._asked_at = 0.0
         self._asking = asyncio.Lock()
@@ -55,6 +57,16 @@ class Replica:
             if facts is None or silent_too_long:
                 facts = await self._ask()
             return facts
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request while the block runs; a server that fails it is forgotten."""
+        with self.load.request():
+            try:
+                yield
+            except EngineUnavailableError:
+                self.forget()
+                raise
 
     def forget(self) -> None:
         """Ask again before the next request: the server died, and another model may come back."""
@@ -94,7 +106,7 @@ class Replicas:
     async def choose(self) -> tuple[Replica, EngineFacts]:
         """The least busy server that answers. Raises EngineUnavailableError where none does."""
         failure: EngineUnavailableError | None = None
-        for replica in sorted(self._replicas, key=lambda replica: replica.in_flight):
+        for replica in sorted(self._replicas, key=lambda replica: replica.load.num_requests):
             try:
                 return replica, await replica.facts()
             except EngineUnavailableError as error:
