@@ -1,0 +1,94 @@
+"""Where a model's calibration lies, and how it is read and written.
+
+<model folder>/kvblend-calibration.json         a model in a folder that can be written
+<home>/calibrations/<model fingerprint>.json    any other
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kvblend.core.calibration import Calibration
+
+__all__ = ["CALIBRATION_FILE", "read_calibration", "write_calibration"]
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_FILE = "kvblend-calibration.json"
+
+
+def write_calibration(calibration: Calibration, *, model: str, home: Path) -> Path:
+    """Write a calibration beside the model, or under `home` where that is a hub name or cannot be written.
+
+    The file appears whole, by a rename, in place of an older one. Returns its path. Raises OSError where neither
+    place can be written.
+    """
+    text = calibration.model_dump_json(indent=2) + "\n"
+    folder = Path(model)
+    if folder.is_dir():
+        try:
+            return _replace(folder / CALIBRATION_FILE, text)
+        except OSError as error:
+            logger.info("the calibration goes to %s: %s", home, error)
+    path = _path_in(home, calibration.model_fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _replace(path, text)
+
+
+def read_calibration(model: str, *, model_fingerprint: str, home: Path) -> Calibration | None:
+    """Read the calibration of the model with this fingerprint; None where there is none.
+
+    A file of another model, dtype or version, or one that is malformed, is passed over with a warning.
+    """
+    for path in (Path(model) / CALIBRATION_FILE, _path_in(home, model_fingerprint)):
+        for calibration in _read(path):
+            if calibration.model_fingerprint == model_fingerprint:
+                return calibration
+            logger.warning(
+                "%s is not used: it was measured on another model or dtype than the one that is served (%s in %s, "
+                "fingerprint %s; served is fingerprint %s)",
+                path,
+                calibration.model,
+                calibration.dtype,
+                calibration.model_fingerprint[:12],
+                model_fingerprint[:12],
+            )
+    return None
+
+
+def _path_in(home: Path, model_fingerprint: str) -> Path:
+    return home / "calibrations" / f"{model_fingerprint}.json"
+
+
+def _read(path: Path) -> Iterator[Calibration]:
+    """The file's calibration; nothing where there is no file or it cannot be used."""
+    try:
+        yield Calibration.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        logger.warning("%s cannot be read: %s", path, error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        logger.warning("%s is not used: %s%s", path, f"{where}: " if where else "", first["msg"])
+
+
+def _replace(path: Path, text: str) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    scratch = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.chmod(0o644)  # a temporary file is its owner's alone; the service may run as another user
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    return path
