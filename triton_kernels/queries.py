@@ -21,7 +21,7 @@ class Queries:
     """int64 `[num_requests + 1]`: request i's queries are `starts[i]` to `starts[i + 1]`."""
     lengths: tuple[int, ...]
     last_position: int
-    """The largest position of all; -1 without queries."""
+    """The largest position of all, or a bound on it; -1 without queries."""
 
     @classmethod
     def of(cls, positions: Sequence[Tensor], *, device: torch.device | str = "cpu") -> "Queries":
@@ -35,6 +35,13 @@ class Queries:
         last = max((int(own[-1]) for own in positions if len(own)), default=-1)
         target = torch.device(device)
         return cls(to_device(joined, target), to_device(starts, target), lengths, last)
+
+    @classmethod
+    def within(cls, positions: Sequence[Tensor], *, num_keys: int) -> "Queries":
+        """Of positions that are on the device and stay there: nobody looks whether they increase, up to `num_keys`."""
+        lengths = tuple(len(own) for own in positions)
+        joined = torch.cat([own.long() for own in positions])
+        return cls(joined, to_device(torch.tensor([0, *lengths]).cumsum(0), joined.device), lengths, num_keys - 1)
 
     @property
     def longest(self) -> int:

@@ -4,18 +4,20 @@ from collections.abc import Iterator
 
 import torch
 
+from kvblend.triton_kernels.address_table import AddressTable
 from kvblend.triton_kernels.attention_spec import AttentionSpec
 from kvblend.triton_kernels.codecs import Codec
 from kvblend.triton_kernels.gather_quantize import launches as gather_launches
 from kvblend.triton_kernels.kv_deviation import launches as deviation_launches
 from kvblend.triton_kernels.launch import Launch
-from kvblend.triton_kernels.load_rerotate import launches as load_launches
+from kvblend.triton_kernels.load_rerotate import LoadPlan
 from kvblend.triton_kernels.paged_kv import PagedKV, PagedLayers
 from kvblend.triton_kernels.probe_scores import ProbedContext
 from kvblend.triton_kernels.probe_scores import launches as probe_launches
 from kvblend.triton_kernels.queries import Queries
 from kvblend.triton_kernels.selective_attention import launches as attention_launches
 from kvblend.triton_kernels.staged import StagedPassage
+from kvblend.triton_kernels.write_kv import launches as write_launches
 
 __all__ = ["representative_launches"]
 
@@ -31,7 +33,18 @@ def _moves(codec: Codec, head_dim: int, rotary_pairs: int, interleaved: bool) ->
     caches = PagedLayers.of([_cache(head_dim), _cache(head_dim)])
     staged = [StagedPassage.empty(2, 48, NUM_KV_HEADS, head_dim, codec=codec, dtype=DTYPE)]
     slots, cos = torch.arange(BLOCK_SIZE, BLOCK_SIZE + 48), torch.empty(64, rotary_pairs)
-    yield from load_launches(staged, caches, slots, slots, cos, cos, interleaved=interleaved, source_layers=[0, 1])
+    plan = LoadPlan(
+        tuple(staged),
+        caches,
+        slots,
+        slots,
+        cos,
+        cos,
+        interleaved,
+        (0, 1),
+        AddressTable.of(staged, (0, 1), device=slots.device),
+    )
+    yield from plan.launches()
     if not interleaved:
         yield from gather_launches(caches, slots, staged, target_layers=[0, 1])
 
@@ -77,4 +90,6 @@ def representative_launches(capability: int) -> Iterator[tuple[str, Launch]]:
             yield "head_dim 128; window; soft cap; sinks; partly readable", launch
     fresh, slots = torch.empty(48, NUM_KV_HEADS, 128, dtype=DTYPE), torch.arange(48)
     for launch in deviation_launches(fresh, _cache(128).keys, slots, torch.empty(48)):
+        yield "head_dim 128", launch
+    for launch in write_launches(fresh, fresh, _cache(128), slots):
         yield "head_dim 128", launch

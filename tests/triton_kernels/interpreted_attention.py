@@ -14,10 +14,12 @@ from kvblend.triton_kernels import (
     kv_deviation,
     probe_scores,
     selective_attention,
+    write_kv,
 )
 from kvblend.triton_kernels.kv_deviation import kv_deviation_reference
 from kvblend.triton_kernels.probe_scores import probe_scores_reference
 from kvblend.triton_kernels.selective_attention import selective_attention_reference
+from kvblend.triton_kernels.write_kv import write_kv_reference
 from tests.triton_kernels.paged_samples import block_tables, fill, paged_cache, slots_of
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -120,3 +122,20 @@ def test_kv_deviation(case: Case) -> None:
         torch.testing.assert_close(
             kv_deviation(fresh, view, slots), kv_deviation_reference(fresh, view, slots), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("case", CASES[:6], ids=str)
+def test_write_kv(case: Case) -> None:
+    """Reference: the PyTorch specification. Ours: the kernel, from strided tokens; two of them go nowhere."""
+    cache, tables, _ = sample(case)
+    other, _, _ = sample(case)
+    slots = torch.cat([slots_of(tables[row], length, case.block_size) for row, length in enumerate(case.lengths)])
+    slots[0], slots[len(slots) // 2] = -1, case.block_size - 1
+    joined = torch.randn(len(slots), 2 * case.kv_heads, case.head_dim).to(case.dtype)
+    keys, values = joined.chunk(2, dim=1)
+    values = values.transpose(0, 1).contiguous().transpose(0, 1)
+    write_kv(keys, values, cache, slots)
+    write_kv_reference(keys, values, other, slots)
+    for ours, theirs in ((cache.keys, other.keys), (cache.values, other.values)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    assert bool(cache.keys[0].isnan().all())

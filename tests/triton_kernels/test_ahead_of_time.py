@@ -22,6 +22,7 @@ def test_resources(capability: int) -> None:
         "merge_parts_kernel",
         "probe_attention_kernel",
         "selective_attention_kernel",
+        "write_kv_kernel",
     }
     assert [row for row in rows if row["spilled_bytes"] != "0"] == []
     with TABLE.open() as file:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from kvblend.triton_kernels.address_table import AddressTable
 from kvblend.triton_kernels.codecs import LARGEST, Codec
 from kvblend.triton_kernels.gather_quantize.reference import gather_quantize_reference
-from kvblend.triton_kernels.launch import Launch, kernel_dtype, to_device, uses_kernel
+from kvblend.triton_kernels.launch import Launch, kernel_dtype, uses_kernel
 from kvblend.triton_kernels.paged_kv import PagedLayers
 from kvblend.triton_kernels.staged import StagedPassage
 
@@ -66,22 +66,18 @@ def launches(
     from kvblend.triton_kernels.gather_quantize.kernel import gather_quantize_kernel
 
     cache, codec = caches.first, out[0].codec
-    targets = torch.stack([passage.addresses()[list(target_layers)] for passage in out])
-    lengths = torch.tensor([0, *(passage.num_tokens for passage in out)])
-    table = to_device(torch.cat((targets.flatten(), lengths.cumsum(0))), slots.device)
-    aligned = not bool((targets[..., 0] % 16).any()) and caches.is_aligned
+    table = AddressTable.of(out, target_layers, device=slots.device)
     half = triton.next_power_of_2(cache.head_dim // 2)
     rows = max(1, ELEMENTS_PER_PROGRAM // (2 * half))
     return [
         Launch(
             gather_quantize_kernel,
-            (triton.cdiv(int(lengths.max()) * cache.num_kv_heads, rows), 2 * len(target_layers), len(out)),
+            (triton.cdiv(table.longest * cache.num_kv_heads, rows), 2 * len(target_layers), len(out)),
             {
                 "cache_addresses": caches.addresses,
-                "target_addresses": table[: targets.numel()],
-                "first_tokens": table[targets.numel() :],
+                "target_addresses": table.addresses,
+                "first_tokens": table.first_tokens,
                 "slots": slots,
-                "num_layers": len(target_layers),
                 **cache.strides(),
             },
             {
@@ -93,7 +89,7 @@ def launches(
                 "LARGEST": LARGEST.get(codec.name, 1.0),
                 "PAYLOAD_DTYPE": kernel_dtype(out[0].payload.dtype),
                 "CACHE_DTYPE": kernel_dtype(cache.keys.dtype),
-                "ALIGNMENT": 16 if aligned else 1,
+                "ALIGNMENT": 16 if table.is_aligned and caches.is_aligned else 1,
                 "ROWS": rows,
                 "HALF": half,
             },

@@ -90,10 +90,9 @@ def _move(
 @triton.jit
 def gather_quantize_kernel(
     cache_addresses,  # int64 [layers, k|v]
-    target_addresses,  # int64 [passages, layers, k|v, payload|scales]
+    target_addresses,  # int64 [layers, passages, k|v, payload|scales]
     first_tokens,  # int64 [passages + 1]
     slots,
-    num_layers,
     key_block_stride,
     key_token_stride,
     key_head_stride,
@@ -120,7 +119,8 @@ def gather_quantize_kernel(
     num_tokens = tl.load(first_tokens + passage + 1) - first_token
     if tl.program_id(0) * ROWS >= num_tokens * NUM_KV_HEADS:
         return
-    target = target_addresses + (passage.to(tl.int64) * num_layers * 2 + layer_and_kind) * 2
+    layer = (layer_and_kind // 2).to(tl.int64)
+    target = target_addresses + ((layer * tl.num_programs(2) + passage) * 2 + layer_and_kind % 2) * 2
     payload = tl.multiple_of(tl.load(target).to(tl.pointer_type(PAYLOAD_DTYPE)), ALIGNMENT)
     scales = tl.load(target + 1).to(tl.pointer_type(tl.float16))
     cache = tl.multiple_of(tl.load(cache_addresses + layer_and_kind).to(tl.pointer_type(CACHE_DTYPE)), ALIGNMENT)

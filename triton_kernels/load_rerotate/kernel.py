@@ -124,14 +124,13 @@ def _move(
 
 @triton.jit
 def load_rerotate_kernel(
-    source_addresses,  # int64 [passages, layers, k|v, payload|scales]
+    source_addresses,  # int64 [layers, passages, k|v, payload|scales]
     cache_addresses,  # int64 [layers, k|v]
     first_tokens,  # int64 [passages + 1]
     slots,
     deltas,
     cos,
     sin,
-    num_layers,
     num_positions,
     key_block_stride,
     key_token_stride,
@@ -160,7 +159,8 @@ def load_rerotate_kernel(
     num_tokens = tl.load(first_tokens + passage + 1) - first_token
     if tl.program_id(0) * ROWS >= num_tokens * NUM_KV_HEADS:
         return
-    source = source_addresses + (passage.to(tl.int64) * num_layers * 2 + layer_and_kind) * 2
+    layer = (layer_and_kind // 2).to(tl.int64)
+    source = source_addresses + ((layer * tl.num_programs(2) + passage) * 2 + layer_and_kind % 2) * 2
     payload = tl.multiple_of(tl.load(source).to(tl.pointer_type(PAYLOAD_DTYPE)), ALIGNMENT)
     scales = tl.load(source + 1).to(tl.pointer_type(tl.float16))
     cache = tl.multiple_of(tl.load(cache_addresses + layer_and_kind).to(tl.pointer_type(CACHE_DTYPE)), ALIGNMENT)
