@@ -3,6 +3,9 @@
 A block's page holds keys and values of `block_size` tokens in an order that only the backend knows (vLLM's CPU kernels
 store keys transposed, CUDA backends split the last axis). Its own writer shows it: tokens whose elements are numbered
 are written to the null block, which holds nobody's KV, and where each number lies is the order.
+
+A backend whose kernels know only small blocks has vLLM cut each block into pages of a size that they know: the cache
+then has several pages to a block, one after the other, and tokens keep their slots.
 """
 
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kvblend.core.errors import UnsupportedModelError
+from kvblend.vllm_connector.kv_view import paged_view
 
 __all__ = ["PagedLayer"]
 
@@ -20,22 +24,38 @@ DIGIT = 128
 
 
 class PagedLayer:
-    """One attention layer's paged cache."""
+    """One attention layer's paged cache.
 
-    def __init__(self, layer: Any, group: int) -> None:
-        self.layer, self.group = layer, group
+    `block_size`: tokens of one of vLLM's blocks, whose ids the methods take. `view`: the pages for the kernels, None
+    where strides cannot say their order; its blocks are pages, which `pages` gives.
+    """
+
+    def __init__(self, layer: Any, group: int, *, block_size: int) -> None:
+        self.layer, self.group, self.block_size = layer, group, block_size
         self._cache: Tensor = layer.kv_cache
-        self.block_size: int = self._cache.shape[2]
+        self.page_size: int = self._cache.shape[2]
+        if block_size % self.page_size:
+            raise UnsupportedModelError(
+                f"kvblend does not work with blocks of {block_size} tokens over pages of {self.page_size}"
+            )
         self.num_kv_heads: int = layer.num_kv_heads
         self.head_dim: int = layer.head_size
-        self._key_order, self._value_order = self._learn_order()
+        key_order, value_order = self._learn_order()
+        shape = (self.page_size, self.num_kv_heads, self.head_dim)
+        self.view = paged_view(self._cache, key_order.view(shape), value_order.view(shape))
+        self._key_order, self._value_order = key_order.to(self._cache.device), value_order.to(self._cache.device)
+
+    def pages(self, block_ids: Sequence[int]) -> list[int]:
+        """The cache's pages of `block_ids`, in order; those of the null block are the null page."""
+        ratio = self.block_size // self.page_size
+        return [block and block * ratio + page for block in block_ids for page in range(ratio)]
 
     def read(self, block_ids: Sequence[int], start: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens `[start, end)`, `[end - start, kv_heads, head_dim]` each; null blocks too."""
-        first = start // self.block_size
-        blocks = torch.as_tensor(block_ids[first : -(-end // self.block_size)], device=self._cache.device)
-        pages = self._cache[blocks].reshape(len(blocks), -1)
-        skipped = start - first * self.block_size
+        first = start // self.page_size
+        wanted = self.pages(block_ids)[first : -(-end // self.page_size)]
+        pages = self._cache[torch.as_tensor(wanted, device=self._cache.device)].reshape(len(wanted), -1)
+        skipped = start - first * self.page_size
         shape = (-1, self.num_kv_heads, self.head_dim)
         keys = pages[:, self._key_order].view(shape)[skipped : skipped + end - start]
         values = pages[:, self._value_order].view(shape)[skipped : skipped + end - start]
@@ -54,10 +74,10 @@ class PagedLayer:
 
     def _learn_order(self) -> tuple[Tensor, Tensor]:
         """Where in a flattened page each of [token, kv_head, head_dim] lies, for keys and for values."""
-        shape = (self.block_size, self.num_kv_heads, self.head_dim)
-        size = self.block_size * self.num_kv_heads * self.head_dim
+        shape = (self.page_size, self.num_kv_heads, self.head_dim)
+        size = self.page_size * self.num_kv_heads * self.head_dim
         numbers = torch.arange(1, 2 * size + 1)
-        slots = torch.arange(self.block_size, device=self._cache.device)
+        slots = torch.arange(self.page_size, device=self._cache.device)
         found = torch.zeros(self._cache[0].numel(), dtype=torch.int64)
         place = 1
         while place <= 2 * size:
@@ -73,5 +93,4 @@ class PagedLayer:
             raise UnsupportedModelError(
                 f"the KV layout of {type(self.layer.impl).__name__} is not one that kvblend can read"
             )
-        order = order.to(self._cache.device)
         return order[1 : size + 1], order[size + 1 :]
