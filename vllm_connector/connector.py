@@ -111,12 +111,16 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     ) -> tuple[bool, dict[str, Any] | None]:
         return False, self.scheduler.request_finished(request)
 
+    def has_pending_push_work(self) -> bool:
+        return self.scheduler.has_pending_work
+
     # worker side
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         self.worker.register_kv_caches(kv_caches)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Model runner V2 gives the step's batch with it, which a blend does not need: its own forward is private."""
         self.worker.load(self._metadata())
 
     def wait_for_layer_load(self, layer_name: str) -> None:

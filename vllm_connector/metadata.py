@@ -49,17 +49,18 @@ class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
 class StepResults(KVConnectorWorkerMetadata):  # type: ignore[misc]
     """Worker half to scheduler half, by request id.
 
-    `failed` says why a blend came to nothing: vLLM prefills the request. An encode's value is None or why it failed.
+    `failed` says why a blend came to nothing: vLLM prefills the request. An encode's value has each rank's outcome so
+    far, None or why it failed: ranks end their writes in different steps.
     """
 
     reports: dict[str, BlendReport] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    encoded: dict[str, str | None] = field(default_factory=dict)
+    encoded: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "StepResults":
-        """Join the ranks' results: the first rank's report stands for all, any rank's failure fails an encode."""
+        """Join the ranks' results: the first rank's report stands for all, every rank's encodes are counted."""
         assert isinstance(other, StepResults)
         encoded = dict(self.encoded)
-        for request_id, failure in other.encoded.items():
-            encoded[request_id] = encoded.get(request_id) or failure
+        for request_id, outcomes in other.encoded.items():
+            encoded[request_id] = encoded.get(request_id, ()) + outcomes
         return StepResults({**other.reports, **self.reports}, {**other.failed, **self.failed}, encoded)

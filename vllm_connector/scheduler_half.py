@@ -18,6 +18,7 @@ from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.orders import read_order
+from kvblend.vllm_connector.pending_encodes import PendingEncodes
 from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
 
 __all__ = ["SchedulerHalf"]
@@ -33,6 +34,8 @@ class _Tracked:
     order: KVBlendParams
     hashes: SaltedHashes
     report: BlendReport | None = None
+    encoded: bool = False
+    """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""
 
 
 class SchedulerHalf:
@@ -46,6 +49,7 @@ class SchedulerHalf:
         self._tracked: dict[str, _Tracked] = {}
         self._new_loads: list[BlendTask] = []
         self._dropped: list[str] = []
+        self._encodes = PendingEncodes(vllm_config.parallel_config.tensor_parallel_size)
         self._manager: Any = None
         self.control = ControlServer(
             settings.control,
@@ -121,15 +125,19 @@ class SchedulerHalf:
         computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         for request_id, start in computed.items():
             tracked = self._tracked.get(request_id)
-            if tracked is None or tracked.order.encode is None or start >= tracked.order.encode.end:
+            if tracked is None or tracked.order.encode is None or tracked.encoded:
                 continue
+            end = start + scheduler_output.num_scheduled_tokens[request_id]
+            if end >= tracked.order.encode.end:
+                tracked.encoded = True
+                self._encodes.begin(request_id, tracked.order.report_id)
             metadata.encodes.append(
                 EncodeTask(
                     request_id,
                     tracked.order.encode,
                     list(tracked.request.prompt_token_ids),
                     start,
-                    start + scheduler_output.num_scheduled_tokens[request_id],
+                    end,
                     self._manager.get_block_ids(request_id),
                 )
             )
@@ -145,10 +153,15 @@ class SchedulerHalf:
             if tracked is not None:
                 # vLLM asks again for this request's tokens: from now on there are none to load
                 self._finish_report(tracked, self._blank_report(tracked, "prefilled", reason=reason))
-        for request_id, failure in results.encoded.items():
-            tracked = self._tracked.get(request_id)
-            if tracked is not None and tracked.order.report_id is not None:
-                self.control.set_encoded(tracked.order.report_id, failure)
+        for request_id, outcomes in results.encoded.items():
+            ended = self._encodes.count(request_id, outcomes)
+            if ended is not None:
+                self.control.set_encoded(*ended)
+
+    @property
+    def has_pending_work(self) -> bool:
+        """Whether the engine must go on stepping: a commit is told to us with a step, and a write may outlast all."""
+        return len(self._encodes) > 0
 
     def request_finished(self, request: Any) -> dict[str, Any] | None:
         tracked = self._tracked.pop(request.request_id, None)

@@ -11,7 +11,6 @@ from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
 from vllm.logger import init_logger
 
 from kvblend.blend import probe, repair
-from kvblend.core.errors import KVBlendError
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
 from kvblend.store import PassageKVKey, TieredStore
@@ -20,9 +19,12 @@ from kvblend.vllm_connector.encode_job import EncodeJob
 from kvblend.vllm_connector.engine_model import EngineModel
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
+from kvblend.vllm_connector.host_copy import HostCopy
 from kvblend.vllm_connector.metadata import EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.model_loader import loaded_model
+from kvblend.vllm_connector.paged_caches import PagedCaches
 from kvblend.vllm_connector.paged_kv import PagedLayer
+from kvblend.vllm_connector.passage_writer import PassageWriter
 from kvblend.vllm_connector.support import check_layers
 
 __all__ = ["WorkerHalf"]
@@ -40,6 +42,7 @@ class WorkerHalf:
     def __init__(self, vllm_config: Any, kv_cache_config: Any, settings: Settings) -> None:
         self._config, self._cache_config, self._settings = vllm_config, kv_cache_config, settings
         self._store = TieredStore.from_settings(settings)
+        self._writer = PassageWriter(self._store)
         self._fingerprint = model_fingerprint(vllm_config.model_config)
         self._jobs: dict[str, BlendJob] = {}
         self._encodes: dict[str, EncodeJob] = {}
@@ -54,8 +57,11 @@ class WorkerHalf:
         group_of = {
             name: index for index, group in enumerate(self._cache_config.kv_cache_groups) for name in group.layer_names
         }
+        block_sizes = [group.kv_cache_spec.block_size for group in self._cache_config.kv_cache_groups]
         names = sorted(kv_caches, key=_layer_index)
-        self._layers = [PagedLayer(context[name], group_of[name]) for name in names]
+        self._caches = PagedCaches(
+            [PagedLayer(context[name], group_of[name], block_size=block_sizes[group_of[name]]) for name in names]
+        )
         self._model = EngineModel(loaded_model(), names, self._config)
         self._heads = head_ranges(self._config)[get_tensor_model_parallel_rank()]
 
@@ -66,7 +72,7 @@ class WorkerHalf:
             if self._jobs.pop(request_id, None) is not None:
                 self._finished.add(request_id)  # vLLM frees an aborted request's blocks when its load ends
         for task in metadata.blends:
-            self._jobs[task.request_id] = BlendJob(task, self._layers, self._model)
+            self._jobs[task.request_id] = BlendJob(task, self._caches.layers, self._model)
         if self._jobs:
             batch = self._admit()
             try:
@@ -80,15 +86,20 @@ class WorkerHalf:
                     self._end(job)
 
     def save(self, metadata: StepMetadata) -> None:
-        """Keep what this step computed of passages to encode; store those that are whole."""
+        """Keep what this step computed of passages to encode; have those written that are whole."""
         for task in metadata.encodes:
             job = self._encodes.get(task.request_id)
             if job is None:
-                job = self._encodes[task.request_id] = EncodeJob(task.order, self._layers)
+                job = self._encodes[task.request_id] = EncodeJob(task.order, self._caches)
             job.take(task)
+            if task.computed_end < task.order.end:
+                continue
+            del self._encodes[task.request_id]
             if job.complete:
-                del self._encodes[task.request_id]
-                self._results.encoded[task.request_id] = self._store_passage(task, job)
+                kv = HostCopy(job.kv)
+                self._writer.put(task.request_id, self._key(task), kv, capture_position=task.order.start)
+            else:  # a local hit within the passage, whose hashes are salted to have none
+                self._writer.fail(task.request_id, "a part of the passage was not computed for this request")
 
     def take_finished(self) -> tuple[set[str], set[str]]:
         """Requests whose load has ended since the last call, and those among them that failed."""
@@ -98,9 +109,11 @@ class WorkerHalf:
 
     def take_results(self) -> StepResults | None:
         results, self._results = self._results, StepResults()
+        results.encoded = {request_id: (outcome,) for request_id, outcome in self._writer.take_results().items()}
         return results if results.reports or results.failed or results.encoded else None
 
     def shutdown(self) -> None:
+        self._writer.close()
         self._store.close()
 
     def _admit(self) -> list[BlendJob]:
@@ -157,20 +170,14 @@ class WorkerHalf:
         counts = all_reduce(torch.tensor(loaded, dtype=torch.float32))
         return [bool(count == ranks) for count in counts]
 
-    def _store_passage(self, task: EncodeTask, job: EncodeJob) -> str | None:
+    def _key(self, task: EncodeTask) -> PassageKVKey:
         order = task.order
-        key = PassageKVKey(
+        return PassageKVKey(
             self._fingerprint,
             token_hash(task.token_ids[: order.start]),
             token_hash(task.token_ids[order.start : order.end]),
             *self._heads,
         )
-        try:
-            self._store.put(key, job.kv, capture_position=order.start)
-        except (KVBlendError, OSError) as error:
-            logger.warning("Passage KV of request %s was not stored: %s", task.request_id, error)
-            return str(error)
-        return None
 
 
 class _Timed:

@@ -135,12 +135,21 @@ class BenchEngine:
 
     def generate(self, prompt: list[int], **sampling: Any) -> Any:
         """Run one request; keywords are those of `sampling`."""
-        return self.llm.generate({"prompt_token_ids": prompt}, self.sampling(**sampling), use_tqdm=False)[0]
+        output = self.llm.generate({"prompt_token_ids": prompt}, self.sampling(**sampling), use_tqdm=False)[0]
+        self._commit()
+        return output
 
     def generate_all(self, requests: list[tuple[list[int], dict[str, Any] | None]]) -> None:
         """Run (prompt, order) requests together, one token each."""
         prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
         self.llm.generate(prompts, [self.sampling(order=order) for _, order in requests], use_tqdm=False)
+        self._commit()
+
+    def _commit(self) -> None:
+        """Step until every passage that was encoded is written: the engine tells of it with a step."""
+        scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
+        while scheduler.connector.has_pending_push_work():
+            self.llm.llm_engine.step()
 
     def answer_distributions(
         self, prompt: list[int], *, order: dict[str, Any] | None, answer: list[int] | None, num_tokens: int

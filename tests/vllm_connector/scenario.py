@@ -103,7 +103,14 @@ class Engine:
                 )
             )
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        self.commit()
         return [self._summary(output) for output in outputs]
+
+    def commit(self) -> None:
+        """Step until every passage that was encoded is written."""
+        scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
+        while scheduler.connector.has_pending_push_work():
+            self.llm.llm_engine.step()
 
     @staticmethod
     def _summary(output: Any) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""All layers' paged caches, and whether our kernels or plain PyTorch work on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kvblend.core.errors import UnsupportedModelError
+from kvblend.triton_kernels import Codec, PagedKV, PagedLayers, StagedPassage, gather_quantize
+from kvblend.triton_kernels.launch import to_device, uses_kernel
+from kvblend.vllm_connector.paged_kv import PagedLayer
+
+__all__ = ["LayerGroup", "PagedCaches"]
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Layers of one KV cache group, and so of one block table, that one launch can serve."""
+
+    group: int
+    indices: tuple[int, ...]
+    """Which of the model's layers they are, ascending."""
+    caches: PagedLayers
+    first: PagedLayer
+
+    def slots(self, block_ids: Sequence[int], start: int, end: int) -> Tensor:
+        """Slots of a request's tokens `[start, end)`, int64 on CPU; those in a null block are -1."""
+        pages, size = torch.tensor(self.first.pages(block_ids)), self.first.page_size
+        positions = torch.arange(start, end)
+        at = pages[positions // size]
+        return torch.where(at == 0, -1, at * size + positions % size)
+
+
+class PagedCaches:
+    """Every layer's paged cache, in the model's order.
+
+    `groups` are what the kernels work on: on CUDA, and on CPU in Triton's interpreter where that is switched on. They
+    are None where plain PyTorch does the work, layer by layer. This is the one place that decides it. Raises
+    UnsupportedModelError where the kernels must run and cannot address a layer's cache.
+    """
+
+    def __init__(self, layers: Sequence[PagedLayer]) -> None:
+        self.layers = tuple(layers)
+        self.groups: tuple[LayerGroup, ...] | None = None
+        if uses_kernel(self.layers[0].layer.kv_cache):
+            self.groups = tuple(_grouped(self.layers))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.layers[0].layer.kv_cache.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.layers[0].layer.kv_cache.device
+        return device
+
+    @property
+    def kv_shape(self) -> tuple[int, int, int]:
+        """(layers, KV heads, head_dim): the same for all layers."""
+        return len(self.layers), self.layers[0].num_kv_heads, self.layers[0].head_dim
+
+    def empty(self, num_tokens: int) -> Tensor:
+        """Uninitialised passage KV `[layer, k|v, token, kv_head, head_dim]`, of the caches' dtype, on their device."""
+        num_layers, num_kv_heads, head_dim = self.kv_shape
+        return torch.empty((num_layers, 2, num_tokens, num_kv_heads, head_dim), dtype=self.dtype, device=self.device)
+
+    def read_into(self, kv: Tensor, block_ids: Sequence[Sequence[int]], start: int, end: int) -> None:
+        """Copy a request's tokens `[start, end)` to `kv` `[layer, k|v, end - start, kv_head, head_dim]`.
+
+        block_ids: the request's, by KV cache group. One launch for each group of layers where kernels run. What a
+        null block held is undefined. The last three axes of `kv` are contiguous.
+        """
+        if self.groups is None:
+            for index, layer in enumerate(self.layers):
+                kv[index, 0], kv[index, 1] = layer.read(block_ids[layer.group], start, end)
+            return
+        raw = Codec()
+        out = StagedPassage(kv, kv.new_empty((*kv.shape[:4], 0), dtype=torch.float16), raw)
+        for group in self.groups:
+            slots = to_device(group.slots(block_ids[group.group], start, end), self.device)
+            gather_quantize(group.caches, slots, [end - start], codec=raw, out=[out], target_layers=list(group.indices))
+
+
+def _grouped(layers: Sequence[PagedLayer]) -> list[LayerGroup]:
+    views: dict[tuple[object, ...], list[tuple[int, PagedKV]]] = {}
+    for index, layer in enumerate(layers):
+        if layer.view is None:
+            raise UnsupportedModelError(
+                f"the KV layout of {type(layer.layer.impl).__name__} with {layer.head_dim} dimensions a head in "
+                f"{layer.layer.kv_cache.dtype} is not one that kvblend's kernels can address"
+            )
+        views.setdefault((layer.group, layer.view.layout), []).append((index, layer.view))
+    return [
+        LayerGroup(
+            layers[members[0][0]].group,
+            tuple(index for index, _ in members),
+            PagedLayers.of([view for _, view in members]),
+            layers[members[0][0]],
+        )
+        for members in views.values()
+    ]
