@@ -1,19 +1,22 @@
 """Selective recompute of reused passage KV: rerotate, probe, select, repair, whatever the engine."""
 
-from kvblend.blend.attention import AttentionSpec
-from kvblend.blend.context_kv import ContextKV, DenseContextKV
+from kvblend.blend.context_kv import ContextBatch, ContextKV
+from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.flops import ModelFlops
 from kvblend.blend.model import Attend, BlendModel
-from kvblend.blend.passes import Rows, probe, repair
+from kvblend.blend.passes import BeforeLayer, Rows, probe, repair, rows_batch
 from kvblend.blend.rotary import RotaryTable, rerotate, rerotate_layers, rotation_tolerance
 from kvblend.blend.selectors import LAB_SELECTORS, SELECTORS, LabPrompt, LabSelector, Selector, num_selected
+from kvblend.triton_kernels import AttentionSpec
 
 __all__ = [
     "LAB_SELECTORS",
     "SELECTORS",
     "Attend",
     "AttentionSpec",
+    "BeforeLayer",
     "BlendModel",
+    "ContextBatch",
     "ContextKV",
     "DenseContextKV",
     "LabPrompt",
@@ -28,4 +31,5 @@ __all__ = [
     "rerotate",
     "rerotate_layers",
     "rotation_tolerance",
+    "rows_batch",
 ]

@@ -1,27 +1,19 @@
 """Attention for tokens at scattered positions over a context whose keys are all at hand."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["AttentionSpec", "causal_attention", "mean_attention_weights", "scored_attention"]
+from kvblend.triton_kernels import AttentionSpec
+
+__all__ = ["causal_attention", "mean_attention_weights", "scored_attention"]
 
 QUERIES_PER_BLOCK = 64
 
 
-@dataclass(frozen=True)
-class AttentionSpec:
-    """What one layer's attention does beyond softmax(q k): token p sees token j iff p - window < j <= p."""
-
-    scale: float
-    sliding_window: int | None = None
-    soft_cap: float | None = None
-
-
 def _visible(spec: AttentionSpec, q_positions: Tensor, k_positions: Tensor) -> Tensor:
     """Boolean `[num_q, num_k]`: which keys each query sees."""
+    assert spec.sinks is None, "attention with sinks is answered by kernels alone"
     distance = q_positions[:, None] - k_positions[None]
     visible = distance >= 0
     if spec.sliding_window is not None:

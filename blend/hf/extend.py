@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kvblend.blend.context_kv import DenseContextKV
+from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.hf.model import HuggingFaceModel
 
 __all__ = ["PassageEncoder", "extend", "prefill"]

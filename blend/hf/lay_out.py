@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvblend.blend.context_kv import DenseContextKV
+from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.hf.model import HuggingFaceModel
 from kvblend.blend.selectors.lab import LabPrompt
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from kvblend.blend.attention import AttentionSpec
 from kvblend.blend.flops import ModelFlops
 from kvblend.blend.hf.attention_function import ATTENTION_NAME, answered_by, register
 from kvblend.blend.hf.rotary_tables import choose_table, possible_tables
 from kvblend.blend.model import Attend
 from kvblend.blend.rotary import RotaryTable, rerotate_layers, rotation_tolerance
 from kvblend.core.errors import UnsupportedModelError
+from kvblend.triton_kernels import AttentionSpec
 
 __all__ = ["HuggingFaceModel"]
 
@@ -74,7 +74,7 @@ class HuggingFaceModel:
 
     def rerotate(self, kv: Tensor, *, delta: int) -> None:
         """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place."""
-        rerotate_layers(kv, self._tables, delta=delta)
+        rerotate_layers(kv, self.rotary_tables, delta=delta)
 
     def empty_kv(self, num_tokens: int) -> Tensor:
         """Zeros `[layer, k|v, token, kv_head, head_dim]` of the model's dtype, on its device."""
@@ -111,10 +111,11 @@ class HuggingFaceModel:
         tables = possible_tables(self._model, num_positions=num_positions)
         before, after = self._try(TRIED_TOKENS, 0)[0], self._try(TRIED_TOKENS, delta)[0]
         tolerance = rotation_tolerance(self.dtype)
-        self._tables: list[RotaryTable | None] = []
+        self.rotary_tables: list[RotaryTable | None] = []
+        """Each layer's; None where its keys do not turn."""
         for (_, _, k, v, _), (_, _, moved_k, moved_v, _) in zip(before, after, strict=True):
             choose_table([None], v, moved_v, delta=delta, tolerance=tolerance)
-            self._tables.append(choose_table(tables, k, moved_k, delta=delta, tolerance=tolerance))
+            self.rotary_tables.append(choose_table(tables, k, moved_k, delta=delta, tolerance=tolerance))
 
     def _try(self, num_tokens: int, first: int) -> tuple[list[tuple[int, Tensor, Tensor, Tensor, Any]], list[int]]:
         """What each attention was asked, and the FLOPs done by then, by the end of the layers, and with the head."""

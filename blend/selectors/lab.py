@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import torch
 from torch import Tensor
 
-from kvblend.blend.context_kv import DenseContextKV
+from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.model import BlendModel
 from kvblend.blend.passes import Rows, probe, repair
 from kvblend.blend.selectors.selector import Selector

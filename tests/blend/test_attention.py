@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvblend.blend.attention import AttentionSpec, causal_attention, scored_attention
+from kvblend.blend.attention import causal_attention, scored_attention
+from kvblend.triton_kernels import AttentionSpec
 
 
 def definition(

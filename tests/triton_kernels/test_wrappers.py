@@ -50,19 +50,19 @@ def test_attention_and_scores_are_those_of_blend(window: int | None, soft_cap: f
     cache, slots = paged_cache("split", blocks, 16, 2, 32, torch.float32), slots_of(tables[0], 45, 16)
     fill(cache, slots)
     keys, values = cache.keys[slots // 16, slots % 16], cache.values[slots // 16, slots % 16]
-    ours, theirs = AttentionSpec(0.2, window, soft_cap), blend_attention.AttentionSpec(0.2, window, soft_cap)
+    spec = AttentionSpec(0.2, window, soft_cap)
     positions = torch.tensor([0, 3, 17, 30, 44])
     q = torch.randn(5, 6, 32)
     torch.testing.assert_close(
-        selective_attention(q, Queries.of([positions]), cache, tables, ours),
-        blend_attention.causal_attention(theirs, q, keys, values, positions),
+        selective_attention(q, Queries.of([positions]), cache, tables, spec),
+        blend_attention.causal_attention(spec, q, keys, values, positions),
     )
     positions, own_keys, own_values = torch.arange(45, 50), torch.randn(5, 2, 32), torch.randn(5, 2, 32)
     out, scores = probe_scores(
-        q, own_keys, own_values, Queries.of([positions]), cache, tables, ProbedContext.of([45]), ours
+        q, own_keys, own_values, Queries.of([positions]), cache, tables, ProbedContext.of([45]), spec
     )
     expected, expected_scores = blend_attention.scored_attention(
-        theirs, q, torch.cat((keys, own_keys)), torch.cat((values, own_values)), positions, torch.arange(50)
+        spec, q, torch.cat((keys, own_keys)), torch.cat((values, own_values)), positions, torch.arange(50)
     )
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(scores.sum(0), expected_scores[:45])

@@ -1,0 +1,116 @@
+"""Bring passage KV into the paged blocks of the contexts that reuse it, whole or as layers arrive."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kvblend.blend.paged.caches import LayerRun
+from kvblend.blend.paged.context import PagedContextKV
+from kvblend.blend.rotary import RotaryTable
+from kvblend.triton_kernels import LoadPlan, StagedPassage
+from kvblend.triton_kernels.launch import to_device
+
+__all__ = ["PassageLoad", "PlacedPassage"]
+
+
+def _is_there(layer: int) -> None:
+    """Of a passage that is in device memory whole."""
+
+
+@dataclass(frozen=True)
+class PlacedPassage:
+    """A staged passage KV and where it goes: its token i becomes the context's token `start + i`.
+
+    `delta`: `start` less the position of token 0 when the KV was captured. `skipped`: how many of its first tokens the
+    context has already (an exact local hit). `ready(layer)` returns when the current stream waits for the layer, or
+    when the layer is there; by default all layers are.
+    """
+
+    staged: StagedPassage
+    context: PagedContextKV
+    start: int
+    delta: int
+    skipped: int = 0
+    ready: Callable[[int], object] = _is_there
+
+
+class PassageLoad:
+    """A load of passages of one or more contexts over the same caches; layer by layer it is a pass's `before_layer`.
+
+    Codecs may differ. Addresses and slots go to the device on construction; loading copies nothing there.
+    Raises ValueError where a passage has other layers, heads or tokens than the context has room for, or would turn
+    further than a rotary table reaches.
+    """
+
+    def __init__(self, passages: Sequence[PlacedPassage]) -> None:
+        self._passages = passages
+        self._steps: list[list[tuple[LoadPlan, int]]] = []
+        self._plans: list[LoadPlan] = []
+        if not passages:
+            return
+        caches = passages[0].context.caches
+        for index, passage in enumerate(passages):
+            if passage.context.caches is not caches:
+                raise ValueError(f"passage {index} goes to other caches than passage 0")
+            end = passage.start + passage.staged.num_tokens
+            if passage.start < 0 or end > passage.context.num_tokens:
+                raise ValueError(
+                    f"passage {index} goes to tokens {passage.start} to {end}; its context has "
+                    f"{passage.context.num_tokens}"
+                )
+        self._steps = [[] for _ in caches.layers]
+        alike: dict[object, list[PlacedPassage]] = {}
+        for passage in passages:
+            alike.setdefault((passage.staged.codec, passage.staged.payload.dtype), []).append(passage)
+        for run in caches.runs:
+            for batch in alike.values():
+                plan = _plan(batch, run, caches.device)
+                self._plans.append(plan)
+                for place, layer in enumerate(run.layers):
+                    self._steps[layer].append((plan, place))
+
+    def layer(self, layer: int) -> None:
+        """Load one layer of every passage, behind its arrival."""
+        if not self._passages:
+            return
+        for passage in self._passages:
+            passage.ready(layer)
+        for plan, place in self._steps[layer]:
+            plan.run(place)
+
+    def all_layers(self) -> None:
+        """Load everything in as few launches as layouts, rotary tables and codecs allow."""
+        for passage in self._passages:
+            for layer in range(len(self._steps)):
+                passage.ready(layer)
+        for plan in self._plans:
+            plan.run()
+
+
+def _plan(passages: Sequence[PlacedPassage], run: LayerRun, device: torch.device) -> LoadPlan:
+    slots, deltas = [], []
+    table = _still_table(device) if run.table is None else run.table
+    for passage in passages:
+        count, delta = passage.staged.num_tokens, 0 if run.table is None else passage.delta
+        if abs(delta) >= len(table.cos):
+            raise ValueError(f"a passage moves by {delta} positions; the rotary table reaches {len(table.cos) - 1}")
+        own = passage.context.slots(run.group, torch.arange(passage.start, passage.start + count))
+        own[: passage.skipped] = -1
+        slots.append(own)
+        deltas.append(torch.full((count,), delta))
+    return LoadPlan.of(
+        [passage.staged for passage in passages],
+        run.caches,
+        to_device(torch.cat(slots), device),
+        to_device(torch.cat(deltas), device),
+        table.cos,
+        table.sin,
+        interleaved=table.interleaved,
+        source_layers=run.layers,
+    )
+
+
+def _still_table(device: torch.device) -> RotaryTable:
+    """Turns nothing: of layers whose keys carry no position."""
+    return RotaryTable(torch.ones(1, 1, device=device), torch.zeros(1, 1, device=device), interleaved=False)
