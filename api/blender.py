@@ -8,8 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvblend.api.answer_tokens import TOKEN_FIELDS
 from kvblend.api.blend_prompt import BlendPrompt, PromptPassage
 from kvblend.api.encoder import NO_CONTEXT, Encoder
+from kvblend.api.live_guard import LiveGuard
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.replica import EngineFacts, Replicas
@@ -37,10 +39,13 @@ class BlendOrder:
 class Blender:
     """Answers orders through whichever vLLM server is least busy."""
 
-    def __init__(self, replicas: Replicas, passage_kv: PassageKV, encoder: Encoder, metrics: Metrics) -> None:
+    def __init__(
+        self, replicas: Replicas, passage_kv: PassageKV, encoder: Encoder, guard: LiveGuard, metrics: Metrics
+    ) -> None:
         self._replicas = replicas
         self._passage_kv = passage_kv
         self._encoder = encoder
+        self._guard = guard
         self._metrics = metrics
 
     async def prepare(self, passages: Sequence[PromptPassage]) -> None:
@@ -69,6 +74,9 @@ class Blender:
             "prompt": order.prompt.token_ids,
             "stream_options": {"include_usage": True},
         }
+        sample = self._guard.sample(replica, facts, body)
+        if sample:
+            body |= TOKEN_FIELDS
         answer = _Answer(order, facts)
         asking: asyncio.Task[BlendReport | None] | None = None
         with replica.request():
@@ -77,12 +85,14 @@ class Blender:
                     async for chunk in chunks:
                         if answer.see(chunk) and "kv_transfer_params" in body:
                             asking = asyncio.create_task(replica.control.report(report_id, wait_s=REPORT_WAIT_S))
-                        yield chunk
+                        yield sample.see(chunk) if sample else chunk
                 report = answer.report(await asking if asking else None)
             finally:
                 if asking:
                     asking.cancel()
         self._metrics.answer(report)
+        if sample:
+            self._guard.add(sample, report)
         self._encoder.encode_soon(missing)
         yield report
 

@@ -1,11 +1,15 @@
 """What the service counts for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+import math
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from kvblend.core.report import BlendReport
 
 __all__ = ["Metrics"]
 
+KL_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 
 
@@ -47,6 +51,27 @@ class Metrics:
         self._jobs = Counter(
             "kvblend_ingest_jobs", "Ingest jobs by how they ended.", ["status"], registry=self._registry
         )
+        self._guard_samples = Counter(
+            "kvblend_guard_samples",
+            "Answers that the live guard sampled, by how that ended: compared, abandoned, dropped, failed.",
+            ["outcome"],
+            registry=self._registry,
+        )
+        self._guard_kl = Histogram(
+            "kvblend_guard_kl_nats",
+            "KL of full prefill to the blend, mean over one answer's first tokens.",
+            buckets=KL_BUCKETS,
+            registry=self._registry,
+        )
+        self._guard_mean_kl = Gauge(
+            "kvblend_guard_mean_kl_nats",
+            "Mean KL of the answers compared last; not a number before the first.",
+            registry=self._registry,
+        )
+        self._guard_mean_kl.set(math.nan)
+        self._guard_above_bound = Gauge(
+            "kvblend_guard_above_bound", "1 where that mean is above the bound.", registry=self._registry
+        )
 
     def request(self, *, route: str, method: str, status: int) -> None:
         """Count one answered HTTP request; `route` is the route's pattern."""
@@ -75,6 +100,17 @@ class Metrics:
     def job(self, status: str) -> None:
         """Count one ended ingest job."""
         self._jobs.labels(status).inc()
+
+    def guard_lost(self, outcome: Literal["abandoned", "dropped", "failed"]) -> None:
+        """Count one sampled answer that was not compared."""
+        self._guard_samples.labels(outcome).inc()
+
+    def guard_compared(self, kl: float, *, mean_kl: float, above_bound: bool) -> None:
+        """Count one compared answer and keep what the last ones together say."""
+        self._guard_samples.labels("compared").inc()
+        self._guard_kl.observe(kl)
+        self._guard_mean_kl.set(mean_kl)
+        self._guard_above_bound.set(above_bound)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

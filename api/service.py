@@ -16,6 +16,7 @@ from kvblend.api.completion import KVCompletion
 from kvblend.api.encoder import Encoder
 from kvblend.api.home_lock import lock_home
 from kvblend.api.ingest import Ingest
+from kvblend.api.live_guard import LiveGuard
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.plain import PlainAnswers
@@ -57,6 +58,7 @@ class Service:
     blender: Blender
     plain: PlainAnswers
     ingest: Ingest
+    guard: LiveGuard
     metrics: Metrics
 
     async def max_model_len(self) -> int | None:
@@ -102,6 +104,9 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         stack.push_async_callback(ingest.close)
         completion.start()
         stack.push_async_callback(completion.close)
+        guard = LiveGuard(metrics, ratio=settings.guard_ratio)
+        guard.start()
+        stack.push_async_callback(guard.close)
         warm_up = asyncio.create_task(asyncio.to_thread(embedder.encode_query, "warm up"))
         stack.push_async_callback(asyncio.wait, {warm_up})
         yield Service(
@@ -112,9 +117,10 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             retrieval=Retrieval(retriever, collections, prompts),
             replicas=replicas,
             passage_kv=passage_kv,
-            blender=Blender(replicas, passage_kv, encoder, metrics),
+            blender=Blender(replicas, passage_kv, encoder, guard, metrics),
             plain=PlainAnswers(replicas, metrics),
             ingest=ingest,
+            guard=guard,
             metrics=metrics,
         )
 

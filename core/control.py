@@ -38,6 +38,8 @@ class EngineInfo(BaseModel):
     head_ranges: list[tuple[int, int]]
     """The KV head range [start, end) that each tensor-parallel rank owns."""
     default_recompute_ratio: float
+    max_raw_logprobs: int = 0
+    """How many of a token's likeliest a request may ask the model's own log-probabilities of; 0: of none."""
 
 
 class ControlReply(BaseModel):

@@ -17,6 +17,7 @@ __all__ = [
     "DocumentList",
     "ErrorBody",
     "ErrorResponse",
+    "GuardState",
     "IngestJob",
     "KVStats",
     "QueryDelta",
@@ -195,6 +196,15 @@ class TierStats(BaseModel):
 
 class KVStats(BaseModel):
     tiers: list[TierStats]
+
+
+class GuardState(BaseModel):
+    """What the live guard has found: KL in nats of full prefill to the blend, mean over the last answers compared."""
+
+    num_compared: int
+    mean_kl: float | None
+    kl_bound: float | None
+    above_bound: bool
 
 
 class ErrorBody(BaseModel):

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     max_document_bytes: Annotated[int, Field(ge=1)] = 32 << 20
     """A larger document is refused."""
 
+    guard_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of blended answers that are also prefilled in full while their vLLM server is idle. 0: none."""
+
     repair_tokens_per_step: Annotated[int, Field(ge=16)] = 512
     """The most context tokens that the connector repairs in one engine step."""
 

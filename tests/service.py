@@ -46,6 +46,12 @@ class RunningService:
         return f"http://127.0.0.1:{arguments[arguments.index('--port') + 1]}"
 
     @property
+    def control_address(self) -> str:
+        """Where that server's control channel answers."""
+        environment = Path(f"/proc/{self.engine_pid}/environ").read_text().split("\0")
+        return next(line for line in environment if line.startswith("KVBLEND_CONTROL=")).partition("=")[2]
+
+    @property
     def num_running(self) -> int:
         """Requests that vLLM works on or holds waiting."""
         lines = httpx.get(f"{self.engine_url}/metrics").text.splitlines()

@@ -61,6 +61,7 @@ class SchedulerHalf:
                 max_model_len=vllm_config.model_config.max_model_len,
                 head_ranges=self._heads,
                 default_recompute_ratio=settings.recompute_ratio,
+                max_raw_logprobs=_max_raw_logprobs(vllm_config.model_config),
             ),
         )
 
@@ -242,3 +243,11 @@ class SchedulerHalf:
             report = BlendReport(outcome="prefilled", reason=reason, prompt_tokens=request.num_prompt_tokens)
             self.control.set_report(report_id, report)
             self.control.set_encoded(report_id, reason)
+
+
+def _max_raw_logprobs(model_config: Any) -> int:
+    """How many log-probabilities a request may ask that are the model's own; 0 where vLLM gives processed ones."""
+    if model_config.logprobs_mode != "raw_logprobs":
+        return 0
+    limit: int = model_config.max_logprobs
+    return int(model_config.get_vocab_size()) if limit == -1 else limit

@@ -1,5 +1,7 @@
 """Probes, metrics and the store's figures."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -24,13 +26,16 @@ async def healthz() -> dict[str, str]:
 @open_router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """200 where some vLLM server answers; `control` says whether its control channel does, without which nothing is
-    reused."""
-    servers = await service_of(request).replicas.ready()
+    reused; `guard` what the live guard has found, where it is on."""
+    service = service_of(request)
+    servers = await service.replicas.ready()
     ready = any(healthy for healthy, _ in servers)
-    body = {
+    body: dict[str, Any] = {
         "status": "ready" if ready else "unavailable",
         "engines": [{"healthy": healthy, "control": control} for healthy, control in servers],
     }
+    if (guard := service.guard.state) is not None:
+        body["guard"] = guard.model_dump()
     return JSONResponse(body, status_code=200 if ready else 503)
 
 

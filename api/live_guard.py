@@ -1,0 +1,138 @@
+"""Watch what blending costs in quality: some answers are compared with a full prefill while nothing else runs."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from kvblend.api.answer_tokens import NUM_LIKELIEST
+from kvblend.api.guard_sample import GuardSample, can_be_sampled
+from kvblend.api.metrics import Metrics
+from kvblend.api.replica import EngineFacts, Replica
+from kvblend.core.errors import KVBlendError
+from kvblend.core.report import BlendReport
+from kvblend.core.rest import GuardState
+
+__all__ = ["LiveGuard"]
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 16
+IDLE_S = 1.0
+WINDOW = 100
+MIN_COMPARED = 10
+"""No verdict on fewer answers."""
+
+
+class LiveGuard:
+    """Compares sampled answers one at a time, each on the server that gave it, once that is idle.
+
+    A request to the server ends a comparison at once and its sample is lost; the oldest sample makes room for a new
+    one. `kl_bound`: a mean KL of the last answers above it is warned of, once until it is below again.
+    """
+
+    def __init__(self, metrics: Metrics, *, ratio: float, kl_bound: float | None = None) -> None:
+        self._metrics = metrics
+        self._ratio = ratio
+        self._kl_bound = kl_bound
+        self._waiting: deque[GuardSample] = deque()
+        self._any_waiting = asyncio.Event()
+        self._kls: deque[float] = deque(maxlen=WINDOW)
+        self._num_compared = 0
+        self._above_bound = False
+        self._random = random.Random()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> GuardState | None:
+        """What has been found; None where the guard is off."""
+        if not self._ratio:
+            return None
+        return GuardState(
+            num_compared=self._num_compared,
+            mean_kl=self._mean_kl if self._kls else None,
+            kl_bound=self._kl_bound,
+            above_bound=self._above_bound,
+        )
+
+    def start(self) -> None:
+        """Begin to compare, where any answer is sampled at all."""
+        if self._ratio:
+            self._task = asyncio.create_task(self._run(), name="kvblend live guard")
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def sample(self, replica: Replica, facts: EngineFacts, body: Mapping[str, Any]) -> GuardSample | None:
+        """The sample that a request about to be sent will be; None where it is not drawn or cannot be one.
+
+        The request is then sent with `TOKEN_FIELDS` besides. One in `ratio` is drawn of those that carry a plan.
+        """
+        if self._random.random() >= self._ratio or "kv_transfer_params" not in body or facts.info is None:
+            return None
+        if facts.info.max_raw_logprobs < NUM_LIKELIEST or not can_be_sampled(body):
+            return None
+        return GuardSample(replica, facts, body["prompt"])
+
+    def add(self, sample: GuardSample, report: BlendReport) -> None:
+        """Queue an ended answer, where its context was blended."""
+        if report.outcome != "blended" or not report.reused_tokens or not sample.tokens:
+            return
+        if len(self._waiting) == MAX_WAITING:
+            self._waiting.popleft()
+            self._metrics.guard_lost("dropped")
+        self._waiting.append(sample)
+        self._any_waiting.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._any_waiting.wait()
+            replica = self._waiting[0].replica
+            await replica.load.idle_for(IDLE_S)
+            if self._waiting[0].replica is not replica:  # it has made room for a newer one
+                continue
+            sample = self._waiting.popleft()
+            if not self._waiting:
+                self._any_waiting.clear()
+            try:
+                self._end(await replica.load.while_idle(self._compare(sample)))
+            except KVBlendError as error:
+                logger.warning("the live guard could not compare an answer: %s", error.message)
+                self._metrics.guard_lost("failed")
+            except Exception:  # this task lives as long as the service
+                logger.exception("the live guard could not compare an answer")
+                self._metrics.guard_lost("failed")
+
+    @staticmethod
+    async def _compare(sample: GuardSample) -> float:
+        """The sample's KL. Raises KVBlendError where its server now serves something else, or does not answer."""
+        if await sample.replica.facts() != sample.facts:
+            raise KVBlendError("its vLLM server has another model or other settings by now")
+        return await sample.kl()
+
+    def _end(self, kl: float | None) -> None:
+        if kl is None:
+            self._metrics.guard_lost("abandoned")
+            return
+        self._kls.append(kl)
+        self._num_compared += 1
+        above = self._kl_bound is not None and len(self._kls) >= MIN_COMPARED and self._mean_kl > self._kl_bound
+        if above and not self._above_bound:
+            logger.warning(
+                "answers over blended contexts diverge: mean KL %.3g of the last %d compared, above the bound %.3g",
+                self._mean_kl,
+                len(self._kls),
+                self._kl_bound,
+            )
+        self._above_bound = above
+        self._metrics.guard_compared(kl, mean_kl=self._mean_kl, above_bound=above)
+
+    @property
+    def _mean_kl(self) -> float:
+        return sum(self._kls) / len(self._kls)
