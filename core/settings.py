@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     home: Path = Path("~/.kvblend")
     """Catalogs, indexes, fetched models and, unless `disk_path` says otherwise, the disk tier."""
 
+    gpu_bytes: Annotated[int, Field(ge=0)] = 0
+    """The GPU tier's byte budget on each worker's device, beside what vLLM takes there. 0 switches the tier off."""
+
     cpu_path: Path = Path("/dev/shm/kvblend")
     """The CPU tier's folder: on tmpfs."""
 

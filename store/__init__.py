@@ -3,7 +3,9 @@
 from kvblend.store.cpu_tier import CPUTier
 from kvblend.store.disk_tier import DiskTier
 from kvblend.store.format import PassageKVHeader
+from kvblend.store.gpu_tier import GPUTier
 from kvblend.store.key import PassageKVKey
+from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.passage_file import PassageKVFile
 from kvblend.store.tier import Tier, VerifyReport
 from kvblend.store.tiered import TieredStore
@@ -11,6 +13,8 @@ from kvblend.store.tiered import TieredStore
 __all__ = [
     "CPUTier",
     "DiskTier",
+    "GPUTier",
+    "OpenPassageKV",
     "PassageKVFile",
     "PassageKVHeader",
     "PassageKVKey",

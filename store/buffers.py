@@ -6,16 +6,19 @@ import torch
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
+from kvblend.triton_kernels import Codec, StagedPassage
 
-__all__ = ["byte_view", "check_out", "empty_extents", "split_extents"]
+__all__ = ["byte_view", "check_out", "empty_extents", "split_extents", "staged_passage"]
 
 
-def empty_extents(num_extents: int, extent_bytes: int) -> torch.Tensor:
+def empty_extents(num_extents: int, extent_bytes: int, *, page_locked: bool = False) -> torch.Tensor:
     """Allocate extents that O_DIRECT can read into: uint8 [num_extents, extent_bytes], uninitialised.
 
     The first byte's address is a multiple of 4 KiB; so is every extent's, if `extent_bytes` is one.
+    `page_locked`: a GPU can copy from it by itself (DMA); only where there is CUDA.
     """
-    memory = torch.empty(num_extents * extent_bytes + EXTENT_ALIGNMENT, dtype=torch.uint8)
+    num_bytes = num_extents * extent_bytes + EXTENT_ALIGNMENT
+    memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=page_locked)
     start = -memory.data_ptr() % EXTENT_ALIGNMENT
     return memory[start : start + num_extents * extent_bytes].view(num_extents, extent_bytes)
 
@@ -28,6 +31,13 @@ def split_extents(extents: torch.Tensor, header: PassageKVHeader) -> torch.Tenso
     """
     layers = extents[:, : header.layer_bytes].view(header.torch_dtype)
     return layers.view(-1, *header.shape[1:])
+
+
+def staged_passage(extents: torch.Tensor, header: PassageKVHeader) -> StagedPassage:
+    """View a passage KV's extents, uint8 [num_layers, extent_bytes] on any device, as what the kernels take."""
+    payload = split_extents(extents, header)
+    scales = torch.empty((*payload.shape[:4], 0), dtype=torch.float16, device=extents.device)
+    return StagedPassage(payload, scales, Codec(header.codec))
 
 
 def check_out(out: torch.Tensor, *, shape: tuple[int, ...], dtype: torch.dtype) -> None:

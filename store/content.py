@@ -1,7 +1,8 @@
-"""What a passage KV file is written from: a tensor, or a file of another tier."""
+"""What a passage KV is put from: a tensor, an open passage KV of another tier, or what was staged on a device."""
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 import xxhash
@@ -10,25 +11,46 @@ from kvblend.core.errors import InvalidRequestError
 from kvblend.store.buffers import byte_view
 from kvblend.store.format import DTYPES, PassageKVHeader
 from kvblend.store.key import PassageKVKey
-from kvblend.store.passage_file import PassageKVFile
+from kvblend.store.open_passage import OpenPassageKV
 
-__all__ = ["CopiedContent", "PassageKVContent", "TensorContent"]
+__all__ = ["CopiedContent", "PassageKVContent", "StagedContent", "TensorContent"]
 
 NO_CHECKSUM = "0" * 16
 
 
 class PassageKVContent(ABC):
-    """The bytes of one passage KV file, known in size before they are written."""
+    """One passage KV, known in size before its bytes are. `num_bytes` is that of a file of it."""
 
     key: PassageKVKey
     num_bytes: int
 
     @abstractmethod
+    def header(self) -> PassageKVHeader:
+        """Its header; the checksums are right once `layers` was read to its end."""
+
+    @abstractmethod
+    def layers(self) -> Iterator[torch.Tensor]:
+        """Yield every layer's bytes: uint8, on any device, an extent's or without its padding of zeros.
+
+        Each is valid until the next is asked for. Raises CorruptPassageKVError where their source fails its checks.
+        """
+
     def write(self, fd: int) -> None:
         """Write the whole file, once, to a file of `num_bytes` zeros.
 
         Raises CorruptPassageKVError where the bytes' source fails its checks; OSError as the system does.
         """
+        offset = self.num_bytes - self.header().payload_bytes
+        for layer in self.layers():
+            write_exactly(fd, byte_view(layer.cpu()), offset)
+            offset += self.header().extent_bytes
+        write_exactly(fd, self.header().pack(), 0)
+
+    def copy_to(self, extents: torch.Tensor) -> None:
+        """Fill uint8 [num_layers, extent_bytes] on any device, once, on its current stream. Raises as `layers`."""
+        for index, layer in enumerate(self.layers()):
+            extents[index, : len(layer)].copy_(layer)
+            extents[index, len(layer) :].zero_()
 
 
 class TensorContent(PassageKVContent):
@@ -64,36 +86,57 @@ class TensorContent(PassageKVContent):
             capture_position=capture_position,
             layer_checksums=(NO_CHECKSUM,) * kv.shape[0],
         )
-        self._header_bytes = len(self._header.pack())
-        self.num_bytes = self._header_bytes + self._header.payload_bytes
+        self.num_bytes = len(self._header.pack()) + self._header.payload_bytes
 
-    def write(self, fd: int) -> None:
+    def header(self) -> PassageKVHeader:
+        return self._header
+
+    def layers(self) -> Iterator[torch.Tensor]:
         padding = bytes(self._header.extent_bytes - self._header.layer_bytes)
         checksums = []
-        for index in range(self._header.num_layers):
-            layer = byte_view(self._kv[index].detach().cpu().contiguous())
-            checksum = xxhash.xxh3_64(layer)
+        for kv in self._kv:
+            layer = kv.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            checksum = xxhash.xxh3_64(byte_view(layer))
             checksum.update(padding)
             checksums.append(checksum.hexdigest())
-            write_exactly(fd, layer, self._header_bytes + index * self._header.extent_bytes)
-        write_exactly(fd, self._header.model_copy(update={"layer_checksums": tuple(checksums)}).pack(), 0)
+            yield layer
+        self._header = self._header.model_copy(update={"layer_checksums": tuple(checksums)})
 
 
 class CopiedContent(PassageKVContent):
-    """An open file of another tier. It is checked on the way: a bad file is never copied whole."""
+    """An open passage KV of another tier. It is checked on the way: a bad one is never copied whole."""
 
-    def __init__(self, file: PassageKVFile) -> None:
+    def __init__(self, file: OpenPassageKV) -> None:
         self.key = file.header.key
+        self.num_bytes = len(file.header.pack()) + file.header.payload_bytes
         self._file = file
-        self._header = file.header.pack()
-        self.num_bytes = len(self._header) + file.header.payload_bytes
 
-    def write(self, fd: int) -> None:
-        offset = len(self._header)
-        for extent in self._file.extents():
-            write_exactly(fd, extent, offset)
-            offset += len(extent)
-        write_exactly(fd, self._header, 0)
+    def header(self) -> PassageKVHeader:
+        return self._file.header
+
+    def layers(self) -> Iterator[torch.Tensor]:
+        return self._file.extents()
+
+
+class StagedContent(PassageKVContent):
+    """What was brought to a device's memory, each layer checked on the way there: uint8 [num_layers, extent_bytes]."""
+
+    def __init__(self, header: PassageKVHeader, extents: torch.Tensor) -> None:
+        self.key = header.key
+        self.num_bytes = len(header.pack()) + header.payload_bytes
+        self._header = header
+        self._extents = extents
+
+    def header(self) -> PassageKVHeader:
+        return self._header
+
+    def layers(self) -> Iterator[torch.Tensor]:
+        return iter(self._extents)
+
+    def copy_to(self, extents: torch.Tensor) -> None:
+        extents.copy_(self._extents, non_blocking=True)
+        if self._extents.is_cuda:  # the memory is another stream's, which must not reuse it before this copy
+            self._extents.record_stream(torch.cuda.current_stream(self._extents.device))
 
 
 def write_exactly(fd: int, data: memoryview | bytes, offset: int) -> None:

@@ -27,6 +27,7 @@ from kvblend.store.folder_reader import FolderReader
 from kvblend.store.folder_scan import FoundFile, scan
 from kvblend.store.folder_space import FolderSpace, open_file
 from kvblend.store.key import PassageKVKey
+from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.passage_file import PassageKVFile
 from kvblend.store.pin import FilePin
 from kvblend.store.tier import Entry, Tier, VerifyReport
@@ -89,6 +90,12 @@ class FolderTier(Tier):
         if file is not None:
             _touch(file.fileno(), time.time_ns())
         return file
+
+    def touch(self, key: PassageKVKey) -> bool:
+        if not _is_file(self._path(key)):
+            return False
+        _touch(self._path(key), time.time_ns())
+        return True
 
     def put(self, content: PassageKVContent, *, used_ns: int | None = None) -> bool:
         path = self._path(content.key)
@@ -161,8 +168,9 @@ class FolderTier(Tier):
         self._space.sync_folder(self.root / key.folder)
         return num_deleted
 
-    def quarantine(self, file: PassageKVFile, *, reason: str = "a layer's checksum is wrong") -> bool:
-        return self._reader.quarantine(file.path, file.fileno(), reason)
+    def quarantine(self, file: OpenPassageKV) -> bool:
+        assert isinstance(file, PassageKVFile)
+        return self._reader.quarantine(file.path, file.fileno(), "a layer's checksum is wrong")
 
     def evict(self, num_bytes: int) -> int:
         with self._space.hold() as usage:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from kvblend.core.rest import TierStats
 from kvblend.store.content import PassageKVContent
 from kvblend.store.key import PassageKVKey
-from kvblend.store.passage_file import PassageKVFile
+from kvblend.store.open_passage import OpenPassageKV
 
 __all__ = ["Entry", "Pin", "Tier", "VerifyReport"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One whole file of a tier. `used_ns` is when it was last put or opened, in nanoseconds since the epoch."""
+    """One whole file of a tier, or what stands for one.
+
+    `used_ns` is when it was last put or opened, in nanoseconds since the epoch.
+    """
 
     key: PassageKVKey
     num_bytes: int
@@ -64,12 +67,17 @@ class Tier(ABC):
         """Whether a file lies here under `key`. It is not opened: `open` may yet find that it is corrupt."""
 
     @abstractmethod
-    def open(self, key: PassageKVKey) -> PassageKVFile | None:
+    def open(self, key: PassageKVKey) -> OpenPassageKV | None:
         """Open the file and mark it as used now; None where there is none.
 
-        The open file stays readable whatever happens to the tier. A file whose header fails a check is
-        quarantined and None is returned.
+        The open file stays readable whatever happens to the tier: it is one that an eviction or a deletion does
+        not hurt, or that is not evicted while it is open. A file whose header fails a check is quarantined and
+        None is returned.
         """
+
+    @abstractmethod
+    def touch(self, key: PassageKVKey) -> bool:
+        """Mark the file as used now; False where there is none. It is not opened."""
 
     @abstractmethod
     def put(self, content: PassageKVContent, *, used_ns: int | None = None) -> bool:
@@ -100,7 +108,7 @@ class Tier(ABC):
         """Delete every head range of a passage KV, pinned or not; returns the number of files."""
 
     @abstractmethod
-    def quarantine(self, file: PassageKVFile) -> bool:
+    def quarantine(self, file: OpenPassageKV) -> bool:
         """Put a corrupt file aside: its key is a miss from now on. Logs one warning.
 
         False, and nothing is done, where the file is no longer what lies under its key.

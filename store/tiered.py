@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -11,8 +12,9 @@ from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, Stor
 from kvblend.core.rest import TierStats
 from kvblend.core.settings import Settings
 from kvblend.store.content import CopiedContent, TensorContent
+from kvblend.store.gpu_tier import GPUTier
 from kvblend.store.key import PassageKVKey
-from kvblend.store.passage_file import PassageKVFile
+from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
 from kvblend.store.tier import Pin, Tier, VerifyReport
 
@@ -26,31 +28,40 @@ class TieredStore:
 
     A passage KV may lie in several tiers; it is opened from the fastest. What a tier evicts moves to the
     next slower one. A miss is None or False, never an error.
+
+    A GPU tier is one process's own, in front of the tiers that all share, and holds copies alone: what it evicts
+    is dropped, and what no shared tier has any more, since another process deleted it or it was evicted there, is a
+    miss. Else a deleted passage could be served, or come back.
     """
 
-    def __init__(self, tiers: list[Tier]) -> None:
+    def __init__(self, tiers: list[Tier], *, gpu: GPUTier | None = None) -> None:
         if not tiers:
             raise InvalidRequestError("a store needs at least one tier; none was given")
-        self.tiers = tuple(tiers)
-        for faster, slower in zip(self.tiers, self.tiers[1:], strict=False):
+        self._gpu = gpu
+        self._shared = tuple(tiers)
+        self.tiers: tuple[Tier, ...] = self._shared if gpu is None else (gpu, *self._shared)
+        for faster, slower in pairwise(self._shared):
             faster.slower = slower
         self._pins: dict[PassageKVKey, Pin] = {}
         self._pins_lock = threading.Lock()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Open the CPU and disk tiers that `settings` ask for.
+    def from_settings(cls, settings: Settings, device: torch.device | str | None = None) -> Self:
+        """Open the CPU and disk tiers that `settings` ask for and, for a worker on `device`, the GPU tier.
 
         Raises InvalidRequestError where a path is relative, cannot be written or lies within the other tier's,
-        or where no tier is left.
+        where no tier is left, or where the device has no room.
         """
-        return cls(tiers_of(settings))
+        tiers = tiers_of(settings)
+        if device is None or settings.gpu_bytes == 0:
+            return cls(tiers)
+        return cls(tiers, gpu=GPUTier(device, budget_bytes=settings.gpu_bytes))
 
     def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int) -> str:
         """Store a passage's KV; on return it is whole, and survives a crash as far as its tier does.
 
         kv: [num_layers, 2, num_tokens, num_kv_heads, head_dim], bfloat16, float16 or float32, on any device.
-        It goes to the fastest tier that can make room. What lies there already under `key` is kept, since a
+        It goes to the fastest shared tier that can make room. What lies there already under `key` is kept, since a
         key names its content, and marked as used now. Returns the tier's name.
 
         Raises StoreFullError where no tier can make room or be written, InvalidRequestError where `kv` does not
@@ -62,7 +73,7 @@ class TieredStore:
             with found:
                 return found.tier
         reasons = []
-        for tier in self.tiers:
+        for tier in self._shared:
             try:
                 tier.put(content)
             except StoreFullError as error:
@@ -74,19 +85,26 @@ class TieredStore:
                 return tier.name
         raise StoreFullError("; ".join(reasons))
 
-    def open(self, key: PassageKVKey) -> PassageKVFile | None:
-        """Open from the fastest tier that has it, and mark it as used there; None where no tier has it.
+    def open(self, key: PassageKVKey) -> OpenPassageKV | None:
+        """Open from the fastest tier that has it, and mark it as used; None where no shared tier has it.
 
         The file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose
         header fails its check is quarantined and passed over.
         """
-        for tier in self.tiers:
+        if self._gpu is not None:
+            copy = self._gpu.open(key)
+            if copy is not None:
+                if any(tier.touch(key) for tier in self._shared):
+                    return copy
+                copy.close()
+                self._gpu.drop(key)
+        for tier in self._shared:
             file = tier.open(key)
             if file is not None:
                 return file
         return None
 
-    def quarantine(self, file: PassageKVFile) -> None:
+    def quarantine(self, file: OpenPassageKV) -> None:
         """Put aside a file whose `read` raised CorruptPassageKVError. One warning is logged."""
         for tier in self.tiers:
             if tier.name == file.tier:
@@ -94,7 +112,8 @@ class TieredStore:
 
     def lookup(self, key: PassageKVKey) -> str | None:
         """The fastest tier that has a file for `key`, by name; it is not opened."""
-        return next((tier.name for tier in self.tiers if tier.contains(key)), None)
+        found = next((tier.name for tier in self._shared if tier.contains(key)), None)
+        return self._gpu.name if found is not None and self._gpu is not None and self._gpu.contains(key) else found
 
     def delete(self, *, model_fingerprint: str, encode_context: str, passage_id: str) -> int:
         """Delete every head range of a passage KV from all tiers, pinned or not; returns the number of files."""
@@ -115,7 +134,7 @@ class TieredStore:
     def pin(self, key: PassageKVKey) -> bool:
         """Keep a passage KV from eviction until `unpin` or this process's end; False where no tier has it.
 
-        It is pinned in the fastest tier that has it; other processes' pins count too. Idempotent.
+        It is pinned in the fastest shared tier that has it; other processes' pins count too. Idempotent.
         """
         with self._pins_lock:
             held = self._pins.get(key)
@@ -123,7 +142,7 @@ class TieredStore:
                 if held.holds():
                     return True
                 self._pins.pop(key).release()
-            for tier in self.tiers:
+            for tier in self._shared:
                 pin = tier.pin(key)
                 if pin is not None:
                     self._pins[key] = pin
@@ -141,7 +160,7 @@ class TieredStore:
 
     def promote(self, key: PassageKVKey) -> bool:
         """Copy to the next faster tier than the fastest that has it; False where none has it or it does not fit."""
-        for faster, tier in zip(self.tiers, self.tiers[1:], strict=False):
+        for faster, tier in pairwise(self.tiers):
             if faster.contains(key):
                 return False
             file = tier.open(key)
@@ -171,9 +190,12 @@ class TieredStore:
     def demote(self, key: PassageKVKey) -> bool:
         """Move from the fastest tier that has it to the next slower one; the faster copy is gone then.
 
-        False where no tier has it, it is in the slowest, it is pinned, or it does not fit.
+        False where no tier has it, it is in the slowest, it is pinned, or it does not fit. A copy in the GPU tier
+        is dropped: it lies in a slower one.
         """
-        for tier in self.tiers:
+        if self._gpu is not None and self._gpu.contains(key):
+            return self._gpu.drop(key)
+        for tier in self._shared:
             if tier.contains(key):
                 return tier.demote(key)
         return False

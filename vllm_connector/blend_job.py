@@ -10,7 +10,7 @@ from vllm.logger import init_logger
 from kvblend.blend import SELECTORS, DenseContextKV, Rows
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.core.report import BlendReport
-from kvblend.store import PassageKVFile, TieredStore
+from kvblend.store import OpenPassageKV, TieredStore
 from kvblend.vllm_connector.engine_model import EngineModel
 from kvblend.vllm_connector.metadata import BlendTask
 from kvblend.vllm_connector.paged_kv import PagedLayer
@@ -89,7 +89,7 @@ class BlendJob:
         self.report.steps_ms.load += (time.perf_counter() - began) * 1e3
         return loaded
 
-    def _read(self, file: PassageKVFile, span: PlacedSpan, store: TieredStore) -> bool:
+    def _read(self, file: OpenPassageKV, span: PlacedSpan, store: TieredStore) -> bool:
         with file:
             try:
                 kv = file.read()

@@ -8,8 +8,9 @@ from kvblend.store import PassageKVKey
 
 SHAPE = (3, 2, 5, 2, 8)
 CONTEXT = hashlib.sha256(b"context").hexdigest()
-FILE_BYTES = 4 * 4096
-"""The size of a file of SHAPE: a header and three layers of one 4 KiB extent each."""
+EXTENT_BYTES = 4096
+FILE_BYTES = (1 + SHAPE[0]) * EXTENT_BYTES
+"""The size of a file of SHAPE: a header and three layers of one extent each."""
 
 
 def make_key(number: int, *, head_start: int = 0, num_heads: int = SHAPE[3]) -> PassageKVKey:

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
 from kvblend.store import CPUTier, DiskTier, PassageKVKey, Tier
 from kvblend.store.content import TensorContent
 from kvblend.store.folder_tier import FolderTier
 from tests.store.samples import FILE_BYTES, make_key, make_kv
-from tests.store.tier_contract import TierContract, held, keys, opened, put
+from tests.store.tier_contract import HalfWritten, TierContract, held, keys, opened, put
 
 
 class FolderTierContract(TierContract):
@@ -27,6 +27,30 @@ class FolderTierContract(TierContract):
         damaged[offset] ^= 1
         path.write_bytes(damaged)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # damage is no use
+
+    def test_files_outlive_the_tier(self, tier: Tier, tmp_path: Path) -> None:
+        """A tier made twice over one folder is one place."""
+        put(tier, 1)
+        again = self.make_tier(tmp_path / "tier", budget_bytes=tier.budget_bytes)
+        with opened(again, 1) as file:
+            assert torch.equal(file.read(), make_kv(1))
+        assert again.stats().used_bytes == FILE_BYTES
+        again.close()
+
+    def test_a_full_file_system_is_a_full_store(self, tier: Tier) -> None:
+        with pytest.raises(StoreFullError, match="no room"):
+            tier.put(HalfWritten(1, OSError(28, "No space left on device")))
+        assert tier.stats().used_bytes == 0
+
+    def test_a_corrupt_header_is_a_miss(self, tier: Tier, caplog: pytest.LogCaptureFixture) -> None:
+        put(tier, 1)
+        self.damage(tier, make_key(1), offset=40)
+        assert tier.open(make_key(1)) is None
+        assert not tier.contains(make_key(1))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert put(tier, 1)
+        with opened(tier, 1) as file:
+            assert torch.equal(file.read(), make_kv(1))
 
 
 class TestCPUTier(FolderTierContract):
@@ -117,19 +141,6 @@ def test_a_dead_writers_file_is_removed_and_a_live_ones_is_not(tier: FolderTier)
     assert not dead.exists()
     with opened(tier, 1) as file:
         assert torch.equal(file.read(), make_kv(1))
-
-
-def test_of_two_writers_of_one_key_the_first_to_finish_wins(tier: FolderTier) -> None:
-    class Overtaken(TensorContent):
-        def write(self, fd: int) -> None:
-            assert put(tier, 1)
-            super().write(fd)
-
-    assert not tier.put(Overtaken(make_key(1), make_kv(1), capture_position=9))
-    with opened(tier, 1) as file:
-        assert file.header.capture_position == 1
-    tier.check_integrity()
-    assert tier.stats().used_bytes == FILE_BYTES
 
 
 def test_a_count_that_is_lost_is_taken_again(tier: FolderTier) -> None:

@@ -1,0 +1,68 @@
+"""One buffer in a device's memory, cut into passage KV."""
+
+import torch
+
+from kvblend.core.errors import InvalidRequestError
+from kvblend.store.content import PassageKVContent
+from kvblend.store.device_stream import DeviceEvent, SideStream, current_event
+from kvblend.store.extent_allocator import ExtentAllocator
+from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
+
+__all__ = ["Arena"]
+
+
+class Arena:
+    """Ranges of `num_bytes`, rounded down to whole 4 KiB, in the memory of `device`.
+
+    All but `fill` is called under one lock. What is written goes over a stream of its own, behind everything that
+    read a range before it was freed.
+
+    Raises InvalidRequestError where the device has not that much memory free, or is neither cuda nor cpu.
+    """
+
+    def __init__(self, device: torch.device, num_bytes: int) -> None:
+        self._stream = SideStream(device)
+        num_bytes -= num_bytes % EXTENT_ALIGNMENT
+        try:
+            self._memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            raise InvalidRequestError(
+                f"KVBLEND_GPU_BYTES is {num_bytes}, more than {device} has free: lower it, or vLLM's "
+                f"--gpu-memory-utilization ({error})",
+                param="KVBLEND_GPU_BYTES",
+            ) from error
+        self.device = self._memory.device
+        self.ranges = ExtentAllocator(num_bytes)
+        self._reads: list[DeviceEvent] = []
+
+    def allocate(self, header: PassageKVHeader) -> tuple[int, torch.Tensor] | None:
+        """Where a range for such a passage KV starts, and its extents: uint8 [num_layers, extent_bytes].
+
+        None where no hole is large enough.
+        """
+        start = self.ranges.allocate(header.payload_bytes)
+        if start is None:
+            return None
+        for event in self._reads:
+            self._stream.wait_for(event)
+        self._reads.clear()
+        memory = self._memory[start : start + header.payload_bytes]
+        return start, memory.view(header.num_layers, header.extent_bytes)
+
+    def fill(self, extents: torch.Tensor, content: PassageKVContent) -> DeviceEvent:
+        """Issue the copy of `content` to its range; returns the point at which it is there. Raises as `copy_to`."""
+        self._stream.wait_for_current()
+        with self._stream.use():
+            content.copy_to(extents)
+        return self._stream.event()
+
+    def note_read(self) -> None:
+        """Let what is written from now on wait for what this thread's current stream was given."""
+        event = current_event(self.device)
+        if event is not None:
+            self._reads = [read for read in self._reads if read is not None and not read.query()]
+            self._reads.append(event)
+
+    def close(self) -> None:
+        """Let the buffer go; it is freed with the last view of it."""
+        self._memory = self._memory[:0].clone()
