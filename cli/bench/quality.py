@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kvblend.blend.hf import HuggingFaceModel
 from kvblend.cli.bench.bootstrap import Resamples
 from kvblend.cli.bench.quality_encodes import PromptParts
 from kvblend.cli.bench.quality_lab import Measurement, QuestionLab, make_encoders
+from kvblend.cli.bench.quality_run import all_measured, measure_question, method_keys
 from kvblend.cli.bench.quality_state import MethodKey, QualityState
 from kvblend.cli.bench.question_set import Half, Question, load_questions, take_half
 from kvblend.cli.progress import count_progress
@@ -24,7 +26,6 @@ __all__ = ["BASELINE", "QualitySettings", "quality_bench"]
 
 PREAMBLE = "Answer the question using the passages. Answer within 5 words."
 SEPARATOR = "\n\n"
-FULL_PREFILL = MethodKey("", "full_prefill", 1.0)
 BASELINE = ("alone", "cacheblend_v")
 """What `kl_fraction` is a fraction of, at the same recompute ratio."""
 
@@ -63,7 +64,7 @@ def quality_bench(
     if len(questions) < 3:
         raise InvalidRequestError(f"{len(questions)} questions; at least 3 are needed")
     asked = take_half(questions[:-1], settings.half)[:num_questions]
-    keys = [MethodKey(encode, selector, ratio) for encode, selector, ratio in _methods(encodes, selectors, ratios)]
+    keys = method_keys(encodes, selectors, ratios)
     kept = {"model": Path(model_path).name, **settings.model_dump(mode="json")}
     state = QualityState(state_path, kept | {"questions": settings.questions and settings.questions.name})
     from transformers import AutoTokenizer
@@ -71,23 +72,12 @@ def quality_bench(
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     bench = _Bench(HuggingFaceModel.load(model_path, dtype=getattr(torch, settings.dtype)), tokenizer, settings)
     with count_progress(console) as progress:
-        task = progress.add_task("measurements", total=len(asked) * (len(keys) + 1))
+        task = progress.add_task("measurements", total=len(asked) * len(keys))
         for index, question in enumerate(asked):
-            for _ in bench.question(index, question, questions[-1], keys, state):
+            for _ in measure_question(index, keys, state, partial(bench.lab, question, questions[-1])):
                 progress.advance(task)
-    measured = {key: [_found(state, index, key) for index in range(len(asked))] for key in (FULL_PREFILL, *keys)}
+    measured = all_measured(state, keys, num_questions=len(asked))
     return list(_rows(measured, Resamples(len(asked))))
-
-
-def _methods(
-    encodes: Sequence[str], selectors: Sequence[str], ratios: Sequence[float]
-) -> Iterator[tuple[str, str, float]]:
-    for encode in encodes:
-        for selector in selectors:
-            if selector in ("none", "all"):
-                yield encode, selector, float(selector == "all")
-            else:
-                yield from ((encode, selector, ratio) for ratio in ratios)
 
 
 class _Bench:
@@ -99,27 +89,12 @@ class _Bench:
         self._encoders = make_encoders(model)
         self._end_tokens = model.end_tokens | {tokenizer.eos_token_id}
 
-    def question(
-        self, index: int, question: Question, last: Question, keys: Sequence[MethodKey], state: QualityState
-    ) -> Iterator[None]:
-        """Measure what is not in `state` yet, one step a method."""
-        missing = [key for key in (FULL_PREFILL, *keys) if state.get(index, key) is None]
-        yield from [None] * (len(keys) + 1 - len(missing))
-        if not missing:
-            return
+    def lab(self, question: Question, last: Question) -> QuestionLab:
+        """The lab of one question; `last` gives the unrelated warm context."""
         parts = self._parts(question, last)
-        lab = QuestionLab(
+        return QuestionLab(
             self._model, self._tokenizer, self._encoders, parts, question.answers, end_tokens=self._end_tokens
         )
-        laid_out, encode = None, None
-        for key in missing:
-            if key == FULL_PREFILL:
-                state.put(index, key, lab.full_prefill)
-            else:
-                if laid_out is None or key.encode != encode:
-                    laid_out, encode = lab.lay_out(key.encode), key.encode
-                state.put(index, key, lab.measure(laid_out, key.selector, key.recompute_ratio))
-            yield
 
     def _parts(self, question: Question, last: Question) -> PromptParts:
         num_passages = self._settings.num_passages
@@ -136,12 +111,6 @@ class _Bench:
 
     def _passage(self, text: str) -> tuple[int, ...]:
         return self._prompts.text_ids(text)[: self._settings.passage_tokens] + self._separator
-
-
-def _found(state: QualityState, question: int, key: MethodKey) -> Measurement:
-    measurement = state.get(question, key)
-    assert measurement is not None
-    return measurement
 
 
 def _rows(measured: dict[MethodKey, list[Measurement]], resamples: Resamples) -> Iterator[dict[str, Any]]:

@@ -21,12 +21,13 @@ ANSWER_TOKENS = 16
 
 @dataclass(frozen=True)
 class Measurement:
-    """One method on one question, against full prefill."""
+    """One method on one question, against full prefill; `answer` is the method's own, decoded."""
 
     kl: float
     agreement: float
     f1: float
     flops_ratio: float
+    answer: str = ""
 
 
 def make_encoders(model: HuggingFaceModel) -> Any:
@@ -37,7 +38,7 @@ def make_encoders(model: HuggingFaceModel) -> Any:
 class QuestionLab:
     """One question's full prefill and greedy answer, and methods measured against them.
 
-    The answer ends with the first of `end_tokens`, or after 16 tokens. `encoders` is `make_encoders`'s.
+    The answer ends with the first of `end_tokens`, or after `answer_tokens`. `encoders` is `make_encoders`'s.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class QuestionLab:
         gold: Sequence[str],
         *,
         end_tokens: frozenset[int],
+        answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
         self._model, self._tokenizer, self._encoders = model, tokenizer, encoders
         self._parts, self._gold, self._end_tokens = parts, gold, end_tokens
-        self._prompt_tokens = len(parts.prompt)
-        context, logits = prefill(model, parts.prompt, room=ANSWER_TOKENS)
+        self._prompt_tokens, self._answer_tokens = len(parts.prompt), answer_tokens
+        context, logits = prefill(model, parts.prompt, room=answer_tokens)
         self.answer = self._greedy(context, [int(logits.argmax())])
         steps = [logits]
         if len(self.answer) > 1:
@@ -66,7 +68,8 @@ class QuestionLab:
 
     @property
     def full_prefill(self) -> Measurement:
-        return Measurement(0.0, 1.0, self._f1(self.answer), 1.0)
+        answer = self._text(self.answer)
+        return Measurement(0.0, 1.0, answer_f1(answer, self._gold), 1.0, answer)
 
     def lay_out(self, encode: str) -> LabPrompt:
         """Full reuse with passages encoded as `ENCODES` names it."""
@@ -76,7 +79,7 @@ class QuestionLab:
             passages.append(EncodedPassage(passage, encoder.encode(passage), encoder.encode_context))
         preamble_kv = self._encoders(self._parts.preamble).prefix_kv
         return lay_out(
-            self._model, self._parts.preamble, preamble_kv, passages, self._parts.question, room=ANSWER_TOKENS
+            self._model, self._parts.preamble, preamble_kv, passages, self._parts.question, room=self._answer_tokens
         )
 
     def measure(self, laid_out: LabPrompt, selector: str, recompute_ratio: float) -> Measurement:
@@ -89,24 +92,26 @@ class QuestionLab:
         choices = logits.argmax(-1).tolist()
         agreement = float((ours.argmax(-1) == self._reference.argmax(-1)).float().mean())
         flops = self._model.flops.blend(computed, prompt.question_positions)
+        answer = self._text(self._own_answer(prompt.whole, choices))
         return Measurement(
-            mean_kl(self._reference, ours), agreement, self._own_f1(prompt.whole, choices), flops / self._full_flops
+            mean_kl(self._reference, ours), agreement, answer_f1(answer, self._gold), flops / self._full_flops, answer
         )
 
-    def _own_f1(self, context: DenseContextKV, choices: list[int]) -> float:
-        """F1 of the greedy answer: full prefill's up to where `choices` depart from it."""
+    def _own_answer(self, context: DenseContextKV, choices: list[int]) -> list[int]:
+        """The greedy answer: full prefill's up to where `choices` depart from it."""
         for step, (ours, theirs) in enumerate(zip(choices, self.answer, strict=True)):
             if ours != theirs:
-                return self._f1(self._greedy(context, [*self.answer[:step], ours]))
-        return self._f1(self.answer)
+                return self._greedy(context, [*self.answer[:step], ours])
+        return self.answer
 
     def _greedy(self, context: DenseContextKV, answer: list[int]) -> list[int]:
         """Continue `answer`, whose last token's KV is not yet in `context`, to its end."""
-        while len(answer) < ANSWER_TOKENS and answer[-1] not in self._end_tokens:
+        while len(answer) < self._answer_tokens and answer[-1] not in self._end_tokens:
             start = self._prompt_tokens + len(answer) - 1
             logits: Tensor = extend(self._model, context, answer[-1:], start=start)
             answer = [*answer, int(logits.argmax())]
         return answer
 
-    def _f1(self, answer: list[int]) -> float:
-        return answer_f1(self._tokenizer.decode(answer, skip_special_tokens=True), self._gold)
+    def _text(self, answer: list[int]) -> str:
+        text: str = self._tokenizer.decode(answer, skip_special_tokens=True)
+        return text

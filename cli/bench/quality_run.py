@@ -1,0 +1,54 @@
+"""Run methods over questions, resuming where an earlier run ended."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from kvblend.cli.bench.quality_lab import Measurement, QuestionLab
+from kvblend.cli.bench.quality_state import MethodKey, QualityState
+
+__all__ = ["FULL_PREFILL", "all_measured", "measure_question", "method_keys"]
+
+FULL_PREFILL = MethodKey("", "full_prefill", 1.0)
+
+
+def method_keys(encodes: Sequence[str], selectors: Sequence[str], ratios: Sequence[float]) -> list[MethodKey]:
+    """Every combination; `none` and `all` have one recompute ratio each. Full prefill comes first."""
+    keys = [FULL_PREFILL]
+    for encode in encodes:
+        for selector in selectors:
+            if selector in ("none", "all"):
+                keys.append(MethodKey(encode, selector, float(selector == "all")))
+            else:
+                keys += (MethodKey(encode, selector, ratio) for ratio in ratios)
+    return keys
+
+
+def measure_question(
+    index: int, keys: Sequence[MethodKey], state: QualityState, make_lab: Callable[[], QuestionLab]
+) -> Iterator[None]:
+    """Measure what is not in `state` yet, one step a method; the lab is made where anything is missing."""
+    missing = [key for key in keys if state.get(index, key) is None]
+    yield from [None] * (len(keys) - len(missing))
+    if not missing:
+        return
+    lab = make_lab()
+    laid_out, encode = None, None
+    for key in missing:
+        if key == FULL_PREFILL:
+            state.put(index, key, lab.full_prefill)
+        else:
+            if laid_out is None or key.encode != encode:
+                laid_out, encode = lab.lay_out(key.encode), key.encode
+            state.put(index, key, lab.measure(laid_out, key.selector, key.recompute_ratio))
+        yield
+
+
+def all_measured(
+    state: QualityState, keys: Sequence[MethodKey], *, num_questions: int
+) -> dict[MethodKey, list[Measurement]]:
+    """Every method's measurements, all of which are in `state`, in the questions' order."""
+    measured: dict[MethodKey, list[Measurement]] = {}
+    for key in keys:
+        found = [state.get(index, key) for index in range(num_questions)]
+        measured[key] = [one for one in found if one is not None]
+        assert len(measured[key]) == num_questions
+    return measured
