@@ -11,12 +11,13 @@ from typing import Any
 from kvblend.api.answer_tokens import TOKEN_FIELDS
 from kvblend.api.blend_prompt import BlendPrompt, PromptPassage
 from kvblend.api.encoder import NO_CONTEXT, Encoder
+from kvblend.api.gate import ContextCounts, Decision, Gate, Wishes
 from kvblend.api.live_guard import LiveGuard
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.replica import EngineFacts, Replicas
 from kvblend.core.identity import token_hash
-from kvblend.core.plan import ContextPlan, KVBlendParams, SelectorName
+from kvblend.core.plan import ContextPlan, KVBlendParams
 from kvblend.core.report import BlendReport
 from kvblend.core.rest import Reuse
 
@@ -31,8 +32,7 @@ class BlendOrder:
 
     prompt: BlendPrompt
     reuse: Reuse = "blend"
-    recompute_ratio: float | None = None
-    selector: SelectorName | None = None
+    wishes: Wishes = field(default_factory=Wishes)
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -40,11 +40,18 @@ class Blender:
     """Answers orders through whichever vLLM server is least busy."""
 
     def __init__(
-        self, replicas: Replicas, passage_kv: PassageKV, encoder: Encoder, guard: LiveGuard, metrics: Metrics
+        self,
+        replicas: Replicas,
+        passage_kv: PassageKV,
+        encoder: Encoder,
+        gate: Gate,
+        guard: LiveGuard,
+        metrics: Metrics,
     ) -> None:
         self._replicas = replicas
         self._passage_kv = passage_kv
         self._encoder = encoder
+        self._gate = gate
         self._guard = guard
         self._metrics = metrics
 
@@ -65,19 +72,20 @@ class Blender:
         max_tokens = order.sampling.get("max_tokens")
         order.prompt.check_length(max_model_len=facts.max_model_len, max_tokens=1 if max_tokens is None else max_tokens)
         missing = await self._missing(order, facts)
+        decision = await self._decide(order, facts, missing)
         report_id = uuid.uuid4().hex
         body = {
             "model": facts.model,
             "max_tokens": facts.max_model_len - num_prompt,
             **{name: value for name, value in order.sampling.items() if value is not None},
-            **self._engine_fields(order, facts, report_id),
+            **self._engine_fields(order, decision, report_id),
             "prompt": order.prompt.token_ids,
             "stream_options": {"include_usage": True},
         }
         sample = self._guard.sample(replica, facts, body)
         if sample:
             body |= TOKEN_FIELDS
-        answer = _Answer(order, facts)
+        answer = _Answer(order, facts, decision)
         asking: asyncio.Task[BlendReport | None] | None = None
         with replica.request():
             try:
@@ -91,21 +99,43 @@ class Blender:
                 if asking:
                     asking.cancel()
         self._metrics.answer(report)
+        if decision:
+            self._metrics.decision(decision.verdict)
         if sample:
             self._guard.add(sample, report)
-        self._encoder.encode_soon(missing)
+        if decision is None or decision.verdict != "unable":  # whose KV nobody would use
+            self._encoder.encode_soon(missing)
         yield report
 
-    def _engine_fields(self, order: BlendOrder, facts: EngineFacts, report_id: str) -> dict[str, Any]:
+    async def _decide(
+        self, order: BlendOrder, facts: EngineFacts, missing: Sequence[tuple[Any, tuple[int, ...]]]
+    ) -> Decision | None:
+        """The gate's word on this prompt; None where there is nothing to blend."""
+        prompt = order.prompt
+        if order.reuse != "blend" or facts.info is None or not prompt.passages:
+            return None
+        absent = {(context.hash, token_hash(token_ids)) for context, token_ids in missing}
+        num_reused = sum(len(passage.token_ids) for passage in prompt.passages if passage.name not in absent)
+        preamble_ids = prompt.frame.preamble_ids
+        is_exact = (NO_CONTEXT.hash, token_hash(preamble_ids)) not in absent
+        counts = ContextCounts(
+            reused=num_reused,
+            fresh=prompt.num_context_tokens - num_reused - (len(preamble_ids) if is_exact else 0),
+            question=len(prompt.frame.question_ids),
+            prompt=len(prompt.token_ids),
+        )
+        return await self._gate.decide(order.wishes, counts, info=facts.info)
+
+    @staticmethod
+    def _engine_fields(order: BlendOrder, decision: Decision | None, report_id: str) -> dict[str, Any]:
         if order.reuse == "none":
             return {"cache_salt": uuid.uuid4().hex}  # so that vLLM's own prefix cache cannot hit either
-        if order.reuse == "prefix_cache" or facts.info is None or not order.prompt.passages:
+        if decision is None or decision.prefill_reason is not None:
             return {}
-        ratio = order.recompute_ratio
         plan = ContextPlan(
             spans=order.prompt.spans,
-            recompute_ratio=facts.info.default_recompute_ratio if ratio is None else ratio,
-            selector=order.selector or "probe",
+            recompute_ratio=decision.recompute_ratio,
+            selector=order.wishes.selector or "probe",
         )
         params = KVBlendParams(report_id=report_id, blend=plan)
         return {"kv_transfer_params": {"kvblend": params.model_dump(mode="json", exclude_none=True)}}
@@ -124,9 +154,10 @@ class Blender:
 class _Answer:
     """What is seen of one answer as its chunks go by."""
 
-    def __init__(self, order: BlendOrder, facts: EngineFacts) -> None:
+    def __init__(self, order: BlendOrder, facts: EngineFacts, decision: Decision | None) -> None:
         self._order = order
         self._facts = facts
+        self._decision = decision
         self._sent_at = time.perf_counter()
         self._ttft_ms: float | None = None
         self._usage: dict[str, Any] = {}
@@ -141,8 +172,9 @@ class _Answer:
 
     def report(self, blended: BlendReport | None) -> BlendReport:
         """The connector's report where there is one, else one of a plain prefill, with our own time to first token."""
+        calibrated = self._decision is not None and self._decision.calibrated
         if blended:
-            return blended.model_copy(update={"ttft_ms": self._ttft_ms})
+            return blended.model_copy(update={"ttft_ms": self._ttft_ms, "calibrated": calibrated})
         details = self._usage.get("prompt_tokens_details") or {}
         num_context = self._order.prompt.num_context_tokens
         num_cached = min(details.get("cached_tokens") or 0, num_context)
@@ -152,6 +184,8 @@ class _Answer:
             reason = "the prompt holds no passages"
         elif self._facts.info is None:
             reason = "the vLLM server has no control channel of kvblend"
+        elif self._decision and self._decision.prefill_reason:
+            reason = self._decision.prefill_reason
         else:
             reason = "the control channel gave no report"
         return BlendReport(
@@ -161,5 +195,6 @@ class _Answer:
             context_tokens=num_context,
             exact_tokens=num_cached,
             recomputed_tokens=num_context - num_cached,
+            calibrated=calibrated,
             ttft_ms=self._ttft_ms,
         )

@@ -24,6 +24,13 @@ class Metrics:
             ["route", "method", "status"],
             registry=self._registry,
         )
+        self._decisions = Counter(
+            "kvblend_gate_decisions",
+            "Prompts with passages, by what the gate decided: calibrated and uncalibrated were blended; unable, target "
+            "and cost were prefilled.",
+            ["decision"],
+            registry=self._registry,
+        )
         self._answers = Counter("kvblend_answers", "Answers by outcome.", ["outcome"], registry=self._registry)
         self._ttft = Histogram(
             "kvblend_ttft_seconds",
@@ -91,6 +98,10 @@ class Metrics:
             self._tokens.labels(kind).inc(num_tokens)
         for tier, num_tokens in report.tiers.items():
             self._reused.labels(tier).inc(num_tokens)
+
+    def decision(self, verdict: str) -> None:
+        """Count one decision of the gate."""
+        self._decisions.labels(verdict).inc()
 
     def encoded(self, num_tokens: int) -> None:
         """Count one passage whose KV was computed."""

@@ -13,7 +13,10 @@ from fastapi import Request
 from kvblend.api.blender import Blender
 from kvblend.api.collections import Collections
 from kvblend.api.completion import KVCompletion
+from kvblend.api.cost_fit import CostFit
+from kvblend.api.encode_context import default_warm_context
 from kvblend.api.encoder import Encoder
+from kvblend.api.gate import Gate
 from kvblend.api.home_lock import lock_home
 from kvblend.api.ingest import Ingest
 from kvblend.api.live_guard import LiveGuard
@@ -23,6 +26,7 @@ from kvblend.api.plain import PlainAnswers
 from kvblend.api.prompt import PromptBuilder
 from kvblend.api.replica import Replica, Replicas
 from kvblend.api.retrieval import Retrieval
+from kvblend.api.served_calibration import ServedCalibration
 from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.settings import Settings
 from kvblend.retriever import Embedder, Retriever
@@ -55,6 +59,7 @@ class Service:
     retrieval: Retrieval
     replicas: Replicas
     passage_kv: PassageKV
+    calibration: ServedCalibration
     blender: Blender
     plain: PlainAnswers
     ingest: Ingest
@@ -99,6 +104,11 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         stack.push_async_callback(replicas.close)
         encoder = Encoder(replicas, passage_kv, metrics)
         stack.push_async_callback(encoder.close)
+        costs = CostFit(replicas, encoder, passage_kv, token_ids=prompts.passage_ids(default_warm_context()))
+        if settings.cost_model:
+            costs.start()
+        stack.push_async_callback(costs.close)
+        calibration = ServedCalibration(config.model, home=settings.home_path)
         completion = KVCompletion(replicas, collections, retriever.catalog, passage_kv, encoder)
         ingest = Ingest(retriever, collections, encoder, passage_kv, completion, metrics)
         stack.push_async_callback(ingest.close)
@@ -116,8 +126,9 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             collections=collections,
             retrieval=Retrieval(retriever, collections, prompts),
             replicas=replicas,
+            calibration=calibration,
             passage_kv=passage_kv,
-            blender=Blender(replicas, passage_kv, encoder, guard, metrics),
+            blender=Blender(replicas, passage_kv, encoder, Gate(calibration, costs.model), guard, metrics),
             plain=PlainAnswers(replicas, metrics),
             ingest=ingest,
             guard=guard,

@@ -19,7 +19,10 @@ def query(
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to ask.")] = "default",
     top_k: Annotated[int, typer.Option(min=1, max=64, help="Passages to retrieve.")] = 8,
     recompute_ratio: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="The engine's where not given.")
+        float | None, typer.Option(min=0.0, max=1.0, help="The calibrated or default one where not given.")
+    ] = None,
+    target_kl: Annotated[
+        float | None, typer.Option(help="Instead: blend at the smallest ratio calibrated for this mean KL, in nats.")
     ] = None,
     selector: Annotated[SelectorName | None, typer.Option(help="The engine's where not given.")] = None,
     reuse: Annotated[Reuse, typer.Option(help="`prefix_cache` and `none` are there for comparison.")] = "blend",
@@ -35,6 +38,7 @@ def query(
             question,
             top_k=top_k,
             recompute_ratio=recompute_ratio,
+            target_kl=target_kl,
             selector=selector,
             reuse=reuse,
             max_tokens=max_tokens,

@@ -24,6 +24,8 @@ class BlendReport(BaseModel):
     or `prefilled` (nothing was reused from the store: `reason` says why).
     `exact` tokens were taken as they are (preamble, local prefix hit); `reused` tokens came from passage
     KV; `selected` of these were chosen by the selector; `recomputed` = selected + fresh + missed tokens.
+    `calibrated`: the answer is held to a target KL: the model has a calibration, and the ratio used, or a full
+    prefill in its place, meets the calibration's target or the one that the request names.
     `tiers` counts the reused tokens by the tier they came from.
     """
 

@@ -1,14 +1,15 @@
 """REST schemas, shared by the service and the SDK. Routes: docs/api.md."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from kvblend.core.plan import SelectorName
 from kvblend.core.report import BlendReport
 
 __all__ = [
     "BlendOptions",
+    "CalibrationState",
     "Collection",
     "CollectionCreate",
     "CollectionList",
@@ -35,10 +36,28 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 TopK = Annotated[int, Field(ge=1, le=64)]
 Reuse = Literal["blend", "prefix_cache", "none"]
+TargetKL = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class _Wishes(_Request):
+    """How to blend, where a request says so: at a ratio, or at the smallest that is calibrated for a mean KL to full
+    prefill (nats) of at most `target_kl`; by which selector; and `reuse`: `blend`, or, for comparison, vLLM's
+    `prefix_cache` alone, or `none`."""
+
+    recompute_ratio: Ratio | None = None
+    target_kl: TargetKL | None = None
+    selector: SelectorName | None = None
+    reuse: Reuse = "blend"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.recompute_ratio is not None and self.target_kl is not None:
+            raise ValueError("give one of recompute_ratio and target_kl")
+        return self
 
 
 class CollectionCreate(_Request):
@@ -121,15 +140,12 @@ class Source(BaseModel):
     metadata: dict[str, Any] = {}
 
 
-class QueryRequest(_Request):
-    """Ask a collection. `reuse`: `blend`; or, for comparison, vLLM's `prefix_cache` alone, or `none`."""
+class QueryRequest(_Wishes):
+    """Ask a collection."""
 
     question: Annotated[str, Field(min_length=1, max_length=32_768)]
     top_k: TopK = 8
     stream: bool = False
-    recompute_ratio: Ratio | None = None
-    selector: SelectorName | None = None
-    reuse: Reuse = "blend"
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 128
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
 
@@ -173,14 +189,11 @@ class SuppliedDocument(_Request):
     metadata: dict[str, Any] = {}
 
 
-class BlendOptions(_Request):
+class BlendOptions(_Wishes):
     """The `kvblend` field of an OpenAI request: passages to blend in front of the last user message."""
 
     documents: Annotated[list[SuppliedDocument | Annotated[str, Field(min_length=1)]], Field(max_length=64)] = []
     collection: Name | None = None
-    recompute_ratio: Ratio | None = None
-    selector: SelectorName | None = None
-    reuse: Reuse = "blend"
 
 
 class TierStats(BaseModel):
@@ -196,6 +209,16 @@ class TierStats(BaseModel):
 
 class KVStats(BaseModel):
     tiers: list[TierStats]
+
+
+class CalibrationState(BaseModel):
+    """How the served model is held to a calibration: `uncalibrated` blends at the default ratio, `calibrated` at the
+    calibration's, `unable` not at all."""
+
+    status: Literal["uncalibrated", "calibrated", "unable"]
+    target_kl: float | None = None
+    recompute_ratio: float | None = None
+    warning: str | None = None
 
 
 class GuardState(BaseModel):

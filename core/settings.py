@@ -41,7 +41,10 @@ class Settings(BaseSettings):
     """Where set, the service answers only requests that carry it as a bearer token."""
 
     recompute_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
-    """Recompute ratio of a request that names none."""
+    """Recompute ratio of a request that names none, where the model is not calibrated."""
+
+    cost_model: bool = True
+    """Time a few requests at the service's start, and prefill prompts whose blend would take as long."""
 
     max_document_bytes: Annotated[int, Field(ge=1)] = 32 << 20
     """A larger document is refused."""

@@ -197,18 +197,23 @@ class Client:
         *,
         top_k: int = 8,
         recompute_ratio: float | None = None,
+        target_kl: float | None = None,
         selector: SelectorName | None = None,
         reuse: Reuse = "blend",
         max_tokens: int = 128,
         temperature: float = 0.0,
     ) -> QueryResponse:
-        """Ask a collection. `recompute_ratio` and `selector` are the service's where they are None."""
+        """Ask a collection. What is None the service chooses; name one of `recompute_ratio` and `target_kl` at most.
+
+        `target_kl` asks for the smallest ratio that is calibrated for such a mean KL (nats) to full prefill.
+        """
         return self._send(
             routes.query(
                 collection,
                 question=question,
                 top_k=top_k,
                 recompute_ratio=recompute_ratio,
+                target_kl=target_kl,
                 selector=selector,
                 reuse=reuse,
                 max_tokens=max_tokens,
@@ -223,6 +228,7 @@ class Client:
         *,
         top_k: int = 8,
         recompute_ratio: float | None = None,
+        target_kl: float | None = None,
         selector: SelectorName | None = None,
         reuse: Reuse = "blend",
         max_tokens: int = 128,
@@ -235,6 +241,7 @@ class Client:
                 question=question,
                 top_k=top_k,
                 recompute_ratio=recompute_ratio,
+                target_kl=target_kl,
                 selector=selector,
                 reuse=reuse,
                 max_tokens=max_tokens,

@@ -111,6 +111,7 @@ class ChatKVBlend(BaseChatModel):
     collection: str | None = None
     """The collection whose preamble and warm context the passages are encoded behind."""
     recompute_ratio: float | None = None
+    target_kl: float | None = None
     selector: SelectorName | None = None
     reuse: Reuse = "blend"
 
@@ -134,6 +135,7 @@ class ChatKVBlend(BaseChatModel):
             documents=[to_supplied(document) for document in chosen if document.page_content],
             collection=self.collection,
             recompute_ratio=self.recompute_ratio,
+            target_kl=self.target_kl,
             selector=self.selector,
             reuse=self.reuse,
         )

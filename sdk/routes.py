@@ -86,7 +86,7 @@ def checked(model: type[M], **values: Any) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequestError(f"{param}: {first['msg']}", param=param) from error
+        raise InvalidRequestError(f"{param or 'the request'}: {first['msg']}", param=param or None) from error
 
 
 def _nothing(_: bytes) -> None:

@@ -81,6 +81,7 @@ def service(
         "KVBLEND_CPU_PATH": str(cpu_path),
         "KVBLEND_CPU_BYTES": str(1 << 30),
         "KVBLEND_DISK_BYTES": str(1 << 30),
+        "KVBLEND_COST_MODEL": "0",  # the tests' prompts are short, and are to be blended
         "VLLM_LOGGING_LEVEL": "INFO",
     }
     url = f"http://127.0.0.1:{port}"

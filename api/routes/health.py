@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from kvblend.api.service import service_of
-from kvblend.core.rest import KVStats
+from kvblend.api.service import Service, service_of
+from kvblend.core.errors import EngineUnavailableError
+from kvblend.core.rest import CalibrationState, KVStats
 
 __all__ = ["open_router", "router"]
 
@@ -26,7 +27,8 @@ async def healthz() -> dict[str, str]:
 @open_router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """200 where some vLLM server answers; `control` says whether its control channel does, without which nothing is
-    reused; `guard` what the live guard has found, where it is on."""
+    reused. `calibration` says how the model is held to one, with a warning where it cannot be blended; `guard` what
+    the live guard has found, where it is on."""
     service = service_of(request)
     servers = await service.replicas.ready()
     ready = any(healthy for healthy, _ in servers)
@@ -34,9 +36,20 @@ async def readyz(request: Request) -> Response:
         "status": "ready" if ready else "unavailable",
         "engines": [{"healthy": healthy, "control": control} for healthy, control in servers],
     }
+    if (calibration := await _calibration(service)) is not None:
+        body["calibration"] = calibration.model_dump(exclude_none=True)
     if (guard := service.guard.state) is not None:
         body["guard"] = guard.model_dump()
     return JSONResponse(body, status_code=200 if ready else 503)
+
+
+async def _calibration(service: Service) -> CalibrationState | None:
+    """None where no engine answers to say what it serves."""
+    try:
+        _, facts = await service.replicas.choose()
+    except EngineUnavailableError:
+        return None
+    return None if facts.info is None else await service.calibration.state(facts.info)
 
 
 @open_router.get("/metrics")

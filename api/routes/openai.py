@@ -11,6 +11,7 @@ from sse_starlette import ServerSentEvent
 from kvblend.api.blend_prompt import BlendPrompt
 from kvblend.api.blender import BlendOrder
 from kvblend.api.disconnect import unless_disconnected
+from kvblend.api.gate import Wishes
 from kvblend.api.openai_answer import ChatShape, CompletionShape, kvblend_field
 from kvblend.api.openai_body import ChatBody, CompletionBody, split_conversation
 from kvblend.api.prompt import Frame
@@ -86,8 +87,7 @@ def _order(options: BlendOptions, prompt: BlendPrompt, sampling: dict[str, Any])
     return BlendOrder(
         prompt=prompt,
         reuse=options.reuse,
-        recompute_ratio=options.recompute_ratio,
-        selector=options.selector,
+        wishes=Wishes(options.recompute_ratio, options.target_kl, options.selector),
         sampling=sampling,
     )
 

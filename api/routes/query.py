@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from kvblend.api.blend_prompt import BlendPrompt
 from kvblend.api.blender import BlendOrder
 from kvblend.api.disconnect import unless_disconnected
+from kvblend.api.gate import Wishes
 from kvblend.api.retrieval import Retrieved
 from kvblend.api.service import Service, service_of
 from kvblend.api.sse import Events, event, stream_events
@@ -69,8 +70,7 @@ async def _order(service: Service, collection: str, body: QueryRequest) -> tuple
     order = BlendOrder(
         prompt=BlendPrompt(retrieved.frame(frame), retrieved.passages),
         reuse=body.reuse,
-        recompute_ratio=body.recompute_ratio,
-        selector=body.selector,
+        wishes=Wishes(body.recompute_ratio, body.target_kl, body.selector),
         sampling={"max_tokens": body.max_tokens, "temperature": body.temperature},
     )
     return retrieved, order

@@ -1,0 +1,162 @@
+"""Time a few requests against the engine at start, to know when blending cannot pay."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from kvblend.api.cost_model import CostModel, CostSample
+from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
+from kvblend.api.passage_kv import PassageKV
+from kvblend.api.replica import EngineFacts, Replica, Replicas
+from kvblend.core.control import EngineInfo
+from kvblend.core.errors import EngineUnavailableError, KVBlendError
+from kvblend.core.identity import token_hash
+from kvblend.core.plan import ContextPlan, KVBlendParams, Span
+from kvblend.core.report import BlendReport
+
+__all__ = ["CostFit"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+IDLE_S = 1.0
+REPORT_WAIT_S = 2.0
+MAX_ROUNDS = 4
+ENOUGH_S = 2.0
+"""No further round begins after it: a slow engine's times are long against their noise."""
+
+HEAD, SHORT, LONG, QUESTION = 16, 32, 256, 16
+"""Tokens: a first passage, which stands where it was encoded, a short and a long one to move, and a question."""
+
+NUM_TOKENS = HEAD + SHORT + LONG + MAX_ROUNDS * QUESTION
+REPAIR_RATIO = 0.5
+
+
+class CostFit:
+    """Fits a cost model to whatever engine answers, in the background and while no request is in flight.
+
+    `token_ids`: at least 368 tokens of any text. What it stores for its requests it deletes again.
+    """
+
+    def __init__(
+        self, replicas: Replicas, encoder: Encoder, passage_kv: PassageKV, *, token_ids: Sequence[int]
+    ) -> None:
+        self._replicas, self._encoder, self._passage_kv = replicas, encoder, passage_kv
+        self._token_ids = tuple(token_ids)
+        if len(self._token_ids) < NUM_TOKENS:
+            raise ValueError(f"{len(self._token_ids)} tokens are given; the requests take {NUM_TOKENS}")
+        self._fitted: tuple[str, CostModel | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def model(self, info: EngineInfo) -> CostModel | None:
+        """This engine's costs; None where they are not known."""
+        return self._fitted[1] if self._fitted and self._fitted[0] == info.model_fingerprint else None
+
+    def start(self) -> None:
+        """Begin to look for an engine to time."""
+        self._task = asyncio.create_task(self._watch(), name="kvblend cost fit")
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                replica, facts = await self._replicas.choose()
+                if facts.info is not None and (self._fitted is None or self._fitted[0] != facts.info.model_fingerprint):
+                    await self._fit_once(replica, facts, facts.info)
+            except EngineUnavailableError:
+                pass
+            except Exception:  # this task lives as long as the service
+                logger.exception("the timing of requests failed; it is tried again")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _fit_once(self, replica: Replica, facts: EngineFacts, info: EngineInfo) -> None:
+        head, short, long = self._passages
+        if facts.max_model_len <= HEAD + LONG + QUESTION:
+            self._fitted = info.model_fingerprint, None
+            return
+        try:
+            for passage in (head, short, long):
+                if await self._encoder.encode(NO_CONTEXT, passage) is EncodeResult.FAILED:
+                    raise EngineUnavailableError("a passage to time requests with was not encoded")
+            await replica.load.idle_for(IDLE_S)
+            model = await replica.load.while_idle(self._timed(replica, facts))
+        except EngineUnavailableError:
+            raise
+        except KVBlendError as error:
+            logger.warning("requests cannot be timed, so none is prefilled for being short: %s", error.message)
+            self._fitted = info.model_fingerprint, None
+            return
+        finally:
+            names = [(NO_CONTEXT.hash, token_hash(passage)) for passage in (head, short, long)]
+            await self._passage_kv.delete([info.model_fingerprint], names)
+        if model is not None:
+            logger.info("costs fitted: %s", model)
+            self._fitted = info.model_fingerprint, model
+
+    @property
+    def _passages(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        ids = self._token_ids
+        return ids[:HEAD], ids[HEAD : HEAD + SHORT], ids[HEAD + SHORT : HEAD + SHORT + LONG]
+
+    async def _timed(self, replica: Replica, facts: EngineFacts) -> CostModel:
+        """The fit to the fastest of a few rounds: what else the machine does only ever adds time."""
+        _, short, long = self._passages
+        rounds = []
+        began = time.perf_counter()
+        for number in range(MAX_ROUNDS):
+            start = HEAD + SHORT + LONG + number * QUESTION
+            question = self._token_ids[start : start + QUESTION]  # another one: no request is in the prefix cache
+            rounds.append(
+                [
+                    await self._full(replica, facts, short, question),
+                    await self._full(replica, facts, long, question),
+                    await self._blend(replica, facts, short, question, ratio=0.0),
+                    await self._blend(replica, facts, long, question, ratio=0.0),
+                    await self._blend(replica, facts, long, question, ratio=REPAIR_RATIO),
+                ]
+            )
+            if time.perf_counter() - began > ENOUGH_S:
+                break
+        fastest = [min(samples, key=lambda sample: sample.ttft_ms) for samples in zip(*rounds, strict=True)]
+        return CostModel.fit(full=(fastest[0], fastest[1]), reuse=(fastest[2], fastest[3]), repair=fastest[4])
+
+    async def _full(
+        self, replica: Replica, facts: EngineFacts, passage: Sequence[int], question: Sequence[int]
+    ) -> CostSample:
+        prompt = [*self._passages[0], *passage, *question]
+        return CostSample(await self._ttft_ms(replica, facts, prompt, {}), num_prefilled=len(prompt))
+
+    async def _blend(
+        self, replica: Replica, facts: EngineFacts, passage: Sequence[int], question: Sequence[int], *, ratio: float
+    ) -> CostSample:
+        spans = [Span(kind="passage", num_tokens=n, encode_context=NO_CONTEXT.hash) for n in (HEAD, len(passage))]
+        params = KVBlendParams(
+            report_id=uuid.uuid4().hex, blend=ContextPlan(spans=tuple(spans), recompute_ratio=ratio, selector="probe")
+        )
+        order = {"kv_transfer_params": {"kvblend": params.model_dump(mode="json", exclude_none=True)}}
+        ttft_ms = await self._ttft_ms(replica, facts, [*self._passages[0], *passage, *question], order)
+        report: BlendReport | None = await replica.control.report(params.report_id or "", wait_s=REPORT_WAIT_S)
+        if report is None or report.outcome != "blended":
+            raise KVBlendError(f"a request to time was not blended: {report.reason if report else 'no report'}")
+        num_probed = len(question) if ratio else 0
+        return CostSample(ttft_ms, len(question), report.reused_tokens, report.recomputed_tokens + num_probed)
+
+    @staticmethod
+    async def _ttft_ms(replica: Replica, facts: EngineFacts, prompt: list[int], fields: Mapping[str, Any]) -> float:
+        body = {"model": facts.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
+        began = time.perf_counter()
+        salt = {"cache_salt": uuid.uuid4().hex}
+        async with aclosing(replica.engine.stream("/v1/completions", {**body, **salt, **fields})) as chunks:
+            async for _ in chunks:
+                return (time.perf_counter() - began) * 1000
+        raise KVBlendError("a request to time gave no token")

@@ -1,0 +1,69 @@
+"""The calibration of the model that is served."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from kvblend.core.calibration import MAX_RATIO, Calibration
+from kvblend.core.calibration_file import read_calibration
+from kvblend.core.control import EngineInfo
+from kvblend.core.rest import CalibrationState
+
+__all__ = ["ServedCalibration"]
+
+logger = logging.getLogger(__name__)
+
+
+class ServedCalibration:
+    """Reads the calibration once for each engine that answers, and says then what follows from it."""
+
+    def __init__(self, model: str, *, home: Path) -> None:
+        self._model, self._home = model, home
+        self._read: tuple[str, Calibration | None] | None = None
+        self._reading = asyncio.Lock()
+
+    async def of(self, info: EngineInfo) -> Calibration | None:
+        """The calibration of this engine's model; None where it has none."""
+        async with self._reading:
+            if self._read is None or self._read[0] != info.model_fingerprint:
+                found = await asyncio.to_thread(
+                    read_calibration, self._model, model_fingerprint=info.model_fingerprint, home=self._home
+                )
+                self._read = info.model_fingerprint, found
+                _announce(self._model, _state(self._model, found), default_ratio=info.default_recompute_ratio)
+            return self._read[1]
+
+    async def state(self, info: EngineInfo) -> CalibrationState:
+        """What the service says of it."""
+        return _state(self._model, await self.of(info))
+
+
+def _state(model: str, calibration: Calibration | None) -> CalibrationState:
+    if calibration is None:
+        return CalibrationState(status="uncalibrated")
+    held = {"target_kl": calibration.target_kl, "recompute_ratio": calibration.recompute_ratio}
+    if calibration.recompute_ratio is not None:
+        return CalibrationState(status="calibrated", **held)
+    warning = (
+        f"{model} is not blended: no recompute ratio below {MAX_RATIO:g} meets its target KL of "
+        f"{calibration.target_kl:g}; every prompt is prefilled in full"
+    )
+    return CalibrationState(status="unable", warning=warning, **held)
+
+
+def _announce(model: str, state: CalibrationState, *, default_ratio: float) -> None:
+    if state.warning:
+        logger.warning(state.warning)
+    elif state.recompute_ratio is None:
+        logger.info(
+            "%s is not calibrated: it is blended at the default ratio %g; `kvblend calibrate` measures what it needs",
+            model,
+            default_ratio,
+        )
+    else:
+        logger.info(
+            "%s is blended at its calibrated ratio %g, for a mean KL of at most %g",
+            model,
+            state.recompute_ratio,
+            state.target_kl,
+        )
