@@ -7,6 +7,8 @@ from kvblend.store.gpu_tier import GPUTier
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.passage_file import PassageKVFile
+from kvblend.store.stager import Stager
+from kvblend.store.staging import Staging
 from kvblend.store.tier import Tier, VerifyReport
 from kvblend.store.tiered import TieredStore
 
@@ -18,6 +20,8 @@ __all__ = [
     "PassageKVFile",
     "PassageKVHeader",
     "PassageKVKey",
+    "Stager",
+    "Staging",
     "Tier",
     "TieredStore",
     "VerifyReport",

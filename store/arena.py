@@ -4,7 +4,7 @@ import torch
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.store.content import PassageKVContent
-from kvblend.store.device_stream import DeviceEvent, SideStream, current_event
+from kvblend.store.device_stream import DeviceEvent, SideStream, current_event, has_passed
 from kvblend.store.extent_allocator import ExtentAllocator
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
 
@@ -24,14 +24,14 @@ class Arena:
         self._stream = SideStream(device)
         num_bytes -= num_bytes % EXTENT_ALIGNMENT
         try:
-            self._memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        except torch.OutOfMemoryError as error:
+            self._memory = torch.empty(num_bytes, dtype=torch.uint8, device=self._stream.device)
+        except RuntimeError as error:  # a GPU's torch.OutOfMemoryError is one too
             raise InvalidRequestError(
-                f"KVBLEND_GPU_BYTES is {num_bytes}, more than {device} has free: lower it, or vLLM's "
-                f"--gpu-memory-utilization ({error})",
+                f"{num_bytes} bytes for KVBLEND_GPU_BYTES cannot be had on {device}; lower it, or vLLM's "
+                f"--gpu-memory-utilization: {error}",
                 param="KVBLEND_GPU_BYTES",
             ) from error
-        self.device = self._memory.device
+        self.device = self._stream.device
         self.ranges = ExtentAllocator(num_bytes)
         self._reads: list[DeviceEvent] = []
 
@@ -60,7 +60,7 @@ class Arena:
         """Let what is written from now on wait for what this thread's current stream was given."""
         event = current_event(self.device)
         if event is not None:
-            self._reads = [read for read in self._reads if read is not None and not read.query()]
+            self._reads = [read for read in self._reads if not has_passed(read)]
             self._reads.append(event)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from kvblend.store.gpu_tier import GPUTier
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
+from kvblend.store.staging import Staging
 from kvblend.store.tier import Pin, Tier, VerifyReport
 
 __all__ = ["TieredStore"]
@@ -187,6 +188,22 @@ class TieredStore:
             return True
         return False
 
+    def promote_staged(self, staging: Staging) -> int:
+        """Copy what was staged from host memory into the GPU tier, on the device; returns how many went in.
+
+        For after a load: it waits until all is read. The copies are issued, beside what the device computes, and
+        nothing else is moved: what makes room is dropped.
+        """
+        if self._gpu is None:
+            return 0
+        num_put = 0
+        for content in staging.contents():
+            try:
+                num_put += self._gpu.put(content)
+            except StoreFullError as error:
+                log.debug("passage KV %s is not promoted: %s", content.key.file_name, error.message)
+        return num_put
+
     def demote(self, key: PassageKVKey) -> bool:
         """Move from the fastest tier that has it to the next slower one; the faster copy is gone then.
 
@@ -194,7 +211,7 @@ class TieredStore:
         is dropped: it lies in a slower one.
         """
         if self._gpu is not None and self._gpu.contains(key):
-            return self._gpu.drop(key)
+            return self._gpu.drop(key) and self.lookup(key) is not None
         for tier in self._shared:
             if tier.contains(key):
                 return tier.demote(key)

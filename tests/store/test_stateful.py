@@ -1,6 +1,7 @@
-"""The store against a model of two ordered dictionaries: whatever is done to it, both agree."""
+"""The store against a model of a few ordered lists: whatever is done to it, with and without a GPU tier, both agree."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -11,25 +12,44 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kvblend.core.errors import CorruptPassageKVError, StoreFullError
 from kvblend.core.settings import Settings
-from kvblend.store import TieredStore
-from tests.store.samples import FILE_BYTES, make_key, make_kv
+from kvblend.store import GPUTier, Stager, TieredStore
+from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
 
-NUM_FIT = {"cpu": 2, "disk": 3}
+NUM_FIT = {"gpu": 2, "cpu": 2, "disk": 3}
+TAKEN_BYTES = {"gpu": FILE_BYTES - EXTENT_BYTES, "cpu": FILE_BYTES, "disk": FILE_BYTES}
+SHARED = ("cpu", "disk")
 NUMBERS = st.integers(0, 6)
 
 
 class Model:
-    """Which numbers lie in which tier, when each was used last, what is pinned and how much is quarantined."""
+    """Which numbers lie in which tier, when each was used last, what is pinned and how much is quarantined.
+
+    The GPU tier may hold what no shared tier does any more: to everyone who asks, that is not there.
+    """
 
     def __init__(self) -> None:
-        self.tiers: dict[str, list[int]] = {"cpu": [], "disk": []}
-        self.quarantined = {"cpu": 0, "disk": 0}
+        self.tiers: dict[str, list[int]] = {"gpu": [], "cpu": [], "disk": []}
+        self.quarantined = {"gpu": 0, "cpu": 0, "disk": 0}
         self.pinned: dict[int, str] = {}
         self.uses: dict[tuple[str, int], int] = {}
         self.clock = 0
 
+    def find_shared(self, number: int) -> str | None:
+        return next((tier for tier in SHARED if number in self.tiers[tier]), None)
+
     def find(self, number: int) -> str | None:
-        return next((tier for tier, numbers in self.tiers.items() if number in numbers), None)
+        shared = self.find_shared(number)
+        return "gpu" if shared is not None and number in self.tiers["gpu"] else shared
+
+    def open(self, number: int) -> str | None:
+        """Where it is found; what is left in the GPU tier alone is dropped, and a hit there is a use below too."""
+        found, shared = self.find(number), self.find_shared(number)
+        if found is None and number in self.tiers["gpu"]:
+            self.remove("gpu", number)
+        for tier in {found, shared if found == "gpu" else found} - {None}:
+            assert tier is not None
+            self.use(tier, number)
+        return found
 
     def use(self, tier: str, number: int, *, at: int | None = None) -> None:
         self.clock += 1
@@ -45,11 +65,11 @@ class Model:
         if self.is_pinned(tier, number):
             self.pinned.pop(number)
 
-    def evict_one(self, tier: str) -> bool:
+    def evict_one(self, tier: str, *, held: Collection[int] = ()) -> bool:
         if self.quarantined[tier]:
             self.quarantined[tier] -= 1
             return True
-        unpinned = [number for number in self.tiers[tier] if not self.is_pinned(tier, number)]
+        unpinned = [number for number in self.tiers[tier] if not self.is_pinned(tier, number) and number not in held]
         if not unpinned:
             return False
         victim = min(unpinned, key=lambda number: self.uses[tier, number])
@@ -64,9 +84,10 @@ class Model:
         self.remove("cpu", number)
         return True
 
-    def add(self, tier: str, number: int, *, at: int | None = None) -> bool:
+    def add(self, tier: str, number: int, *, at: int | None = None, held: Collection[int] = ()) -> bool:
         if number not in self.tiers[tier]:
-            if len(self.tiers[tier]) + self.quarantined[tier] == NUM_FIT[tier] and not self.evict_one(tier):
+            is_full = len(self.tiers[tier]) + self.quarantined[tier] == NUM_FIT[tier]
+            if is_full and not self.evict_one(tier, held=held):
                 return False
             self.tiers[tier].append(number)
         self.use(tier, number, at=at)
@@ -74,40 +95,42 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
+    device: str | None = None
+    """Where the GPU tier lies; None: there is none."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.settings = Settings(
+            gpu_bytes=NUM_FIT["gpu"] * TAKEN_BYTES["gpu"],
             cpu_path=self.folder / "cpu",
             cpu_bytes=NUM_FIT["cpu"] * FILE_BYTES,
             disk_path=self.folder / "disk",
             disk_bytes=NUM_FIT["disk"] * FILE_BYTES,
         )
-        self.store = TieredStore.from_settings(self.settings)
+        self.store = TieredStore.from_settings(self.settings, self.device)
+        self.stager = Stager("cpu")
         self.model = Model()
 
     def teardown(self) -> None:
+        self.stager.close()
         self.store.close()
         shutil.rmtree(self.folder)
 
     @rule(number=NUMBERS)
     def put(self, number: int) -> None:
-        found = self.model.find(number)
+        found = self.model.open(number)
         try:
             tier = self.store.put(make_key(number), make_kv(number), capture_position=number)
         except StoreFullError:
             assert found is None
-            assert not any(self.model.add(tier, number) for tier in NUM_FIT)
+            assert not any(self.model.add(tier, number) for tier in SHARED)
             return
-        if found is not None:
-            assert tier == found
-            self.model.use(found, number)
-        else:
-            assert tier == next(tier for tier in NUM_FIT if self.model.add(tier, number))
+        assert tier == (found or next(tier for tier in SHARED if self.model.add(tier, number)))
 
     @rule(number=NUMBERS)
     def open(self, number: int) -> None:
-        found = self.model.find(number)
+        found = self.model.open(number)
         file = self.store.open(make_key(number))
         if file is None:
             assert found is None
@@ -115,7 +138,23 @@ class StoreMachine(RuleBasedStateMachine):
         with file:
             assert file.tier == found
             assert torch.equal(file.read(), make_kv(number))
-        self.model.use(file.tier, number)
+
+    @rule(numbers=st.lists(NUMBERS, max_size=4, unique=True))
+    def load(self, numbers: list[int]) -> None:
+        """Open and stage several, and promote them: those that lie in the GPU tier are open, so they stay."""
+        found = {number: self.model.open(number) for number in numbers}
+        there = [number for number in numbers if found[number] is not None]
+        opened = [self.store.open(make_key(number)) for number in numbers]
+        files = [file for file in opened if file is not None]
+        assert [(file.header.key, file.tier) for file in files] == [(make_key(n), found[n]) for n in there]
+        with self.stager.stage(files) as staging:
+            assert staging.wait() == frozenset()
+            for number, passage in zip(there, staging.passages, strict=True):
+                assert torch.equal(passage.payload, make_kv(number))
+            num_promoted = self.store.promote_staged(staging)
+        held = [number for number in there if found[number] == "gpu"]
+        candidates = [number for number in there if found[number] != "gpu" and self.device is not None]
+        assert num_promoted == sum(self.model.add("gpu", number, held=held) for number in candidates)
 
     @rule(number=NUMBERS)
     def delete(self, number: int) -> None:
@@ -130,7 +169,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def pin(self, number: int) -> None:
-        found = self.model.find(number)
+        found = self.model.find_shared(number)
         assert self.store.pin(make_key(number)) == (number in self.model.pinned or found is not None)
         if number not in self.model.pinned and found is not None:
             self.model.pinned[number] = found
@@ -141,20 +180,30 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def promote(self, number: int) -> None:
-        expected = self.model.find(number) == "disk"
+        found, faster = self.model.find(number), {"disk": "cpu"}
+        if self.device is not None:
+            faster["cpu"] = "gpu"
+        expected = found is not None and found in faster
         if expected:
-            self.model.use("disk", number)
-            expected = self.model.add("cpu", number)
+            assert found is not None
+            self.model.use(found, number)
+            expected = self.model.add(faster[found], number)
         assert self.store.promote(make_key(number)) == expected
 
     @rule(number=NUMBERS)
     def demote(self, number: int) -> None:
         found = self.model.find(number)
+        if number in self.model.tiers["gpu"]:
+            self.model.remove("gpu", number)
+            assert self.store.demote(make_key(number)) == (found is not None)
+            return
         expected = found == "cpu" and not self.model.is_pinned("cpu", number) and self.model.move_down("cpu", number)
         assert self.store.demote(make_key(number)) == expected
 
     @rule(tier=st.sampled_from(sorted(NUM_FIT)))
     def evict(self, tier: str) -> None:
+        if tier == "gpu" and self.device is None:
+            return
         files = self.model.tiers[tier]
         if not files and not self.model.quarantined[tier]:
             assert self.store.evict(tier, 1) == 0
@@ -165,20 +214,27 @@ class StoreMachine(RuleBasedStateMachine):
                 return
             raise AssertionError("everything was pinned")
         else:
-            assert self.store.evict(tier, 1) == FILE_BYTES
+            assert self.store.evict(tier, 1) == TAKEN_BYTES[tier]
             self.model.evict_one(tier)
 
-    @precondition(lambda self: any(self.model.tiers.values()))
+    @precondition(lambda self: any(self.model.tiers[tier] for tier in SHARED))
     @rule(data=st.data())
     def damage_and_read(self, data: st.DataObject) -> None:
         """Flip one bit of a layer in the fastest copy: its reader sees it and puts it aside."""
-        number = data.draw(st.sampled_from(sorted({number for tier in self.model.tiers.values() for number in tier})))
-        found = self.model.find(number)
+        number = data.draw(st.sampled_from(sorted({number for tier in SHARED for number in self.model.tiers[tier]})))
+        offset = data.draw(st.integers(EXTENT_BYTES, FILE_BYTES - 1))
+        bit = 1 << data.draw(st.integers(0, 7))
+        found = self.model.open(number)
         assert found is not None
-        path = self.folder / found / make_key(number).file_name
-        damaged = bytearray(path.read_bytes())
-        damaged[data.draw(st.integers(4096, FILE_BYTES - 1))] ^= 1 << data.draw(st.integers(0, 7))
-        path.write_bytes(damaged)
+        if found == "gpu":
+            gpu = self.store.tiers[0]
+            assert isinstance(gpu, GPUTier)
+            gpu._listed[make_key(number)].extents.view(-1)[offset - EXTENT_BYTES] ^= bit
+        else:
+            path = self.folder / found / make_key(number).file_name
+            damaged = bytearray(path.read_bytes())
+            damaged[offset] ^= bit
+            path.write_bytes(damaged)
         file = self.store.open(make_key(number))
         assert file is not None and file.tier == found
         with file:
@@ -189,13 +245,15 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 raise AssertionError("damage went unseen")
         self.model.remove(found, number)
-        self.model.quarantined[found] += 1
+        self.model.quarantined[found] += found != "gpu"
 
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = TieredStore.from_settings(self.settings)
+        self.store = TieredStore.from_settings(self.settings, self.device)
         self.model.pinned.clear()
+        for number in list(self.model.tiers["gpu"]):
+            self.model.remove("gpu", number)
 
     @invariant()
     def both_agree(self) -> None:
@@ -210,5 +268,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.check_integrity()
 
 
+class GPUStoreMachine(StoreMachine):
+    device = "cpu"
+
+
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestStoreWithGPUTier = GPUStoreMachine.TestCase
+TestStoreWithGPUTier.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)

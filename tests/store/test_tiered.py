@@ -134,7 +134,7 @@ def test_a_passage_deleted_while_it_is_promoted_stays_deleted(
     def delete_then_write(content: PassageKVContent, fd: int) -> None:
         if content.key == make_key(1):
             assert delete(store, 1) == 1
-        write(content, fd)  # type: ignore[arg-type]
+        write(content, fd)
 
     monkeypatch.setattr(CopiedContent, "write", delete_then_write)
     assert not store.promote(make_key(1))

@@ -1,0 +1,145 @@
+"""What brings passage KV of host tiers to a device."""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from kvblend.core.errors import CorruptPassageKVError
+from kvblend.store.buffers import byte_view
+from kvblend.store.device_stream import SideStream
+from kvblend.store.host_ring import HostRing, Piece
+from kvblend.store.open_passage import OpenPassageKV
+from kvblend.store.staging import Staging
+
+__all__ = ["Stager"]
+
+NUM_THREADS = 4
+HOST_BYTES = 60 << 20
+"""Some layers of a long context: enough that reads and copies overlap. Page-locked memory is rounded up to 64 MiB."""
+
+
+@dataclass
+class _Read:
+    """One layer of one passage on its way, by way of `piece` or straight to `target`."""
+
+    place: int
+    target: torch.Tensor
+    piece: Piece | None
+    future: Future[None]
+
+
+class Stager:
+    """Stages passage KV on `device`, one staging after the other, as one worker needs it.
+
+    Layers are read by system calls in `num_threads` threads, into page-locked memory of `host_bytes` that is used
+    again and again, are checked there, and copied on a stream of their own, so that reads, copies and what the device
+    computes overlap. On a CPU they are read to where they stay, unless `host_bytes` says otherwise.
+
+    Raises InvalidRequestError where the device is neither cuda nor cpu.
+    """
+
+    def __init__(
+        self, device: torch.device | str, *, num_threads: int = NUM_THREADS, host_bytes: int | None = None
+    ) -> None:
+        self._stream = SideStream(torch.device(device))
+        self._device = self._stream.device
+        is_cuda = self._device.type == "cuda"
+        if host_bytes is None and is_cuda:
+            host_bytes = HOST_BYTES
+        self._ring = None if host_bytes is None else HostRing(host_bytes, page_locked=is_cuda)
+        self._max_reads = 2 * num_threads
+        self._readers = ThreadPoolExecutor(num_threads, thread_name_prefix="kvblend-stage-read")
+        self._issuer = ThreadPoolExecutor(1, thread_name_prefix="kvblend-stage", initializer=self._stream.bind_thread)
+
+    def stage(self, files: Sequence[OpenPassageKV]) -> Staging:
+        """Begin to bring `files` to the device; the staging closes them.
+
+        Device memory is allocated for all layers of those that lie elsewhere: they are the caller's still where that
+        raises torch.OutOfMemoryError.
+        """
+        staging = Staging(files, self._device)
+        self._stream.wait_for_current()  # the memory may be in use until there
+        if staging.extents:
+            self._issuer.submit(self._run, staging)
+        else:
+            for _ in range(staging.num_layers):
+                staging.progress.add_layer(None)
+            staging.progress.end(None)
+        return staging
+
+    def close(self) -> None:
+        """Wait for stagings under way and give the threads back."""
+        self._issuer.shutdown()
+        self._readers.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, staging: Staging) -> None:
+        """Begin reads in layer order, some ahead, and finish them in that order. None stands for a layer's end."""
+        reads: deque[_Read | None] = deque()
+        broken: Exception | None = None
+        try:
+            for layer in range(staging.num_layers):
+                for place, extents in staging.extents.items():
+                    if staging.is_closed:
+                        return
+                    if layer < len(extents) and place not in staging.progress.failed:
+                        reads.append(self._begin(staging, place, layer, reads))
+                    while len(reads) > self._max_reads:
+                        self._finish(staging, reads.popleft())
+                reads.append(None)
+            while reads and not staging.is_closed:
+                self._finish(staging, reads.popleft())
+        except Exception as error:  # the thread's edge: whoever waits for a layer is told
+            broken = error
+        finally:
+            for read in reads:
+                self._abandon(read)
+            staging.progress.end(self._stream.event(), broken=broken)
+
+    def _begin(self, staging: Staging, place: int, layer: int, reads: deque[_Read | None]) -> _Read:
+        target = staging.extents[place][layer]
+        piece = None
+        if self._ring is not None:
+            while (piece := self._ring.take(len(target))) is None:
+                if not self._ring.wait():  # all that was copied is reused already: the oldest is still being read
+                    self._finish(staging, reads.popleft())
+        memory = byte_view(target if piece is None else piece.memory)
+        future = self._readers.submit(staging.files[place].read_extent, layer, memory)
+        return _Read(place, target, piece, future)
+
+    def _finish(self, staging: Staging, read: _Read | None) -> None:
+        if read is None:
+            staging.progress.add_layer(self._stream.event())
+            return
+        error = read.future.exception()
+        if error is not None:
+            self._abandon(read)
+            if not isinstance(error, CorruptPassageKVError):
+                raise error
+            staging.progress.fail(read.place, error)
+            return
+        if read.piece is not None and self._ring is not None:
+            with self._stream.use():
+                read.target.copy_(read.piece.memory, non_blocking=True)
+            self._ring.release(read.piece, self._stream.event())
+
+    def _abandon(self, read: _Read | None) -> None:
+        """Wait until nothing is written to a read's memory any more, and give it back."""
+        if read is None:
+            return
+        if not read.future.cancel():
+            read.future.exception()
+        if read.piece is not None and self._ring is not None:
+            self._ring.release(read.piece)

@@ -1,0 +1,57 @@
+"""How far a staging has come: written by the thread that issues its copies, read by the one that uses them."""
+
+import threading
+
+from kvblend.core.errors import CorruptPassageKVError
+from kvblend.store.device_stream import DeviceEvent
+
+__all__ = ["StagingProgress"]
+
+
+class StagingProgress:
+    """Layers whose copies are all issued, in order, and passages that failed, by their place in the staging."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._copied: list[DeviceEvent] = []
+        self._failed: dict[int, CorruptPassageKVError] = {}
+        self._last: DeviceEvent = None
+        self._broken: Exception | None = None
+        self._ended = False
+
+    @property
+    def failed(self) -> dict[int, CorruptPassageKVError]:
+        with self._changed:
+            return dict(self._failed)
+
+    def add_layer(self, copied: DeviceEvent) -> None:
+        """The next layer's copies are issued; it is there once `copied` has passed."""
+        with self._changed:
+            self._copied.append(copied)
+            self._changed.notify_all()
+
+    def fail(self, place: int, error: CorruptPassageKVError) -> None:
+        """Note what was wrong with a passage, before the layer that it was found in is added."""
+        with self._changed:
+            self._failed.setdefault(place, error)
+
+    def end(self, last: DeviceEvent, *, broken: Exception | None = None) -> None:
+        """Nothing more will be read or issued; `broken` is what ended it early, if no close did."""
+        with self._changed:
+            self._last, self._broken, self._ended = last, broken, True
+            self._changed.notify_all()
+
+    def wait_for_layer(self, layer: int) -> tuple[DeviceEvent, frozenset[int]]:
+        """Wait until a layer is added; returns when it is there, and who failed so far. Raises what broke it off."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._copied) > layer or self._ended)
+            if len(self._copied) > layer:
+                return self._copied[layer], frozenset(self._failed)
+            assert self._broken is not None, "the staging was closed"
+            raise self._broken
+
+    def wait_for_end(self) -> DeviceEvent:
+        """Wait until nothing more will be read or issued; returns the point after the last copy."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended)
+            return self._last
