@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from kvblend.api.encode_context import EncodeContext
 from kvblend.api.passage_kv import KVName
 from kvblend.api.prompt import Frame
 from kvblend.core.errors import PromptTooLongError
 from kvblend.core.identity import token_hash
-from kvblend.core.plan import Span
+from kvblend.core.plan import ContextPlan, KVBlendParams, SelectorName, Span
 
 __all__ = ["BlendPrompt", "PromptPassage"]
 
@@ -51,6 +52,14 @@ class BlendPrompt:
             for passage in self.passages
         )
         return (*preamble, *passages)
+
+    def plan_fields(
+        self, *, recompute_ratio: float, selector: SelectorName = "probe", report_id: str
+    ) -> dict[str, Any]:
+        """What vLLM's request body holds so that the connector blends this prompt and reports under `report_id`."""
+        plan = ContextPlan(spans=self.spans, recompute_ratio=recompute_ratio, selector=selector)
+        params = KVBlendParams(report_id=report_id, blend=plan)
+        return {"kv_transfer_params": {"kvblend": params.model_dump(mode="json", exclude_none=True)}}
 
     def check_length(self, *, max_model_len: int, max_tokens: int) -> None:
         """Raise PromptTooLongError where prompt and answer do not fit: by how much, and how many passages would."""

@@ -17,7 +17,6 @@ from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.replica import EngineFacts, Replicas
 from kvblend.core.identity import token_hash
-from kvblend.core.plan import ContextPlan, KVBlendParams
 from kvblend.core.report import BlendReport
 from kvblend.core.rest import Reuse
 
@@ -132,13 +131,9 @@ class Blender:
             return {"cache_salt": uuid.uuid4().hex}  # so that vLLM's own prefix cache cannot hit either
         if decision is None or decision.prefill_reason is not None:
             return {}
-        plan = ContextPlan(
-            spans=order.prompt.spans,
-            recompute_ratio=decision.recompute_ratio,
-            selector=order.wishes.selector or "probe",
+        return order.prompt.plan_fields(
+            recompute_ratio=decision.recompute_ratio, selector=order.wishes.selector or "probe", report_id=report_id
         )
-        params = KVBlendParams(report_id=report_id, blend=plan)
-        return {"kv_transfer_params": {"kvblend": params.model_dump(mode="json", exclude_none=True)}}
 
     async def _missing(self, order: BlendOrder, facts: EngineFacts) -> list[tuple[Any, tuple[int, ...]]]:
         """What a blend of this prompt would want and the store lacks, each with its encode context."""

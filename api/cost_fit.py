@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from kvblend.api.blend_prompt import BlendPrompt, PromptPassage
 from kvblend.api.cost_model import CostModel, CostSample
 from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
 from kvblend.api.passage_kv import PassageKV
+from kvblend.api.prompt import Frame
 from kvblend.api.replica import EngineFacts, Replica, Replicas
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
 from kvblend.core.identity import token_hash
-from kvblend.core.plan import ContextPlan, KVBlendParams, Span
-from kvblend.core.report import BlendReport
 
 __all__ = ["CostFit"]
 
@@ -131,21 +131,20 @@ class CostFit:
         return CostModel.fit(full=(fastest[0], fastest[1]), reuse=(fastest[2], fastest[3]), repair=fastest[4])
 
     async def _full(
-        self, replica: Replica, facts: EngineFacts, passage: Sequence[int], question: Sequence[int]
+        self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...]
     ) -> CostSample:
         prompt = [*self._passages[0], *passage, *question]
         return CostSample(await self._ttft_ms(replica, facts, prompt, {}), num_prefilled=len(prompt))
 
     async def _blend(
-        self, replica: Replica, facts: EngineFacts, passage: Sequence[int], question: Sequence[int], *, ratio: float
+        self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...], *, ratio: float
     ) -> CostSample:
-        spans = [Span(kind="passage", num_tokens=n, encode_context=NO_CONTEXT.hash) for n in (HEAD, len(passage))]
-        params = KVBlendParams(
-            report_id=uuid.uuid4().hex, blend=ContextPlan(spans=tuple(spans), recompute_ratio=ratio, selector="probe")
-        )
-        order = {"kv_transfer_params": {"kvblend": params.model_dump(mode="json", exclude_none=True)}}
-        ttft_ms = await self._ttft_ms(replica, facts, [*self._passages[0], *passage, *question], order)
-        report: BlendReport | None = await replica.control.report(params.report_id or "", wait_s=REPORT_WAIT_S)
+        passages = [PromptPassage(token_ids, NO_CONTEXT) for token_ids in (self._passages[0], passage)]
+        prompt = BlendPrompt(Frame((), question), passages)
+        report_id = uuid.uuid4().hex
+        order = prompt.plan_fields(recompute_ratio=ratio, report_id=report_id)
+        ttft_ms = await self._ttft_ms(replica, facts, prompt.token_ids, order)
+        report = await replica.control.report(report_id, wait_s=REPORT_WAIT_S)
         if report is None or report.outcome != "blended":
             raise KVBlendError(f"a request to time was not blended: {report.reason if report else 'no report'}")
         num_probed = len(question) if ratio else 0

@@ -91,7 +91,7 @@ def hold_to_calibration(wishes: Wishes, calibration: Calibration | None, *, defa
     if wishes.target_kl is not None:
         if selector != calibration.selector:
             raise InvalidRequestError(
-                f"target_kl {wishes.target_kl:g}: calibrated is the selector {calibration.selector!r}, not {selector!r}",
+                f"target_kl {wishes.target_kl:g}: the calibration is of {calibration.selector!r}, not of {selector!r}",
                 param="target_kl",
             )
         met = calibration.ratio_for(wishes.target_kl)

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench import bench_app
+from kvblend.cli.calibrate import calibrate
 from kvblend.cli.demo import demo
 from kvblend.cli.ingest import ingest
 from kvblend.cli.kv import kv_app
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(calibrate)
 app.command()(demo)
 app.command()(ingest)
 app.command()(query)

@@ -56,7 +56,7 @@ def test_without_a_calibration_the_default_serves_and_a_target_is_refused() -> N
 
 
 def test_a_target_for_another_selector_is_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="calibrated is the selector 'probe', not 'none'"):
+    with pytest.raises(InvalidRequestError, match="the calibration is of 'probe', not of 'none'"):
         hold_to_calibration(Wishes(target_kl=0.05, selector="none"), CALIBRATED, default_ratio=0.2)
 
 
