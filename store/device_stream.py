@@ -53,12 +53,12 @@ class SideStream:
 
     def event(self) -> DeviceEvent:
         """The point after all that was issued here."""
-        return None if self._stream is None else self._stream.record_event()
+        return None if self._stream is None else _recorded(self._stream)
 
 
 def current_event(device: torch.device) -> DeviceEvent:
     """The point after all that this thread's current stream was given."""
-    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+    return _recorded(torch.cuda.current_stream(device)) if device.type == "cuda" else None
 
 
 def make_current_wait(device: torch.device, event: DeviceEvent) -> None:
@@ -69,3 +69,9 @@ def make_current_wait(device: torch.device, event: DeviceEvent) -> None:
 
 def has_passed(event: DeviceEvent) -> bool:
     return event is None or bool(event.query())  # type: ignore[no-untyped-call]
+
+
+def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # a thread that waits for it sleeps
+    event.record(stream)
+    return event

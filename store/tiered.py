@@ -1,7 +1,6 @@
 """The store: ordered tiers, fastest first."""
 
 import logging
-import threading
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -13,11 +12,12 @@ from kvblend.core.rest import TierStats
 from kvblend.core.settings import Settings
 from kvblend.store.content import CopiedContent, TensorContent
 from kvblend.store.gpu_tier import GPUTier
+from kvblend.store.held_pins import HeldPins
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
 from kvblend.store.staging import Staging
-from kvblend.store.tier import Pin, Tier, VerifyReport
+from kvblend.store.tier import Tier, VerifyReport
 
 __all__ = ["TieredStore"]
 
@@ -43,8 +43,7 @@ class TieredStore:
         self.tiers: tuple[Tier, ...] = self._shared if gpu is None else (gpu, *self._shared)
         for faster, slower in pairwise(self._shared):
             faster.slower = slower
-        self._pins: dict[PassageKVKey, Pin] = {}
-        self._pins_lock = threading.Lock()
+        self._pins = HeldPins()
 
     @classmethod
     def from_settings(cls, settings: Settings, device: torch.device | str | None = None) -> Self:
@@ -127,9 +126,7 @@ class TieredStore:
             if num_files == 0:
                 break
             num_deleted += num_files
-        with self._pins_lock:
-            for key in [key for key, pin in self._pins.items() if not pin.holds()]:
-                self._pins.pop(key).release()
+        self._pins.drop_gone()
         return num_deleted
 
     def pin(self, key: PassageKVKey) -> bool:
@@ -137,27 +134,11 @@ class TieredStore:
 
         It is pinned in the fastest shared tier that has it; other processes' pins count too. Idempotent.
         """
-        with self._pins_lock:
-            held = self._pins.get(key)
-            if held is not None:
-                if held.holds():
-                    return True
-                self._pins.pop(key).release()
-            for tier in self._shared:
-                pin = tier.pin(key)
-                if pin is not None:
-                    self._pins[key] = pin
-                    return True
-        return False
+        return self._pins.take(key, self._shared)
 
     def unpin(self, key: PassageKVKey) -> bool:
         """Drop this store's pin; False where it holds none."""
-        with self._pins_lock:
-            pin = self._pins.pop(key, None)
-        if pin is None:
-            return False
-        pin.release()
-        return True
+        return self._pins.drop(key)
 
     def promote(self, key: PassageKVKey) -> bool:
         """Copy to the next faster tier than the fastest that has it; False where none has it or it does not fit."""
@@ -250,10 +231,7 @@ class TieredStore:
 
     def close(self) -> None:
         """Release this store's pins and what its tiers hold. Files stay on the tiers; close open ones first."""
-        with self._pins_lock:
-            for pin in self._pins.values():
-                pin.release()
-            self._pins.clear()
+        self._pins.drop_all()
         for tier in self.tiers:
             tier.close()
 

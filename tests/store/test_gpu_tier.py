@@ -17,12 +17,13 @@ PAYLOAD_BYTES = SHAPE[0] * EXTENT_BYTES
 
 
 class TestGPUTier(TierContract):
+    device = "cpu"
     header_bytes = 0
     evicts_open = False
     keeps_quarantined = False
 
     def make_tier(self, folder: Path, *, budget_bytes: int) -> Tier:
-        return GPUTier("cpu", budget_bytes=budget_bytes)
+        return GPUTier(self.device, budget_bytes=budget_bytes)
 
     def damage(self, tier: Tier, key: PassageKVKey, *, offset: int) -> None:
         assert isinstance(tier, GPUTier)
