@@ -32,7 +32,7 @@ class ContextBatch(Protocol):
     def scores(self) -> Tensor:
         """Attention weight times value norm, summed over the layers that were probed, the rank's KV heads, and rows.
 
-        fp32 `[sum(num_context_tokens)]`, averaged over the query heads that share a KV head.
+        fp32 `[sum(num_context_tokens)]`, averaged over the query heads that share a KV head. The next pass begins at 0.
         """
 
 

@@ -87,7 +87,10 @@ class DenseBatch:
         return torch.cat(parts)
 
     def scores(self) -> Tensor:
-        return torch.cat(self._scores)
+        total = torch.cat(self._scores)
+        for scores in self._scores:
+            scores.zero_()
+        return total
 
     def _split(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[DenseContextKV, Tensor, Tensor, Tensor, Tensor]]:
         lengths = [len(own) for own in self._own]

@@ -9,7 +9,7 @@ from torch import Tensor
 from kvblend.blend.context_kv import ContextBatch, ContextKV
 from kvblend.blend.model import Attend, BlendModel
 
-__all__ = ["BeforeLayer", "Rows", "probe", "repair", "rows_batch"]
+__all__ = ["BeforeLayer", "Rows", "loading", "probe", "repair", "rows_batch"]
 
 BeforeLayer = Callable[[int], object]
 """Called with a layer's index when a pass reaches the layer, before it reads the layer's KV: where loading goes."""
@@ -54,14 +54,20 @@ def rows_batch(batch: Sequence[Rows]) -> ContextBatch:
     return kind.batch([rows.context for rows in batch], [rows.positions for rows in batch])
 
 
+def loading(attend: Attend, before_layer: BeforeLayer | None) -> Attend:
+    """`attend`, with `before_layer` called in front of each layer."""
+    if before_layer is None:
+        return attend
+
+    def attend_loaded(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        before_layer(layer)
+        return attend(layer, q, k, v)
+
+    return attend_loaded
+
+
 def _forward(
     model: BlendModel, batch: Sequence[Rows], positions: Tensor, attend: Attend, before_layer: BeforeLayer | None
 ) -> None:
     token_ids = torch.cat([rows.token_ids for rows in batch]).to(positions.device)
-
-    def loaded(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if before_layer is not None:
-            before_layer(layer)
-        return attend(layer, q, k, v)
-
-    model.forward(token_ids, positions, loaded)
+    model.forward(token_ids, positions, loading(attend, before_layer))

@@ -36,7 +36,8 @@ class HuggingFaceModel:
     def __init__(self, model: Any) -> None:
         register()
         model.set_attn_implementation(ATTENTION_NAME)
-        model.set_experts_implementation("eager")  # the others' work is not seen by the FLOP counter
+        if hasattr(model, "set_experts_implementation"):  # from transformers 5 on
+            model.set_experts_implementation("eager")  # the others' work is not seen by the FLOP counter
         self._model = model.eval()
         self.config = model.config.get_text_config()
         self.device: torch.device = next(model.parameters()).device

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kvblend.blend.hf.model import HuggingFaceModel
-from kvblend.blend.passes import BeforeLayer, Rows, rows_batch
+from kvblend.blend.passes import BeforeLayer, Rows, loading, rows_batch
 
 __all__ = ["repair_with_question"]
 
@@ -15,10 +15,5 @@ def repair_with_question(model: HuggingFaceModel, rows: Rows, *, before_layer: B
     in each layer the repaired keys and values are there before a question token looks at them.
     """
     batch = rows_batch([rows])
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if before_layer is not None:
-            before_layer(layer)
-        return batch.attend(layer, q, k, v)
-
+    attend = loading(batch.attend, before_layer)
     return model.logits(rows.token_ids.to(model.device), batch.positions, attend, num_last=1)

@@ -35,6 +35,8 @@ class PagedBatch:
         self.num_context_tokens = [context.num_tokens for context in contexts]
         self._readable = torch.cat([context.readable for context in contexts])
         self._contexts, self._own = contexts, positions
+        lengths = torch.tensor(self._queries.lengths)
+        self._requests = to_device(torch.arange(len(lengths)).repeat_interleave(lengths), device)
         self._tables = {group: self._table(group) for group in self._caches.block_sizes}
         self._slots: dict[int, Tensor] = {}
         self._probed: ProbedContext | None = None
@@ -44,17 +46,28 @@ class PagedBatch:
     def positions(self) -> Tensor:
         return self._queries.positions
 
+    def place(self, positions: Tensor) -> None:
+        """Let as many rows stand at other `positions`, int64 `[num_rows]` on the device, as they are there.
+
+        For a batch that is made before its rows are selected, and for one that is run again: the device alone works.
+        """
+        self._queries.positions.copy_(positions)
+        self._slots = self._find_slots()
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._slots:
+            self._check_blocks()
             self._slots = self._find_slots()
         cache, group = self._caches.layers[layer], self._caches.groups[layer]
         write_kv(k, v, cache, self._slots[group])
         return selective_attention(q, self._queries, cache, self._tables[group], self._caches.specs[layer])
 
     def probe(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self._probed is None or self._scores is None:
-            self._begin_scores()
-            assert self._probed is not None
+        if self._probed is None:
+            self._probed = self._probed_context()
+        if self._scores is None:
+            shape = (self._caches.num_kv_heads, self._probed.num_tokens)
+            self._scores = torch.zeros(shape, dtype=torch.float32, device=self._caches.device)
         cache, group = self._caches.layers[layer], self._caches.groups[layer]
         out, self._scores = probe_scores(
             q,
@@ -71,31 +84,31 @@ class PagedBatch:
 
     def scores(self) -> Tensor:
         assert self._scores is not None, "no layer was probed"
-        return self._scores.sum(0)
+        total, self._scores = self._scores.sum(0), None
+        return total
 
     def _table(self, group: int) -> Tensor:
         """Every request's blocks on the device, int32 `[num_requests, max_blocks]`."""
         rows = [context.block_tables[group] for context in self._contexts]
         return to_device(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), self._caches.device)
 
-    def _find_slots(self) -> dict[int, Tensor]:
-        """Each row's slot, int64 `[num_rows]`, by group."""
+    def _check_blocks(self) -> None:
         for request, (context, own) in enumerate(zip(self._contexts, self._own, strict=True)):
             if not own.is_cuda and len(own) and int(own[-1]) >= context.num_slots:
                 raise ValueError(
                     f"request {request} has no block for position {int(own[-1])}: its block tables hold "
                     f"{context.num_slots} tokens"
                 )
-        lengths, positions = torch.tensor(self._queries.lengths), self._queries.positions
-        requests = to_device(torch.arange(len(lengths)).repeat_interleave(lengths), self._caches.device)
+
+    def _find_slots(self) -> dict[int, Tensor]:
+        """Each row's slot, int64 `[num_rows]`, by group."""
+        positions = self._queries.positions
         return {
-            group: self._tables[group][requests, positions // size].long() * size + positions % size
+            group: self._tables[group][self._requests, positions // size].long() * size + positions % size
             for group, size in self._caches.block_sizes.items()
         }
 
-    def _begin_scores(self) -> None:
+    def _probed_context(self) -> ProbedContext:
         device = self._caches.device
         readable = None if bool(self._readable.all()) else to_device(self._readable, device)
-        self._probed = ProbedContext.of(self.num_context_tokens, readable=readable, device=device)
-        shape = (self._caches.num_kv_heads, self._probed.num_tokens)
-        self._scores = torch.zeros(shape, dtype=torch.float32, device=device)
+        return ProbedContext.of(self.num_context_tokens, readable=readable, device=device)

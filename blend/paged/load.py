@@ -14,10 +14,6 @@ from kvblend.triton_kernels.launch import to_device
 __all__ = ["PassageLoad", "PlacedPassage"]
 
 
-def _is_there(layer: int) -> None:
-    """Of a passage that is in device memory whole."""
-
-
 @dataclass(frozen=True)
 class PlacedPassage:
     """A staged passage KV and where it goes: its token i becomes the context's token `start + i`.
@@ -32,7 +28,7 @@ class PlacedPassage:
     start: int
     delta: int
     skipped: int = 0
-    ready: Callable[[int], object] = _is_there
+    ready: Callable[[int], object] | None = None
 
 
 class PassageLoad:
@@ -74,18 +70,21 @@ class PassageLoad:
         """Load one layer of every passage, behind its arrival."""
         if not self._passages:
             return
-        for passage in self._passages:
-            passage.ready(layer)
+        self._wait(layer)
         for plan, place in self._steps[layer]:
             plan.run(place)
 
     def all_layers(self) -> None:
         """Load everything in as few launches as layouts, rotary tables and codecs allow."""
-        for passage in self._passages:
-            for layer in range(len(self._steps)):
-                passage.ready(layer)
+        for layer in range(len(self._steps)):
+            self._wait(layer)
         for plan in self._plans:
             plan.run()
+
+    def _wait(self, layer: int) -> None:
+        for passage in self._passages:
+            if passage.ready is not None:
+                passage.ready(layer)
 
 
 def _plan(passages: Sequence[PlacedPassage], run: LayerRun, device: torch.device) -> LoadPlan:

@@ -14,3 +14,6 @@ def test_bench_kernels() -> None:
     if result["device"] == "cpu":
         assert {row["floor_ms"] for row in result["results"]} == {None}
         assert {row["max_error"] for row in result["results"]} == {0.0}
+    keys = {"model_shape", "context_tokens", "recompute_ratio", "tier", "full_ms_p50", "blend_ms_p50"}
+    assert result["blend"] and all(set(row) == keys for row in result["blend"])
+    assert {row["tier"] for row in result["blend"]} == {"gpu", "pinned bf16", "pinned int8"}

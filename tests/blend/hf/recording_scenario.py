@@ -10,35 +10,35 @@ from typing import Any
 
 import torch
 
-from kvblend.store import TieredStore
 from kvblend.vllm_connector import worker_half
-from kvblend.vllm_connector.blend_job import BlendJob
+from kvblend.vllm_connector.blend_job import PassageSource
+from kvblend.vllm_connector.dense_blend import DenseBlend
 
 SCENARIO = runpy.run_path(str(Path(__file__).parents[2] / "vllm_connector" / "scenario.py"))
 
 recorded: dict[str, Any] = {}
 
 
-class RecordingJob(BlendJob):
+class RecordingJob(DenseBlend):
     """A blend that can be looked into."""
 
-    def load(self, store: TieredStore, model_fingerprint: str, heads: tuple[int, int]) -> list[bool]:
-        recorded["fingerprint"], recorded["heads"] = model_fingerprint, heads
-        return super().load(store, model_fingerprint, heads)
+    def load(self, source: PassageSource) -> list[bool]:
+        recorded["fingerprint"], recorded["heads"] = source.model_fingerprint, source.heads
+        return super().load(source)
 
     def select(self, scores: torch.Tensor | None) -> None:
         super().select(scores)
         assert self.todo is not None
         recorded["selected"] = self.todo.clone()
 
-    def write(self) -> None:
+    def finish(self) -> None:
         recorded["context"] = self.context.data.clone()
-        super().write()
+        super().finish()
 
 
 def main() -> None:
     model, store, ratio, output = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-    vars(worker_half)["BlendJob"] = RecordingJob
+    vars(worker_half)["DenseBlend"] = RecordingJob
     engine, prompts = SCENARIO["Engine"](model, store, {}), SCENARIO["Prompts"]()
     engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
     (answer,) = engine.run([(prompts.prompt, {"blend": prompts.plan(ratio)})])
