@@ -5,7 +5,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["answer_f1"]
+__all__ = ["answer_f1", "answer_words"]
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -15,10 +15,11 @@ def answer_f1(answer: str, gold: Sequence[str]) -> float:
 
     Lower case, no punctuation, no articles (Rajpurkar et al., arXiv 1606.05250).
     """
-    return max((_f1(_words(answer), _words(one)) for one in gold), default=0.0)
+    return max((_f1(answer_words(answer), answer_words(one)) for one in gold), default=0.0)
 
 
-def _words(text: str) -> list[str]:
+def answer_words(text: str) -> list[str]:
+    """The words of a text that count: lower case, no punctuation, no articles."""
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.kernels import kernels
+from kvblend.cli.bench.needle_command import needle
 from kvblend.cli.bench.quality_command import quality
 from kvblend.cli.bench.table import result_table
 
@@ -20,6 +21,7 @@ bench_app = typer.Typer(
 )
 
 bench_app.command()(quality)
+bench_app.command()(needle)
 bench_app.command()(kernels)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
