@@ -10,6 +10,9 @@ from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
 
 __all__ = ["Arena"]
 
+MAX_READS = 64
+"""With more reads to wait for than this, those that are over are forgotten."""
+
 
 class Arena:
     """Ranges of `num_bytes`, rounded down to whole 4 KiB, in the memory of `device`.
@@ -60,7 +63,8 @@ class Arena:
         """Let what is written from now on wait for what this thread's current stream was given."""
         event = current_event(self.device)
         if event is not None:
-            self._reads = [read for read in self._reads if not has_passed(read)]
+            if len(self._reads) >= MAX_READS:
+                self._reads = [read for read in self._reads if not has_passed(read)]
             self._reads.append(event)
 
     def close(self) -> None:

@@ -15,22 +15,22 @@ from kvblend.store.device_stream import SideStream
 from kvblend.store.host_ring import HostRing, Piece
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.staging import Staging
+from kvblend.store.unread import LayerPart
 
 __all__ = ["Stager"]
 
 NUM_THREADS = 4
 HOST_BYTES = 60 << 20
-"""Some layers of a long context: enough that reads and copies overlap. Page-locked memory is rounded up to 64 MiB."""
+"""Enough parts of layers that reads and copies overlap. Page-locked memory is rounded up, to 64 MiB."""
 
 
 @dataclass
 class _Read:
-    """One layer of one passage on its way, by way of `piece` or straight to `target`."""
+    """Part of a layer on its way to the device, by way of `piece` or straight; the future says who failed."""
 
-    place: int
     target: torch.Tensor
     piece: Piece | None
-    future: Future[None]
+    future: Future[dict[int, CorruptPassageKVError]]
 
 
 class Stager:
@@ -64,7 +64,7 @@ class Stager:
         """
         staging = Staging(files, self._device)
         self._stream.wait_for_current()  # the memory may be in use until there
-        if staging.extents:
+        if staging.unread.headers:
             self._issuer.submit(self._run, staging)
         else:
             for _ in range(staging.num_layers):
@@ -91,11 +91,10 @@ class Stager:
         broken: Exception | None = None
         try:
             for layer in range(staging.num_layers):
-                for place, extents in staging.extents.items():
+                for part in staging.unread.parts(layer):
                     if staging.is_closed:
                         return
-                    if layer < len(extents) and place not in staging.progress.failed:
-                        reads.append(self._begin(staging, place, layer, reads))
+                    reads.append(self._begin(staging, part, reads))
                     while len(reads) > self._max_reads:
                         self._finish(staging, reads.popleft())
                 reads.append(None)
@@ -108,16 +107,14 @@ class Stager:
                 self._abandon(read)
             staging.progress.end(self._stream.event(), broken=broken)
 
-    def _begin(self, staging: Staging, place: int, layer: int, reads: deque[_Read | None]) -> _Read:
-        target = staging.extents[place][layer]
+    def _begin(self, staging: Staging, part: LayerPart, reads: deque[_Read | None]) -> _Read:
         piece = None
         if self._ring is not None:
-            while (piece := self._ring.take(len(target))) is None:
+            while (piece := self._ring.take(len(part.memory))) is None:
                 if not self._ring.wait():  # all that was copied is reused already: the oldest is still being read
                     self._finish(staging, reads.popleft())
-        memory = byte_view(target if piece is None else piece.memory)
-        future = self._readers.submit(staging.files[place].read_extent, layer, memory)
-        return _Read(place, target, piece, future)
+        memory = part.memory if piece is None else piece.memory
+        return _Read(part.memory, piece, self._readers.submit(_read_part, staging, part, memory))
 
     def _finish(self, staging: Staging, read: _Read | None) -> None:
         if read is None:
@@ -126,10 +123,9 @@ class Stager:
         error = read.future.exception()
         if error is not None:
             self._abandon(read)
-            if not isinstance(error, CorruptPassageKVError):
-                raise error
-            staging.progress.fail(read.place, error)
-            return
+            raise error
+        for place, failure in read.future.result().items():
+            staging.progress.fail(place, failure)
         if read.piece is not None and self._ring is not None:
             with self._stream.use():
                 read.target.copy_(read.piece.memory, non_blocking=True)
@@ -143,3 +139,17 @@ class Stager:
             read.future.exception()
         if read.piece is not None and self._ring is not None:
             self._ring.release(read.piece)
+
+
+def _read_part(staging: Staging, part: LayerPart, memory: torch.Tensor) -> dict[int, CorruptPassageKVError]:
+    """Read and check extents into `memory`, of those that have not failed; returns who fails now."""
+    failed = staging.progress.failed
+    found = {}
+    for place, extent in part.extents.items():
+        if place in failed:
+            continue
+        try:
+            staging.files[place].read_extent(part.layer, byte_view(memory[extent]))
+        except CorruptPassageKVError as error:
+            found[place] = error
+    return found

@@ -7,11 +7,12 @@ from typing import Self
 import torch
 
 from kvblend.core.errors import CorruptPassageKVError
-from kvblend.store.buffers import empty_extents, staged_passage
+from kvblend.store.buffers import staged_passage
 from kvblend.store.content import StagedContent
 from kvblend.store.device_stream import make_current_wait
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.staging_progress import StagingProgress
+from kvblend.store.unread import Unread
 from kvblend.triton_kernels import StagedPassage
 
 __all__ = ["Staging"]
@@ -37,17 +38,15 @@ class Staging:
         self.num_layers = max((file.header.num_layers for file in files), default=0)
         self.progress = StagingProgress()
         self.is_closed = False
-        self.extents: dict[int, torch.Tensor] = {}
-        """Of the passages that must be read, by their place: uint8 [num_layers, extent_bytes] on the device."""
         self._device = device
-        passages = []
-        for place, file in enumerate(self.files):
-            staged = file.staged()
-            if staged is None:
-                self.extents[place] = _device_extents(file, device)
-                staged = staged_passage(self.extents[place], file.header)
-            passages.append(staged)
-        self.passages: tuple[StagedPassage, ...] = tuple(passages)
+        passages = [file.staged() for file in self.files]
+        self.unread = Unread(
+            {place: self.files[place].header for place, it in enumerate(passages) if it is None}, device
+        )
+        self.passages: tuple[StagedPassage, ...] = tuple(
+            staged_passage(self.unread.extents(place), self.files[place].header) if staged is None else staged
+            for place, staged in enumerate(passages)
+        )
 
     def ready(self, layer: int) -> frozenset[int]:
         """Let the current stream wait for a layer of all passages, read and checked.
@@ -74,9 +73,9 @@ class Staging:
     def contents(self) -> Iterator[StagedContent]:
         """Wait for all layers, and yield what was read and is sound, as what a tier on the device takes."""
         failed = self.wait()
-        for place, extents in self.extents.items():
+        for place, header in self.unread.headers.items():
             if place not in failed:
-                yield StagedContent(self.files[place].header, extents)
+                yield StagedContent(header, self.unread.extents(place))
 
     def close(self) -> None:
         """Stop reading and close the files; what was staged is not to be used any more. Idempotent."""
@@ -94,10 +93,3 @@ class Staging:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _device_extents(file: OpenPassageKV, device: torch.device) -> torch.Tensor:
-    header = file.header
-    if device.type == "cpu":  # reads may go straight there, past the page cache
-        return empty_extents(header.num_layers, header.extent_bytes)
-    return torch.empty((header.num_layers, header.extent_bytes), dtype=torch.uint8, device=device)

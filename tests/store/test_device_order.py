@@ -1,7 +1,7 @@
 """Memory on a device is neither read before it is written nor written while it is read, however late the device is.
 
-On a CPU a copy is done when it returns. Where there is an NVIDIA GPU these tests run on it too, its stream kept busy, so
-that whatever does not wait reads or writes too early.
+On a CPU a copy is done when it returns. With an NVIDIA GPU these tests run on it too, and keep its stream busy, so that
+whatever does not wait reads or writes too early.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
-from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore
+from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore, unread
 from kvblend.store.content import TensorContent
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, SHAPE, make_key, make_kv
 from tests.store.tier_contract import opened, put
@@ -24,9 +24,10 @@ def tier(tmp_path: Path) -> Iterator[CPUTier]:
     tier.close()
 
 
-@pytest.fixture(params=[None, 2 * EXTENT_BYTES, 1 << 20], ids=["straight", "small ring", "ring"])
-def stager(request: pytest.FixtureRequest) -> Iterator[Stager]:
-    """Reads go straight to where they stay, or by way of two extents, or of many."""
+@pytest.fixture(params=[None, 3 * EXTENT_BYTES, 1 << 20], ids=["straight", "small ring", "ring"])
+def stager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stager]:
+    """Reads go straight to where they stay, or by way of three extents, or of many; a part has two small extents."""
+    monkeypatch.setattr(unread, "PART_BYTES", 2 * EXTENT_BYTES)
     with Stager("cpu", host_bytes=request.param) as stager:
         yield stager
 
