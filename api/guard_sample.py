@@ -29,7 +29,8 @@ NOT_SAMPLED = (
 def can_be_sampled(sampling: Mapping[str, Any]) -> bool:
     """Whether a request with these fields of vLLM can carry the guard's own."""
     one_choice = sampling.get("n") in (None, 1) and sampling.get("best_of") in (None, 1)
-    return one_choice and all(sampling.get(name) in (None, False) for name in NOT_SAMPLED)
+    given = (sampling.get(name) for name in NOT_SAMPLED)
+    return one_choice and all(value is None or value is False for value in given)  # `logprobs: 0` asks for some
 
 
 @dataclass

@@ -99,6 +99,7 @@ def test_the_caller_does_not_see_what_the_guard_asks(guarded: GuardedService) ->
     body = {
         "messages": [{"role": "user", "content": "What burns?"}],
         "max_tokens": 3,
+        "temperature": 0.0,
         "kvblend": {"collection": "lamps"},
     }
     url = f"{guarded.url}/v1/chat/completions"
@@ -111,14 +112,15 @@ def test_the_caller_does_not_see_what_the_guard_asks(guarded: GuardedService) ->
 
 
 def test_a_request_ends_a_comparison(service: RunningService, guarded: GuardedService) -> None:
-    """The guard's prefill is long, and vLLM has it no more when the request has been answered."""
+    """The guard's full prefill and its 32 tokens take a while; vLLM drops them for a request."""
     wait_until(lambda: service.num_running == 0)
     abandoned = guarded.metric('kvblend_guard_samples_total{outcome="abandoned"}')
     documents = [LAMPS.format(town=f"Town{index}", year=index) * 16 for index in range(6)]
-    body = {"prompt": "\n\nIn short:", "max_tokens": 2, "kvblend": {"documents": documents}}
+    body = {"prompt": "\n\nIn short:", "max_tokens": 32, "ignore_eos": True, "kvblend": {"documents": documents}}
     url = f"{guarded.url}/v1/completions"
-    httpx.post(url, json=body, timeout=300).raise_for_status()  # encodes the documents
-    wait_until(lambda: service.num_running == 0)
+    num_encoded = guarded.metric("kvblend_encoded_passages_total")
+    httpx.post(url, json=body, timeout=300).raise_for_status()  # and the documents are encoded
+    wait_until(lambda: guarded.metric("kvblend_encoded_passages_total") >= num_encoded + len(documents))
     answer = httpx.post(url, json=body, timeout=300).json()
     assert answer["kvblend"]["report"]["outcome"] == "blended"
     wait_until(lambda: service.num_running == 1)  # the guard's

@@ -1,0 +1,147 @@
+"""What the live guard does with its samples, on a server that answers by a rule."""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvblend.api import control, live_guard
+from kvblend.api.answer_tokens import AnswerToken
+from kvblend.api.guard_sample import GuardSample, can_be_sampled
+from kvblend.api.live_guard import MAX_WAITING, MIN_COMPARED, LiveGuard
+from kvblend.api.metrics import Metrics
+from kvblend.api.replica import Replica
+from kvblend.core.report import BlendReport
+from tests.api.scripted_engine import LIKELY, ScriptedEngine, scripted_token
+
+BLENDED = BlendReport(outcome="blended", reused_tokens=100)
+PROMPT = list(range(10))
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEngine]:
+    monkeypatch.setattr(live_guard, "IDLE_S", 0.05)
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT_S", 0.1)
+    engine = ScriptedEngine()
+    with engine.running():
+        yield engine
+
+
+@pytest.fixture
+async def replica(engine: ScriptedEngine, tmp_path: Path) -> AsyncIterator[Replica]:
+    replica = Replica(engine.url, f"ipc://{tmp_path}/control.sock")
+    yield replica
+    await replica.close()
+
+
+async def sample(replica: Replica, *, departs_at: tuple[int, ...] = (), probability: float = LIKELY) -> GuardSample:
+    """An answer of six tokens, each likeliest with `probability`; some take the second likeliest."""
+    tokens = []
+    for index in range(6):
+        token = scripted_token(len(PROMPT) + index)
+        likeliest = {token: math.log(probability), token + 1: math.log(1 - probability)}
+        tokens.append(AnswerToken(token + (index in departs_at), likeliest))
+    return GuardSample(replica, await replica.facts(), PROMPT, tokens)
+
+
+def count(metrics: Metrics, name: str) -> float:
+    lines = metrics.text().decode().splitlines()
+    return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (nothing tells of what a thread or another process does)
+            await asyncio.sleep(0.02)
+
+
+async def test_an_answer_is_followed_where_full_prefill_departs(engine: ScriptedEngine, replica: Replica) -> None:
+    """Reference: the rule's distribution in each of the answer's places. Ours: it is asked again after each departure,
+    with one salt."""
+    found = await (await sample(replica, departs_at=(1, 4), probability=0.5)).kl()
+    expected = LIKELY * math.log(LIKELY / 0.5) + (1 - LIKELY) * math.log((1 - LIKELY) / 0.5)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert [len(body["prompt"]) for body in engine.bodies] == [10, 12, 15]
+    assert engine.bodies[1]["prompt"][10:] == [scripted_token(10), scripted_token(11) + 1]
+    assert len({body["cache_salt"] for body in engine.bodies}) == 1
+    assert all("kv_transfer_params" not in body for body in engine.bodies)
+
+
+async def test_what_is_found_is_counted_and_warned_of_once(
+    engine: ScriptedEngine, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics()
+    guard = LiveGuard(metrics, ratio=1.0, kl_bound=0.01)
+    guard.start()
+    with caplog.at_level(logging.WARNING, logger="kvblend.api.live_guard"):
+        for index in range(MIN_COMPARED + 2):
+            guard.add(await sample(replica, probability=0.5), BLENDED)
+            await until(lambda done=index + 1: guard.state is not None and guard.state.num_compared == done)  # type: ignore[misc]
+            assert guard.state is not None and guard.state.above_bound == (index + 1 >= MIN_COMPARED)
+    await guard.close()
+    warnings = [record.getMessage() for record in caplog.records if record.name == live_guard.__name__]
+    assert len(warnings) == 1 and "above the bound 0.01" in warnings[0]
+    assert guard.state is not None and guard.state.mean_kl == pytest.approx(
+        count(metrics, "kvblend_guard_mean_kl_nats")
+    )
+    assert count(metrics, "kvblend_guard_above_bound") == 1.0
+    assert count(metrics, 'kvblend_guard_samples_total{outcome="compared"}') == MIN_COMPARED + 2
+
+
+async def test_a_request_aborts_the_comparison(engine: ScriptedEngine, replica: Replica) -> None:
+    metrics = Metrics()
+    engine.token_s = 1.0
+    guard = LiveGuard(metrics, ratio=1.0)
+    guard.start()
+    guard.add(await sample(replica), BLENDED)
+    await until(lambda: len(engine.bodies) == 1)
+    with replica.request():
+        await until(lambda: count(metrics, 'kvblend_guard_samples_total{outcome="abandoned"}') == 1.0)
+        await until(lambda: engine.num_aborted == 1)
+        guard.add(await sample(replica), BLENDED)
+        await asyncio.sleep(0.3)
+        assert len(engine.bodies) == 1, "a busy server is left alone"
+    await until(lambda: len(engine.bodies) == 2)
+    await guard.close()
+
+
+async def test_a_failure_is_counted_and_the_next_is_compared(
+    engine: ScriptedEngine, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics()
+    engine.is_broken = True
+    guard = LiveGuard(metrics, ratio=1.0)
+    guard.start()
+    guard.add(await sample(replica), BLENDED)
+    await until(lambda: count(metrics, 'kvblend_guard_samples_total{outcome="failed"}') == 1.0)
+    assert "out of order" in caplog.text
+    engine.is_broken = False
+    guard.add(await sample(replica), BLENDED)
+    await until(lambda: count(metrics, 'kvblend_guard_samples_total{outcome="compared"}') == 1.0)
+    await guard.close()
+
+
+async def test_the_queue_is_bounded(replica: Replica) -> None:
+    metrics = Metrics()
+    guard = LiveGuard(metrics, ratio=1.0)
+    for _ in range(MAX_WAITING + 3):
+        guard.add(await sample(replica), BLENDED)
+    guard.add(await sample(replica), BlendReport(outcome="prefilled"))
+    assert count(metrics, 'kvblend_guard_samples_total{outcome="dropped"}') == 3.0
+
+
+async def test_switched_off_it_takes_nothing(replica: Replica) -> None:
+    guard = LiveGuard(Metrics(), ratio=0.0)
+    guard.start()
+    assert guard.state is None
+    assert guard.sample(replica, await replica.facts(), {"prompt": PROMPT, "kv_transfer_params": {}}) is None
+    await guard.close()
+
+
+def test_requests_that_cannot_carry_the_guards_fields() -> None:
+    assert can_be_sampled({"max_tokens": 5, "temperature": 0.3, "n": 1, "echo": False})
+    for sampling in ({"logprobs": 0}, {"n": 2}, {"prompt_logprobs": 1}, {"use_beam_search": True}):
+        assert not can_be_sampled(sampling), sampling
