@@ -28,7 +28,7 @@ __all__ = ["NeedleSettings", "needle_bench"]
 
 PREAMBLE = "Answer the question using the passages. Answer within 5 words."
 SEPARATOR = "\n\n"
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 24
 """A small model repeats the question before it comes to the codes."""
 
 
