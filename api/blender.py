@@ -101,7 +101,7 @@ class Blender:
         if decision:
             self._metrics.decision(decision.verdict)
         if sample:
-            self._guard.add(sample, report)
+            self._guard.add(sample, report, target_kl=decision.target_kl if decision else None)
         if decision is None or decision.verdict != "unable":  # whose KV nobody would use
             self._encoder.encode_soon(missing)
         yield report

@@ -41,12 +41,13 @@ class ContextCounts:
 @dataclass(frozen=True)
 class Decision:
     """`prefill_reason` is None where the prompt is blended. `calibrated`: the answer is held to a calibration's target,
-    or to the request's own."""
+    or to the request's own; where it is blended, `target_kl` says to which."""
 
     verdict: Verdict
     recompute_ratio: float
     calibrated: bool
     prefill_reason: str | None = None
+    target_kl: float | None = None
 
 
 class Gate:
@@ -98,10 +99,11 @@ def hold_to_calibration(wishes: Wishes, calibration: Calibration | None, *, defa
         if met is None:
             reason = f"no recompute ratio below {MAX_RATIO:g} meets the request's target KL of {wishes.target_kl:g}"
             return Decision("target", 1.0, calibrated=True, prefill_reason=reason)
-        return Decision("calibrated", met, calibrated=True)
+        return Decision("calibrated", met, calibrated=True, target_kl=wishes.target_kl)
     ratio = calibration.recompute_ratio if wishes.recompute_ratio is None else wishes.recompute_ratio
     held = selector == calibration.selector and ratio >= calibration.recompute_ratio
-    return Decision("calibrated" if held else "uncalibrated", ratio, calibrated=held)
+    target_kl = calibration.target_kl if held else None
+    return Decision("calibrated" if held else "uncalibrated", ratio, calibrated=held, target_kl=target_kl)
 
 
 def hold_to_costs(

@@ -6,6 +6,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from kvblend.api.answer_tokens import NUM_LIKELIEST
@@ -24,25 +25,26 @@ MAX_WAITING = 16
 IDLE_S = 1.0
 WINDOW = 100
 MIN_COMPARED = 10
-"""No verdict on fewer answers."""
+"""No verdict on fewer answers that are held to a target."""
 
 
 class LiveGuard:
     """Compares sampled answers one at a time, each on the server that gave it, once that is idle.
 
     A request to the server ends a comparison at once and its sample is lost; the oldest sample makes room for a new
-    one. `kl_bound`: a mean KL of the last answers above it is warned of, once until it is below again.
+    one. Answers that are held to a target, whose mean KL is above the mean of their targets, are warned of, once until
+    it is below again.
     """
 
-    def __init__(self, metrics: Metrics, *, ratio: float, kl_bound: float | None = None) -> None:
+    def __init__(self, metrics: Metrics, *, ratio: float) -> None:
         self._metrics = metrics
         self._ratio = ratio
-        self._kl_bound = kl_bound
-        self._waiting: deque[GuardSample] = deque()
+        self._waiting: deque[tuple[GuardSample, float | None]] = deque()
         self._any_waiting = asyncio.Event()
         self._kls: deque[float] = deque(maxlen=WINDOW)
+        self._held: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._num_compared = 0
-        self._above_bound = False
+        self._above_target = False
         self._random = random.Random()
         self._task: asyncio.Task[None] | None = None
 
@@ -53,9 +55,11 @@ class LiveGuard:
             return None
         return GuardState(
             num_compared=self._num_compared,
-            mean_kl=self._mean_kl if self._kls else None,
-            kl_bound=self._kl_bound,
-            above_bound=self._above_bound,
+            mean_kl=fmean(self._kls) if self._kls else None,
+            num_held=len(self._held),
+            mean_held_kl=fmean(kl for kl, _ in self._held) if self._held else None,
+            mean_target_kl=fmean(target for _, target in self._held) if self._held else None,
+            above_target=self._above_target,
         )
 
     def start(self) -> None:
@@ -80,28 +84,28 @@ class LiveGuard:
             return None
         return GuardSample(replica, facts, body["prompt"])
 
-    def add(self, sample: GuardSample, report: BlendReport) -> None:
-        """Queue an ended answer, where its context was blended."""
+    def add(self, sample: GuardSample, report: BlendReport, *, target_kl: float | None) -> None:
+        """Queue an ended answer, where its context was blended; `target_kl` is what it is held to."""
         if report.outcome != "blended" or not report.reused_tokens or not sample.tokens:
             return
         if len(self._waiting) == MAX_WAITING:
             self._waiting.popleft()
             self._metrics.guard_lost("dropped")
-        self._waiting.append(sample)
+        self._waiting.append((sample, target_kl))
         self._any_waiting.set()
 
     async def _run(self) -> None:
         while True:
             await self._any_waiting.wait()
-            replica = self._waiting[0].replica
+            replica = self._waiting[0][0].replica
             await replica.load.idle_for(IDLE_S)
-            if self._waiting[0].replica is not replica:  # it has made room for a newer one
+            if self._waiting[0][0].replica is not replica:  # it has made room for a newer one
                 continue
-            sample = self._waiting.popleft()
+            sample, target_kl = self._waiting.popleft()
             if not self._waiting:
                 self._any_waiting.clear()
             try:
-                self._end(await replica.load.while_idle(self._compare(sample)))
+                self._end(await replica.load.while_idle(self._compare(sample)), target_kl)
             except KVBlendError as error:
                 logger.warning("the live guard could not compare an answer: %s", error.message)
                 self._metrics.guard_lost("failed")
@@ -116,23 +120,25 @@ class LiveGuard:
             raise KVBlendError("its vLLM server has another model or other settings by now")
         return await sample.kl()
 
-    def _end(self, kl: float | None) -> None:
+    def _end(self, kl: float | None, target_kl: float | None) -> None:
         if kl is None:
             self._metrics.guard_lost("abandoned")
             return
         self._kls.append(kl)
         self._num_compared += 1
-        above = self._kl_bound is not None and len(self._kls) >= MIN_COMPARED and self._mean_kl > self._kl_bound
-        if above and not self._above_bound:
-            logger.warning(
-                "answers over blended contexts diverge: mean KL %.3g of the last %d compared, above the bound %.3g",
-                self._mean_kl,
-                len(self._kls),
-                self._kl_bound,
-            )
-        self._above_bound = above
-        self._metrics.guard_compared(kl, mean_kl=self._mean_kl, above_bound=above)
-
-    @property
-    def _mean_kl(self) -> float:
-        return sum(self._kls) / len(self._kls)
+        if target_kl is not None:
+            self._held.append((kl, target_kl))
+        above = False
+        if len(self._held) >= MIN_COMPARED:
+            mean_kl, mean_target = (fmean(values) for values in zip(*self._held, strict=True))
+            above = mean_kl > mean_target
+            if above and not self._above_target:
+                logger.warning(
+                    "answers diverge from full prefill: mean KL %.3g of the last %d compared, above their target %.3g; "
+                    "calibrate the model again, on questions like these",
+                    mean_kl,
+                    len(self._held),
+                    mean_target,
+                )
+        self._above_target = above
+        self._metrics.guard_compared(kl, mean_kl=fmean(self._kls), above_target=above)

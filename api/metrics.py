@@ -76,8 +76,10 @@ class Metrics:
             registry=self._registry,
         )
         self._guard_mean_kl.set(math.nan)
-        self._guard_above_bound = Gauge(
-            "kvblend_guard_above_bound", "1 where that mean is above the bound.", registry=self._registry
+        self._guard_above_target = Gauge(
+            "kvblend_guard_above_target",
+            "1 where the mean KL of the answers that are held to a target is above it.",
+            registry=self._registry,
         )
 
     def request(self, *, route: str, method: str, status: int) -> None:
@@ -116,12 +118,12 @@ class Metrics:
         """Count one sampled answer that was not compared."""
         self._guard_samples.labels(outcome).inc()
 
-    def guard_compared(self, kl: float, *, mean_kl: float, above_bound: bool) -> None:
+    def guard_compared(self, kl: float, *, mean_kl: float, above_target: bool) -> None:
         """Count one compared answer and keep what the last ones together say."""
         self._guard_samples.labels("compared").inc()
         self._guard_kl.observe(kl)
         self._guard_mean_kl.set(mean_kl)
-        self._guard_above_bound.set(above_bound)
+        self._guard_above_target.set(above_target)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -222,12 +222,16 @@ class CalibrationState(BaseModel):
 
 
 class GuardState(BaseModel):
-    """What the live guard has found: KL in nats of full prefill to the blend, mean over the last answers compared."""
+    """What the live guard has found: KL in nats of full prefill to the blend, mean over the last answers compared; and
+    over those of them that are held to a target, beside the mean of their targets. `above_target` needs ten of these.
+    """
 
     num_compared: int
     mean_kl: float | None
-    kl_bound: float | None
-    above_bound: bool
+    num_held: int
+    mean_held_kl: float | None
+    mean_target_kl: float | None
+    above_target: bool
 
 
 class ErrorBody(BaseModel):

@@ -28,6 +28,7 @@ __all__ = ["NeedleSettings", "needle_bench"]
 
 PREAMBLE = "Answer the question using the passages. Answer within 5 words."
 SEPARATOR = "\n\n"
+SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 ANSWER_TOKENS = 24
 """A small model repeats the question before it comes to the codes."""
 
@@ -59,9 +60,9 @@ def needle_bench(
 
     Returns for each method rows {selector, encode, recompute_ratio, kind, flops_ratio, num_cases, same_answer,
     same_answer_ci95, same_facts, same_facts_ci95, correct, correct_ci95, num_answered, kept, agreement, kl, kl_ci95},
-    for each kind of case and for `all`; full prefill's come first. `same_answer`: share of greedy answers with full
-    prefill's words; `same_facts`: that name the same of the planted codes; `correct`: that name what was asked for
-    and no other; `kept`: correct ones among the `num_answered` that full prefill answers correctly.
+    for each kind of case and for `all`; full prefill's come first. `same_answer`: share of greedy answers whose first
+    sentence has full prefill's words; `same_facts`: that name the same of the planted codes; `correct`: that name what
+    was asked for and no other; `kept`: correct ones among the `num_answered` that full prefill answers correctly.
     """
     keys = method_keys(encodes, selectors, ratios)
     kept = {"model": Path(model_path).name, **settings.model_dump(mode="json")}
@@ -140,7 +141,7 @@ def _row(
     """`ours`: each case with this method's measurement and full prefill's."""
     named = [(_named(case, one), _named(case, full)) for case, one, full in ours]
     measures = {
-        "same_answer": [float(answer_words(one.answer) == answer_words(full.answer)) for _, one, full in ours],
+        "same_answer": [float(_answer(one) == _answer(full)) for _, one, full in ours],
         "same_facts": [float(one == full) for one, full in named],
         "correct": [float(one == set(case.gold)) for (one, _), (case, _, _) in zip(named, ours, strict=True)],
         "kl": [one.kl for _, one, _ in ours],
@@ -161,6 +162,11 @@ def _row(
         "kept": statistics.fmean(right) if right else None,
         "agreement": statistics.fmean(one.agreement for _, one, _ in ours),
     }
+
+
+def _answer(measurement: Measurement) -> list[str]:
+    """The words of an answer's first sentence: behind it a small model says whatever comes next in the text."""
+    return answer_words(SENTENCE_END.split(measurement.answer.strip(), maxsplit=1)[0])
 
 
 def _named(case: NeedleCase, measurement: Measurement) -> set[str]:

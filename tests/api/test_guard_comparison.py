@@ -74,20 +74,20 @@ async def test_what_is_found_is_counted_and_warned_of_once(
     engine: ScriptedEngine, replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = Metrics()
-    guard = LiveGuard(metrics, ratio=1.0, kl_bound=0.01)
+    guard = LiveGuard(metrics, ratio=1.0)
     guard.start()
     with caplog.at_level(logging.WARNING, logger="kvblend.api.live_guard"):
         for index in range(MIN_COMPARED + 2):
-            guard.add(await sample(replica, probability=0.5), BLENDED)
+            guard.add(await sample(replica, probability=0.5), BLENDED, target_kl=0.01)
             await until(lambda done=index + 1: guard.state is not None and guard.state.num_compared == done)  # type: ignore[misc]
-            assert guard.state is not None and guard.state.above_bound == (index + 1 >= MIN_COMPARED)
+            assert guard.state is not None and guard.state.above_target == (index + 1 >= MIN_COMPARED)
     await guard.close()
     warnings = [record.getMessage() for record in caplog.records if record.name == live_guard.__name__]
-    assert len(warnings) == 1 and "above the bound 0.01" in warnings[0]
+    assert len(warnings) == 1 and "above their target 0.01" in warnings[0]
     assert guard.state is not None and guard.state.mean_kl == pytest.approx(
         count(metrics, "kvblend_guard_mean_kl_nats")
     )
-    assert count(metrics, "kvblend_guard_above_bound") == 1.0
+    assert count(metrics, "kvblend_guard_above_target") == 1.0
     assert count(metrics, 'kvblend_guard_samples_total{outcome="compared"}') == MIN_COMPARED + 2
 
 
@@ -96,12 +96,12 @@ async def test_a_request_aborts_the_comparison(engine: ScriptedEngine, replica: 
     engine.token_s = 1.0
     guard = LiveGuard(metrics, ratio=1.0)
     guard.start()
-    guard.add(await sample(replica), BLENDED)
+    guard.add(await sample(replica), BLENDED, target_kl=None)
     await until(lambda: len(engine.bodies) == 1)
     with replica.request():
         await until(lambda: count(metrics, 'kvblend_guard_samples_total{outcome="abandoned"}') == 1.0)
         await until(lambda: engine.num_aborted == 1)
-        guard.add(await sample(replica), BLENDED)
+        guard.add(await sample(replica), BLENDED, target_kl=None)
         await asyncio.sleep(0.3)
         assert len(engine.bodies) == 1, "a busy server is left alone"
     await until(lambda: len(engine.bodies) == 2)
@@ -115,11 +115,11 @@ async def test_a_failure_is_counted_and_the_next_is_compared(
     engine.is_broken = True
     guard = LiveGuard(metrics, ratio=1.0)
     guard.start()
-    guard.add(await sample(replica), BLENDED)
+    guard.add(await sample(replica), BLENDED, target_kl=None)
     await until(lambda: count(metrics, 'kvblend_guard_samples_total{outcome="failed"}') == 1.0)
     assert "out of order" in caplog.text
     engine.is_broken = False
-    guard.add(await sample(replica), BLENDED)
+    guard.add(await sample(replica), BLENDED, target_kl=None)
     await until(lambda: count(metrics, 'kvblend_guard_samples_total{outcome="compared"}') == 1.0)
     await guard.close()
 
@@ -128,8 +128,8 @@ async def test_the_queue_is_bounded(replica: Replica) -> None:
     metrics = Metrics()
     guard = LiveGuard(metrics, ratio=1.0)
     for _ in range(MAX_WAITING + 3):
-        guard.add(await sample(replica), BLENDED)
-    guard.add(await sample(replica), BlendReport(outcome="prefilled"))
+        guard.add(await sample(replica), BLENDED, target_kl=None)
+    guard.add(await sample(replica), BlendReport(outcome="prefilled"), target_kl=None)
     assert count(metrics, 'kvblend_guard_samples_total{outcome="dropped"}') == 3.0
 
 
