@@ -27,7 +27,7 @@ LOOK_EVERY_S = 5.0
 IDLE_S = 1.0
 REPORT_WAIT_S = 2.0
 MAX_ROUNDS = 4
-ENOUGH_S = 2.0
+ENOUGH_S = 4.0
 """No further round begins after it: a slow engine's times are long against their noise."""
 
 HEAD, SHORT, LONG, QUESTION = 16, 32, 256, 16

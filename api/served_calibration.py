@@ -1,17 +1,22 @@
 """The calibration of the model that is served."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
+from kvblend.api.replica import Replicas
 from kvblend.core.calibration import MAX_RATIO, Calibration
 from kvblend.core.calibration_file import read_calibration
 from kvblend.core.control import EngineInfo
+from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.rest import CalibrationState
 
 __all__ = ["ServedCalibration"]
 
 logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
 
 
 class ServedCalibration:
@@ -21,6 +26,17 @@ class ServedCalibration:
         self._model, self._home = model, home
         self._read: tuple[str, Calibration | None] | None = None
         self._reading = asyncio.Lock()
+        self._first_look: asyncio.Task[None] | None = None
+
+    def start(self, replicas: Replicas) -> None:
+        """Read it, and say what follows, as soon as an engine answers."""
+        self._first_look = asyncio.create_task(self._look(replicas), name="kvblend calibration")
+
+    async def close(self) -> None:
+        if self._first_look:
+            self._first_look.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._first_look
 
     async def of(self, info: EngineInfo) -> Calibration | None:
         """The calibration of this engine's model; None where it has none."""
@@ -32,6 +48,15 @@ class ServedCalibration:
                 self._read = info.model_fingerprint, found
                 _announce(self._model, _state(self._model, found), default_ratio=info.default_recompute_ratio)
             return self._read[1]
+
+    async def _look(self, replicas: Replicas) -> None:
+        while True:
+            with contextlib.suppress(EngineUnavailableError):
+                _, facts = await replicas.choose()
+                if facts.info is not None:
+                    await self.of(facts.info)
+                    return
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def state(self, info: EngineInfo) -> CalibrationState:
         """What the service says of it."""

@@ -109,6 +109,8 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             costs.start()
         stack.push_async_callback(costs.close)
         calibration = ServedCalibration(config.model, home=settings.home_path)
+        calibration.start(replicas)
+        stack.push_async_callback(calibration.close)
         completion = KVCompletion(replicas, collections, retriever.catalog, passage_kv, encoder)
         ingest = Ingest(retriever, collections, encoder, passage_kv, completion, metrics)
         stack.push_async_callback(ingest.close)

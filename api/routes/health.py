@@ -36,7 +36,7 @@ async def readyz(request: Request) -> Response:
         "status": "ready" if ready else "unavailable",
         "engines": [{"healthy": healthy, "control": control} for healthy, control in servers],
     }
-    if (calibration := await _calibration(service)) is not None:
+    if ready and (calibration := await _calibration(service)) is not None:
         body["calibration"] = calibration.model_dump(exclude_none=True)
     if (guard := service.guard.state) is not None:
         body["guard"] = guard.model_dump()

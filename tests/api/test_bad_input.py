@@ -60,6 +60,8 @@ DOCUMENTS = "/v1/collections/taken/documents"
         (QUERY, {"question": "?", "recompute_ratio": 2}, 400, "recompute_ratio: .*less than or equal to 1.*given: 2"),
         (QUERY, {"question": "?", "recompute_ratio": -0.1}, 400, "recompute_ratio: .*greater than or equal to 0"),
         (QUERY, {"question": "?", "recompute_ratio": "much"}, 400, "recompute_ratio: .*number"),
+        (QUERY, {"question": "?", "target_kl": 0}, 400, "target_kl: .*greater than 0.*given: 0"),
+        (QUERY, {"question": "?", "recompute_ratio": 0.1, "target_kl": 0.1}, 400, "one of recompute_ratio and target"),
         (QUERY, {"question": ""}, 400, "question: .*at least 1 character"),
         (QUERY, {"question": ["?"]}, 400, "question: .*string"),
         (QUERY, {}, 400, "question: Field required"),

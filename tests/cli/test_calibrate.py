@@ -1,0 +1,89 @@
+"""`kvblend calibrate` runs on real vLLM, with a child of its own and over a server that runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvblend.core.calibration import Calibration
+from kvblend.core.calibration_file import CALIBRATION_FILE
+from tests.api.front import control_address, linked_model
+from tests.service import RunningService
+
+SMALL = ("--num-questions", "5", "--num-passages", "2", "--passage-tokens", "48", "--json")
+
+
+def run_calibrate(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "kvblend.cli", "calibrate", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, **(environment or {})}
+    )
+
+
+def test_a_running_server_is_calibrated_and_nothing_is_left_in_its_store(
+    service: RunningService, demo_model_path: Path, tmp_path: Path
+) -> None:
+    """A target that no ratio meets: the file says so, the status is 3."""
+    model = linked_model(demo_model_path, tmp_path / "model")
+    environment = {
+        "KVBLEND_HOME": str(tmp_path),
+        "KVBLEND_CPU_PATH": str(service.cpu_path),
+        "KVBLEND_DISK_PATH": str(service.home / "kv"),
+    }
+
+    def kv_files() -> set[str]:
+        return {path.name for root in (service.cpu_path, service.home / "kv") for path in root.rglob("*.kv")}
+
+    before = kv_files()
+    server = ("--engine-url", service.engine_url, "--control", control_address(service))
+    done = run_calibrate(str(model), "--target", "0.000001", *SMALL, *server, environment=environment)
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert "no recompute ratio below 0.6 meets" in done.stderr
+    calibration = Calibration.model_validate_json(done.stdout)
+    assert calibration == Calibration.model_validate_json((model / CALIBRATION_FILE).read_text())
+    assert calibration.recompute_ratio is None
+    assert [point.recompute_ratio for point in calibration.curve] == [0.0, 0.05, 0.15, 0.3, 0.55]
+    assert 0 < calibration.curve[-1].kl < calibration.curve[0].kl < calibration.curve[0].kl_upper95
+    assert kv_files() <= before
+
+
+def test_a_child_is_calibrated_to_the_smallest_ratio_that_meets_the_target(
+    demo_model_path: Path, tmp_path: Path
+) -> None:
+    """A target that everything meets: not even full reuse misses it."""
+    model = linked_model(demo_model_path, tmp_path / "model")
+    done = run_calibrate(str(model), "--target", "50", *SMALL, environment={"KVBLEND_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stderr[-3000:]
+    calibration = Calibration.model_validate_json(done.stdout)
+    assert (calibration.recompute_ratio, calibration.target_kl) == (0.0, 50.0)
+    assert (calibration.num_questions, calibration.num_passages, calibration.passage_tokens) == (5, 2, 48.0)
+    assert str(model / CALIBRATION_FILE) in done.stderr
+    assert not (tmp_path / "home").exists(), "nothing else is written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Missing option '--target'"),
+        (("--target", "0"), "not in the range"),
+        (("--target", "0.1", "--num-questions", "3"), "3 is not in the range x>=5"),
+        (("--target", "0.1", "--num-passages", "9"), "question 1 has 7 passages; 9 are asked for"),
+        (("--target", "0.1", "--control", "ipc:///x"), "--control names the channel of an --engine-url"),
+        (("--target", "0.1", "--engine-url", "http://x", "--dtype", "float32"), "takes no arguments of vLLM"),
+    ],
+)
+def test_bad_options_are_refused_at_once(demo_model_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = run_calibrate(str(demo_model_path), *arguments, environment={"COLUMNS": "200"})
+    assert done.returncode in (1, 2)
+    assert said in " ".join(done.stderr.split()), done.stderr
+
+
+def test_too_few_questions_are_refused(demo_model_path: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps([{"question": "?", "ctxs": [{"text": "x"}]}] * 4))
+    done = run_calibrate(str(demo_model_path), "--target", "0.1", "--questions", str(questions))
+    assert done.returncode == 1
+    assert "has 4 questions; 5 are the least" in " ".join(done.stderr.split())
