@@ -1,4 +1,4 @@
-"""What a passage KV is put from: a tensor, an open passage KV of another tier, or what was staged on a device."""
+"""What a passage KV is put from: a tensor, or an open passage KV of another tier."""
 
 import os
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from kvblend.store.format import DTYPES, PassageKVHeader
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
 
-__all__ = ["CopiedContent", "PassageKVContent", "StagedContent", "TensorContent"]
+__all__ = ["CopiedContent", "PassageKVContent", "TensorContent"]
 
 NO_CHECKSUM = "0" * 16
 
@@ -116,27 +116,6 @@ class CopiedContent(PassageKVContent):
 
     def layers(self) -> Iterator[torch.Tensor]:
         return self._file.extents()
-
-
-class StagedContent(PassageKVContent):
-    """What was brought to a device's memory, each layer checked on the way there: uint8 [num_layers, extent_bytes]."""
-
-    def __init__(self, header: PassageKVHeader, extents: torch.Tensor) -> None:
-        self.key = header.key
-        self.num_bytes = len(header.pack()) + header.payload_bytes
-        self._header = header
-        self._extents = extents
-
-    def header(self) -> PassageKVHeader:
-        return self._header
-
-    def layers(self) -> Iterator[torch.Tensor]:
-        return iter(self._extents)
-
-    def copy_to(self, extents: torch.Tensor) -> None:
-        extents.copy_(self._extents, non_blocking=True)
-        if self._extents.is_cuda:  # the memory is another stream's, which must not reuse it before this copy
-            self._extents.record_stream(torch.cuda.current_stream(self._extents.device))
 
 
 def write_exactly(fd: int, data: memoryview | bytes, offset: int) -> None:

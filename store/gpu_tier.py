@@ -13,6 +13,7 @@ from kvblend.store.arena import Arena
 from kvblend.store.arena_eviction import choose_victims
 from kvblend.store.arena_passage import ArenaPassage, ArenaPin, Resident
 from kvblend.store.content import CopiedContent, PassageKVContent
+from kvblend.store.device_stream import DeviceEvent
 from kvblend.store.format import PassageKVHeader
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
@@ -41,6 +42,7 @@ class GPUTier(Tier):
         self.slower = None
         self._arena = Arena(torch.device(device), budget_bytes)
         self.location = str(self._arena.device)
+        self.stream = self._arena.stream
         self._listed: dict[PassageKVKey, Resident] = {}
         self._lock = threading.RLock()  # reentrant: a demoted passage is read, and closed, under it
 
@@ -57,25 +59,36 @@ class GPUTier(Tier):
         return self._date(key, time.time_ns())
 
     def put(self, content: PassageKVContent, *, used_ns: int | None = None) -> bool:
-        """As every tier; the copy is issued, not awaited, where `content` lies on the device itself."""
         used_ns = time.time_ns() if used_ns is None else used_ns
         with self._lock:
             if self._date(content.key, used_ns):
                 return False
-            resident = self._reserve(content.header(), used_ns)
-        try:
-            resident.written = self._arena.fill(resident.extents, content)
-        except BaseException:
-            with self._lock:
-                self._arena.ranges.free(resident.start)
-            raise
+            passage = self._hold(self._reserve(content.header(), used_ns))
+        with passage:
+            written = self._arena.fill(passage.resident.extents, content)
+            passage.resident.header = content.header()
+            return self.commit(passage, written)
+
+    def reserve(self, header: PassageKVHeader) -> ArenaPassage | None:
+        """Make room for a passage KV that is about to be read; None where none can be made.
+
+        It is written over `stream`, and found from `commit` on. Closed before, it is gone.
+        """
         with self._lock:
-            if self._date(content.key, used_ns):
-                self._arena.ranges.free(resident.start)
+            try:
+                return self._hold(self._reserve(header, time.time_ns()))
+            except StoreFullError as error:
+                log.debug("passage KV %s stays off %s: %s", header.key.file_name, self.location, error.message)
+                return None
+
+    def commit(self, passage: ArenaPassage, written: DeviceEvent) -> bool:
+        """Let lookups find what was reserved, whole once `written` has passed; False where its key is there already."""
+        resident = passage.resident
+        with self._lock:
+            if self._date(resident.key, resident.used_ns):
                 return False
-            resident.header = content.header()
-            resident.listed = True
-            self._listed[content.key] = resident
+            resident.written, resident.listed = written, True
+            self._listed[resident.key] = resident
         return True
 
     def pin(self, key: PassageKVKey) -> ArenaPin | None:

@@ -38,7 +38,7 @@ class TieredStore:
     def __init__(self, tiers: list[Tier], *, gpu: GPUTier | None = None) -> None:
         if not tiers:
             raise InvalidRequestError("a store needs at least one tier; none was given")
-        self._gpu = gpu
+        self.gpu = gpu
         self._shared = tuple(tiers)
         self.tiers: tuple[Tier, ...] = self._shared if gpu is None else (gpu, *self._shared)
         for faster, slower in pairwise(self._shared):
@@ -91,13 +91,13 @@ class TieredStore:
         The file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose
         header fails its check is quarantined and passed over.
         """
-        if self._gpu is not None:
-            copy = self._gpu.open(key)
+        if self.gpu is not None:
+            copy = self.gpu.open(key)
             if copy is not None:
                 if any(tier.touch(key) for tier in self._shared):
                     return copy
                 copy.close()
-                self._gpu.drop(key)
+                self.gpu.drop(key)
         for tier in self._shared:
             file = tier.open(key)
             if file is not None:
@@ -113,7 +113,7 @@ class TieredStore:
     def lookup(self, key: PassageKVKey) -> str | None:
         """The fastest tier that has a file for `key`, by name; it is not opened."""
         found = next((tier.name for tier in self._shared if tier.contains(key)), None)
-        return self._gpu.name if found is not None and self._gpu is not None and self._gpu.contains(key) else found
+        return self.gpu.name if found is not None and self.gpu is not None and self.gpu.contains(key) else found
 
     def delete(self, *, model_fingerprint: str, encode_context: str, passage_id: str) -> int:
         """Delete every head range of a passage KV from all tiers, pinned or not; returns the number of files."""
@@ -170,20 +170,7 @@ class TieredStore:
         return False
 
     def promote_staged(self, staging: Staging) -> int:
-        """Copy what was staged from host memory into the GPU tier, on the device; returns how many went in.
-
-        For after a load: it waits until all is read. The copies are issued, beside what the device computes, and
-        nothing else is moved: what makes room is dropped.
-        """
-        if self._gpu is None:
-            return 0
-        num_put = 0
-        for content in staging.contents():
-            try:
-                num_put += self._gpu.put(content)
-            except StoreFullError as error:
-                log.debug("passage KV %s is not promoted: %s", content.key.file_name, error.message)
-        return num_put
+        return staging.keep()
 
     def demote(self, key: PassageKVKey) -> bool:
         """Move from the fastest tier that has it to the next slower one; the faster copy is gone then.
@@ -191,8 +178,8 @@ class TieredStore:
         False where no tier has it, it is in the slowest, it is pinned, or it does not fit. A copy in the GPU tier
         is dropped: it lies in a slower one.
         """
-        if self._gpu is not None and self._gpu.contains(key):
-            return self._gpu.drop(key) and self.lookup(key) is not None
+        if self.gpu is not None and self.gpu.contains(key):
+            return self.gpu.drop(key) and self.lookup(key) is not None
         for tier in self._shared:
             if tier.contains(key):
                 return tier.demote(key)

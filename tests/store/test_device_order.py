@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from kvblend.store import CPUTier, GPUTier, Stager, TieredStore
-from kvblend.store.content import StagedContent
+from kvblend.store.content import TensorContent
 from tests.store import test_gpu_tier
 from tests.store.samples import make_key, make_kv
-from tests.store.tier_contract import opened, put
+from tests.store.tier_contract import opened
 
 devices = pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 SHAPE = (6, 2, 64, 2, 64)
@@ -71,40 +71,50 @@ def test_a_staging_that_is_closed_midway_gives_back_memory_that_nothing_writes_t
 
 
 @devices
+def test_a_window_is_written_after_it_was_used(device: str, tmp_path: Path) -> None:
+    """Two rows for six layers, each used by a device that is late."""
+    tier = make_host_tier(tmp_path, num_passages=1)
+    used = []
+    with Stager(device, window_bytes=1) as stager, stager.stage([opened(tier, 0)]) as staging:
+        assert staging.passages[0].num_layers == 2
+        for layer in range(staging.num_layers):
+            staging.ready(layer)
+            keep_busy(device)
+            used.append(staging.passages[0].payload[layer % 2].clone())
+    assert torch.equal(torch.stack(used).cpu(), make_kv(0, shape=SHAPE))
+    tier.close()
+
+
+@devices
 def test_the_arena_is_written_after_it_was_read(device: str, tmp_path: Path) -> None:
     """Room for one passage: each is read by a device that is late, closed, and overwritten by the next."""
     tier = make_host_tier(tmp_path, num_passages=8)
     gpu = GPUTier(device, budget_bytes=PAYLOAD_BYTES)
     store = TieredStore([tier], gpu=gpu)
     used = []
-    with Stager(device) as stager:
+    with Stager(device, gpu=gpu) as stager:
         for number in range(8):
             with stager.stage([opened(tier, number)]) as staging:
-                keep_busy(device)
-                assert store.promote_staged(staging) == 1
+                assert staging.keep() == 1
             with opened(gpu, number) as copy:
                 staged = copy.staged()
                 assert staged is not None
                 keep_busy(device)
                 used.append(staged.payload.clone())
-    assert torch.equal(torch.stack(used).cpu(), torch.stack([make_kv(number, shape=SHAPE) for number in range(8)]))
+    expected = torch.stack([make_kv(number, shape=SHAPE) for number in range(8)])
+    assert torch.equal(torch.stack(used).cpu(), expected)
     gpu.check_integrity()
     store.close()
 
 
 @devices
-def test_what_is_put_is_copied_before_its_memory_is_used_again(device: str) -> None:
-    gpu = GPUTier(device, budget_bytes=16 * PAYLOAD_BYTES)
-    put(gpu, 0)
-    with opened(gpu, 0) as file:
-        header = file.header
-        extents = gpu._listed[make_key(0)].extents
-        for number in range(1, 9):
-            keep_busy(device)
-            content = StagedContent(
-                header.model_copy(update={"passage_id": make_key(number).passage_id}), extents.clone()
-            )
-            assert gpu.put(content)
-            del content
-            torch.full_like(extents, 255)
-    gpu.check_integrity()  # every checksum holds
+def test_what_is_put_is_read_after_it_was_computed(device: str) -> None:
+    gpu = GPUTier(device, budget_bytes=8 * PAYLOAD_BYTES)
+    for number in range(8):
+        kv = torch.zeros(SHAPE, device=device)
+        keep_busy(device)
+        kv += make_kv(number, shape=SHAPE).to(device)
+        gpu.put(TensorContent(make_key(number), kv, capture_position=0))
+    for number in range(8):
+        with opened(gpu, number) as file:
+            assert torch.equal(file.read(), make_kv(number, shape=SHAPE))

@@ -9,7 +9,7 @@ import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
 from kvblend.store import GPUTier, PassageKVKey, Tier
-from kvblend.store.content import CopiedContent, StagedContent, TensorContent
+from kvblend.store.content import CopiedContent, TensorContent
 from tests.store.samples import EXTENT_BYTES, SHAPE, make_key, make_kv
 from tests.store.tier_contract import TierContract, held, keys, opened, put
 
@@ -131,15 +131,46 @@ def test_another_kind_of_device_is_refused() -> None:
         GPUTier("meta", budget_bytes=EXTENT_BYTES)
 
 
-def test_what_is_staged_is_put_as_it_is() -> None:
-    tier, other = make_tier(1), make_tier(1)
-    put(tier, 1)
+def test_what_is_reserved_is_found_once_it_is_committed() -> None:
+    tier, other = make_tier(2), make_tier(1)
+    put(other, 1)
+    with opened(other, 1) as source:
+        passage = tier.reserve(source.header)
+        assert passage is not None
+        assert not tier.contains(make_key(1))
+        assert (tier.stats().num_files, tier.stats().used_bytes) == (0, PAYLOAD_BYTES)
+        passage.resident.extents.copy_(other._listed[make_key(1)].extents)
+    assert tier.commit(passage, None)
+    assert not tier.commit(passage, None)
+    passage.close()
     with opened(tier, 1) as file:
-        resident = tier._listed[make_key(1)]
-        assert other.put(StagedContent(file.header, resident.extents.clone()))
-    with opened(other, 1) as file:
         assert torch.equal(file.read(), make_kv(1))
-        assert torch.equal(torch.stack(list(StagedContent(file.header, resident.extents).layers())), resident.extents)
+
+
+def test_what_is_reserved_and_not_committed_is_gone_when_it_is_closed() -> None:
+    tier = make_tier(1)
+    header = TensorContent(make_key(1), make_kv(1), capture_position=0).header()
+    passage = tier.reserve(header)
+    assert passage is not None
+    assert tier.reserve(header) is None
+    with pytest.raises(StoreFullError, match="being written"):
+        put(tier, 2)
+    passage.close()
+    assert tier.stats().used_bytes == 0
+    assert put(tier, 2)
+    tier.check_integrity()
+
+
+def test_of_two_that_reserve_one_key_the_first_to_commit_wins() -> None:
+    tier = make_tier(2)
+    header = TensorContent(make_key(1), make_kv(1), capture_position=0).header()
+    first, second = tier.reserve(header), tier.reserve(header)
+    assert first is not None and second is not None
+    assert tier.commit(second, None)
+    assert not tier.commit(first, None)
+    first.close()
+    second.close()
+    assert tier.stats().used_bytes == PAYLOAD_BYTES
 
 
 def test_padding_is_zeros_whatever_lay_there() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
-from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore, unread
+from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore, landing
 from kvblend.store.content import TensorContent
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, SHAPE, make_key, make_kv
 from tests.store.tier_contract import opened, put
@@ -25,10 +25,16 @@ def tier(tmp_path: Path) -> Iterator[CPUTier]:
 
 
 @pytest.fixture(params=[None, 3 * EXTENT_BYTES, 1 << 20], ids=["straight", "small ring", "ring"])
-def stager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stager]:
+def host_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
     """Reads go straight to where they stay, or by way of three extents, or of many; a part has two small extents."""
-    monkeypatch.setattr(unread, "PART_BYTES", 2 * EXTENT_BYTES)
-    with Stager("cpu", host_bytes=request.param) as stager:
+    monkeypatch.setattr(landing, "PART_BYTES", 2 * EXTENT_BYTES)
+    num_bytes: int | None = request.param
+    return num_bytes
+
+
+@pytest.fixture
+def stager(host_bytes: int | None) -> Iterator[Stager]:
+    with Stager("cpu", host_bytes=host_bytes) as stager:
         yield stager
 
 
@@ -77,13 +83,16 @@ def test_every_layer_is_there_when_it_is_ready(tier: CPUTier, stager: Stager) ->
                 passage.check(SHAPE[3], SHAPE[4], torch.device("cpu"))
 
 
-def test_a_disk_tiers_passages_too(tmp_path: Path, stager: Stager) -> None:
-    """Read past the page cache, where the file system allows it."""
+@pytest.mark.parametrize("num_fit", [0, 1])
+def test_a_disk_tiers_passages_too(tmp_path: Path, host_bytes: int | None, num_fit: int) -> None:
+    """Read past the page cache, where the file system allows it, to the window or the arena."""
     tier = DiskTier(tmp_path, budget_bytes=8 * FILE_BYTES)
+    gpu = GPUTier("cpu", budget_bytes=num_fit * FILE_BYTES)
     put(tier, 1)
-    with stager.stage([opened(tier, 1)]) as staging:
+    with Stager("cpu", gpu=gpu, host_bytes=host_bytes) as stager, stager.stage([opened(tier, 1)]) as staging:
         assert staging.wait() == frozenset()
         assert torch.equal(staging.passages[0].payload, make_kv(1))
+        assert staging.keep() == num_fit
     tier.close()
 
 
@@ -110,23 +119,69 @@ def test_a_layer_is_ready_while_the_next_is_read(tier: CPUTier, stager: Stager) 
         assert staging.ready(2) == frozenset()
 
 
-def test_a_corrupt_layer_fails_its_passage_alone(tier: CPUTier, stager: Stager) -> None:
+@pytest.mark.parametrize("num_fit", [0, 2, 8])
+def test_a_corrupt_layer_fails_its_passage_alone(tier: CPUTier, host_bytes: int | None, num_fit: int) -> None:
+    """Of four passages none, some or all have room in the GPU tier."""
     for number in range(4):
         put(tier, number)
-    damage(tier, 2, layer=1)
-    store = TieredStore([tier], gpu=GPUTier("cpu", budget_bytes=8 * FILE_BYTES))
-    with stager.stage([opened(tier, number) for number in range(4)]) as staging:
+    damage(tier, 1, layer=1)
+    gpu = GPUTier("cpu", budget_bytes=num_fit * NUM_LAYERS * EXTENT_BYTES)
+    store = TieredStore([tier], gpu=gpu)
+    files = [opened(tier, number) for number in range(4)]
+    with Stager("cpu", gpu=gpu, host_bytes=host_bytes) as stager, stager.stage(files) as staging:
         for layer in range(NUM_LAYERS):
-            assert staging.ready(layer) <= {2}
-            assert layer == 0 or staging.ready(layer) == {2}
-            for number in (0, 1, 3):
+            failed = staging.ready(layer)
+            assert failed == {1} if layer > 0 else failed <= {1}
+            for number in (0, 2, 3):
                 assert torch.equal(staging.passages[number].payload[layer], make_kv(number)[layer])
-        assert staging.wait() == {2}
-        assert isinstance(staging.failed[2], CorruptPassageKVError)
-        assert "layer 1" in staging.failed[2].message
-        store.quarantine(staging.files[2])
-        assert store.promote_staged(staging) == 3
-    assert [store.lookup(make_key(number)) for number in range(4)] == ["gpu", "gpu", None, "gpu"]
+        assert isinstance(staging.failed[1], CorruptPassageKVError)
+        assert "layer 1" in staging.failed[1].message
+        store.quarantine(staging.files[1])
+        kept = [number for number in range(min(num_fit, 4)) if number != 1]
+        assert staging.keep() == len(kept)
+    assert [store.lookup(make_key(number)) for number in (0, 2, 3)] == [
+        "gpu" if n in kept else "cpu" for n in (0, 2, 3)
+    ]
+    assert store.lookup(make_key(1)) is None
+    assert gpu.stats().used_bytes == len(kept) * NUM_LAYERS * EXTENT_BYTES
+    gpu.check_integrity()
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 7])
+def test_a_window_holds_some_layers_at_a_time(tier: CPUTier, host_bytes: int | None, num_rows: int) -> None:
+    """Seven layers in two rows, three or all: a layer is read only after the one in its row was used."""
+    shape = (7, *SHAPE[1:])
+    reads: list[tuple[int, int]] = []
+    for number in range(3):
+        tier.put(TensorContent(make_key(number), make_kv(number, shape=shape), capture_position=0))
+    gpu = GPUTier("cpu", budget_bytes=7 * EXTENT_BYTES)
+    files = [Watched(opened(tier, number), number, reads) for number in range(3)]
+    window_bytes = num_rows * 2 * EXTENT_BYTES  # of two passages: the first lands in the arena
+    with (
+        Stager("cpu", gpu=gpu, host_bytes=host_bytes, window_bytes=window_bytes) as stager,
+        stager.stage(files) as staging,
+    ):
+        assert [passage.num_layers for passage in staging.passages] == [7, num_rows, num_rows]
+        for layer in range(7):
+            assert staging.ready(layer) == frozenset()
+            for number, passage in enumerate(staging.passages):
+                row = passage.payload[layer % passage.num_layers]
+                assert torch.equal(row, make_kv(number, shape=shape)[layer])
+            assert max(read for read, _ in reads) <= layer + num_rows - 1
+        if num_rows < 7:
+            with pytest.raises(AssertionError, match="used up"):
+                staging.ready(0)
+        assert staging.keep() == 1
+    assert sorted(reads) == [(layer, place) for layer in range(7) for place in range(3)]
+
+
+def test_closing_does_not_wait_for_a_window_to_be_used(tier: CPUTier) -> None:
+    shape = (7, *SHAPE[1:])
+    reads: list[tuple[int, int]] = []
+    tier.put(TensorContent(make_key(1), make_kv(1, shape=shape), capture_position=0))
+    with Stager("cpu", window_bytes=1) as stager, stager.stage([Watched(opened(tier, 1), 0, reads)]) as staging:
+        staging.ready(1)
+    assert len(reads) <= 3
 
 
 def test_a_file_that_shrank_fails_alone(tier: CPUTier, stager: Stager) -> None:
@@ -170,7 +225,7 @@ def test_all_in_the_gpu_tier_is_ready_at_once(stager: Stager) -> None:
     put(gpu, 0)
     with stager.stage([opened(gpu, 0)]) as staging:
         assert [staging.ready(layer) for layer in range(NUM_LAYERS)] == [frozenset()] * NUM_LAYERS
-        assert list(staging.contents()) == []
+        assert staging.keep() == 0
 
 
 def test_closing_midway_reads_no_more(tier: CPUTier, stager: Stager) -> None:
@@ -183,7 +238,7 @@ def test_closing_midway_reads_no_more(tier: CPUTier, stager: Stager) -> None:
     staging.ready(0)
     closer = threading.Thread(target=staging.close)
     closer.start()
-    while not staging.is_closed:
+    while not staging.progress.is_closed:
         closer.join(timeout=0.001)
     file.gates[1].set()
     closer.join()
@@ -213,17 +268,20 @@ def test_what_is_no_passages_fault_is_raised_where_a_layer_is_waited_for(tier: C
         assert again.wait() == frozenset()
 
 
-def test_passages_may_differ_in_layers_and_tokens(tier: CPUTier, stager: Stager) -> None:
-    shapes = [(1, 2, 5, 2, 8), (6, 2, 33, 2, 64), (3, 2, 500, 2, 8)]
+def test_passages_may_differ_in_tokens_and_not_in_layers(tier: CPUTier, stager: Stager) -> None:
+    shapes = [(6, 2, 5, 2, 8), (6, 2, 33, 2, 64), (6, 2, 500, 2, 8), (7, 2, 5, 2, 8)]
     for number, shape in enumerate(shapes):
         tier.put(TensorContent(make_key(number), make_kv(number, shape=shape), capture_position=0))
-    with stager.stage([opened(tier, number) for number in range(3)]) as staging:
-        assert staging.num_layers == 6
+    files = [opened(tier, number) for number in range(4)]
+    with pytest.raises(InvalidRequestError, match="6 and of 7 layers"):
+        stager.stage(files)
+    with stager.stage(files[:3]) as staging:
         assert staging.wait() == frozenset()
-        for number, shape in enumerate(shapes):
+        for number, shape in enumerate(shapes[:3]):
             assert torch.equal(staging.passages[number].payload, make_kv(number, shape=shape))
         with pytest.raises(IndexError, match="layer 6 of 6"):
             staging.ready(6)
+    files[3].close()
 
 
 def test_nothing_to_stage(stager: Stager) -> None:

@@ -35,11 +35,11 @@ def store(settings: Settings) -> Iterator[TieredStore]:
 
 
 def load(store: TieredStore, *numbers: int) -> int:
-    """As a worker does: open, stage, use, promote."""
-    files = [store.open(make_key(number)) for number in numbers]
-    with Stager("cpu") as stager, stager.stage([file for file in files if file is not None]) as staging:
+    """As a worker does: open, stage, use, keep."""
+    files = [file for file in [store.open(make_key(number)) for number in numbers] if file is not None]
+    with Stager("cpu", gpu=store.gpu) as stager, stager.stage(files) as staging:
         assert staging.wait() == frozenset()
-        return store.promote_staged(staging)
+        return staging.keep()
 
 
 def opened_from(store: TieredStore, number: int) -> str | None:
