@@ -32,7 +32,7 @@ check: $(INSTALLED) ## lint, formatting, strict types, and the layers of imports
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-gpu: ## on a machine with an NVIDIA GPU, torch and triton: check and time every kernel
+gpu: ## on a machine with an NVIDIA GPU, torch, triton and transformers: check and time every kernel, and whole blends
 	PYTHONPATH=src $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) benchmarks/gpu/run.py
 
 clean: ## delete the environment, built packages and caches

@@ -22,13 +22,13 @@ def deviation(ours: Tensor, theirs: Tensor) -> float:
 def check_against_full_prefill(model: HuggingFaceModel, *, num_context: int, passage_tokens: int) -> float:
     """At recompute ratio 1.0: returns the deviation of a blend's logits from those of full prefill.
 
-    Raises AssertionError where it is above three times what two exact attentions differ by in the model's dtype, or
-    where full reuse, which is not exact, would pass as well.
+    Raises AssertionError where it is above four times what two exact attentions differ by in the model's dtype (2.5% in
+    bf16 through 24 layers, where full reuse is off by 70%), or where full reuse would pass as well.
     """
     workload = Workload(model, num_context, passage_tokens=passage_tokens)
     full = full_prefill(model, workload.token_ids, workload.positions)
     other = prefill(model, workload.token_ids.tolist())[1]
-    bound = max(3 * deviation(other, full), 1e-5 if model.dtype == torch.float32 else 1e-2)
+    bound = max(4 * deviation(other, full), 1e-5 if model.dtype == torch.float32 else 1e-2)
     found = {}
     for ratio in (1.0, 0.0):
         blend = Blend(workload, DeviceTier(workload.passages), recompute_ratio=ratio)
@@ -85,6 +85,6 @@ def check_against_dense(
     repair(model, [Rows(context, workload.token_ids[selected], selected)])
     expected = extend(model, whole, workload.token_ids[num_context:].tolist(), start=num_context)
     error = max(deviation(logits, expected), 1.0 - float(agreed))
-    bound = 1e-4 if model.dtype == torch.float32 else 3e-2
+    bound = 1e-4 if model.dtype == torch.float32 else 5e-2
     assert error <= bound, f"a blend of {num_context} tokens is off by {error}, more than {bound}"
     return error

@@ -20,6 +20,8 @@ __all__ = ["BlendResult", "measure"]
 TIERS = {"gpu": 0.0, "pinned bf16": 0.0, "pinned int8": 0.02}
 """Where passage KV waits, and how far what is loaded from there may be from what was encoded."""
 INT8_GROUP = 64
+GRAPH_BOUND = 0.1
+"""Other matrix products in a graph move the logits of a deep model in bf16 by some percent, wrong KV by over half."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _graph_times(blend: Blend, device: torch.device) -> Times:
     replay = captured(lambda: logits.append(blend.run()))
     replay()
     error = deviation(logits[0], expected)
-    assert error <= 1e-2, f"a CUDA graph's logits are off by {error}"
+    assert error <= GRAPH_BOUND, f"a CUDA graph's logits are off by {error}"
     return times(replay, device)
 
 

@@ -20,7 +20,8 @@ class PlacedPassage:
 
     `delta`: `start` less the position of token 0 when the KV was captured. `skipped`: how many of its first tokens the
     context has already (an exact local hit). `ready(layer)` returns when the current stream waits for the layer, or
-    when the layer is there; by default all layers are.
+    when the layer is there; by default all layers are. `num_rows`: how many layers `staged` holds at a time, layer l in
+    row `l % num_rows`, where it is a window through which they come; None: it holds all.
     """
 
     staged: StagedPassage
@@ -29,6 +30,7 @@ class PlacedPassage:
     delta: int
     skipped: int = 0
     ready: Callable[[int], object] | None = None
+    num_rows: int | None = None
 
 
 class PassageLoad:
@@ -58,7 +60,8 @@ class PassageLoad:
         self._steps = [[] for _ in caches.layers]
         alike: dict[object, list[PlacedPassage]] = {}
         for passage in passages:
-            alike.setdefault((passage.staged.codec, passage.staged.payload.dtype), []).append(passage)
+            kind = (passage.staged.codec, passage.staged.payload.dtype, passage.num_rows)
+            alike.setdefault(kind, []).append(passage)
         for run in caches.runs:
             for batch in alike.values():
                 plan = _plan(batch, run, caches.device)
@@ -75,7 +78,14 @@ class PassageLoad:
             plan.run(place)
 
     def all_layers(self) -> None:
-        """Load everything in as few launches as layouts, rotary tables and codecs allow."""
+        """Load everything in as few launches as layouts, rotary tables and codecs allow.
+
+        What is not there whole comes layer by layer.
+        """
+        if any(passage.num_rows is not None for passage in self._passages):
+            for layer in range(len(self._steps)):
+                self.layer(layer)
+            return
         for layer in range(len(self._steps)):
             self._wait(layer)
         for plan in self._plans:
@@ -89,6 +99,7 @@ class PassageLoad:
 
 def _plan(passages: Sequence[PlacedPassage], run: LayerRun, device: torch.device) -> LoadPlan:
     slots, deltas = [], []
+    num_rows = passages[0].num_rows
     table = _still_table(device) if run.table is None else run.table
     for passage in passages:
         count, delta = passage.staged.num_tokens, 0 if run.table is None else passage.delta
@@ -106,7 +117,7 @@ def _plan(passages: Sequence[PlacedPassage], run: LayerRun, device: torch.device
         table.cos,
         table.sin,
         interleaved=table.interleaved,
-        source_layers=run.layers,
+        source_layers=run.layers if num_rows is None else [layer % num_rows for layer in run.layers],
     )
 
 
