@@ -1,5 +1,6 @@
 """`kvblend calibrate`: find the recompute ratio that a model needs, and keep it beside the model."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,7 @@ def calibrate(
     from kvblend.cli.calibrate_run import calibrate_model, child_of, running_engine
     from kvblend.cli.models import resolve_model
 
+    signal.signal(signal.SIGTERM, _exit)
     console = Console(stderr=True)
     asked = load_questions(questions)[:num_questions]
     if len(asked) < MIN_QUESTIONS:
@@ -76,6 +78,11 @@ def calibrate(
     console.print(f"written to {path}", markup=False, highlight=False, soft_wrap=True)
     if calibration.recompute_ratio is None:
         sys.exit(NOT_MET)
+
+
+def _exit(number: int, frame: object) -> None:
+    """End on a signal by way of every `finally`, which end the child and delete its store."""
+    sys.exit(128 + number)
 
 
 def _table(calibration: Calibration) -> Table:
