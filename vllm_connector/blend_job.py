@@ -1,22 +1,22 @@
 """One request's blend in the worker, over as many engine steps as its repair takes."""
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from vllm.logger import init_logger
 
-from kvblend.blend import SELECTORS, DenseContextKV, Rows
-from kvblend.core.errors import CorruptPassageKVError
+from kvblend.blend import SELECTORS, ContextKV, Rows
 from kvblend.core.report import BlendReport
 from kvblend.store import OpenPassageKV, TieredStore
-from kvblend.vllm_connector.engine_model import EngineModel
+from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.metadata import BlendTask
-from kvblend.vllm_connector.paged_kv import PagedLayer
-from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
+from kvblend.vllm_connector.span_keys import place_spans
 
-__all__ = ["BlendJob"]
+__all__ = ["BlendJob", "PassageSource"]
 
 logger = init_logger("vllm.kvblend.blend")
 
@@ -24,15 +24,35 @@ MAX_PROBE_TOKENS = 256
 """A longer question is probed by its last tokens: a bound on the probe's cost."""
 
 
-class BlendJob:
-    """Load, probe, select and repair one request's context; the passes themselves are run by the worker half, batched.
+class Context(ContextKV, Protocol):
+    """A context of which some tokens may be missing: `readable` bool `[token]`, on CPU."""
 
-    `todo` holds the context positions still to repair, ascending; None until they are selected.
+    readable: Tensor
+
+
+@dataclass(frozen=True)
+class PassageSource:
+    """Where this rank's passage KV is, and what it goes by there."""
+
+    store: TieredStore
+    model_fingerprint: str
+    heads: tuple[int, int]
+
+
+class BlendJob(ABC):
+    """Load, probe, select and repair one request's context; the passes themselves are run by the queue, batched.
+
+    `todo` holds the context positions still to repair, ascending; None until they are selected. `files` are the open
+    passage KV of `spans`, None where there is none that can be used. Spans in `lost` are not looked for again.
     """
 
-    def __init__(self, task: BlendTask, layers: Sequence[PagedLayer], model: EngineModel) -> None:
-        self.task, self._layers, self._model = task, layers, model
+    context: Context
+
+    def __init__(self, task: BlendTask, caches: EngineCaches) -> None:
+        self.task, self.caches = task, caches
         self.spans = [span for span in place_spans(task.plan, task.token_ids) if span.end > task.start]
+        self.files: list[OpenPassageKV | None] = []
+        self.lost: set[int] = set()
         self.num_tokens = task.plan.num_tokens
         self.token_ids = torch.tensor(task.token_ids)
         self.selector = SELECTORS[task.plan.selector]
@@ -41,7 +61,6 @@ class BlendJob:
             outcome="blended",
             prompt_tokens=len(task.token_ids),
             context_tokens=self.num_tokens,
-            exact_tokens=task.start,
             recompute_ratio=task.plan.recompute_ratio,
             selector=task.plan.selector,
         )
@@ -63,80 +82,84 @@ class BlendJob:
     def num_question_tokens(self) -> int:
         return min(MAX_PROBE_TOKENS, len(self.task.token_ids) - self.num_tokens)
 
-    def load(self, store: TieredStore, model_fingerprint: str, heads: tuple[int, int]) -> list[bool]:
-        """Bring in the local hit and every span's KV at its new position; returns which spans are there.
+    def reserve(self) -> bool:
+        """Take what memory the context needs beside the request's blocks; False where it must wait for another's."""
+        return True
 
-        Every file is opened before one is read, so that an eviction meanwhile hurts nothing.
+    @abstractmethod
+    def load(self, source: PassageSource) -> list[bool]:
+        """Make the context, with the local hit in it, and bring in or begin to bring in every span's KV.
+
+        Returns which spans are there. Every file is opened before one is read, so that an eviction meanwhile hurts
+        nothing.
         """
-        began = time.perf_counter()
-        first = self._layers[0]
-        shape = (len(self._layers), 2, self.num_tokens, first.num_kv_heads, first.head_dim)
-        data = torch.zeros(shape, dtype=first.layer.kv_cache.dtype, device=first.layer.kv_cache.device)
-        readable = torch.zeros(self.num_tokens, dtype=torch.bool)
-        self.context = DenseContextKV(self._model.specs, data, readable)
-        for index, layer in enumerate(self._layers):
-            if self.task.start:
-                keys, values = layer.read(self.task.block_ids[layer.group], 0, self.task.start)
-                data[index, 0, : self.task.start], data[index, 1, : self.task.start] = keys, values
-        readable[: self.task.start] = True
-        files = [
-            store.open(span.key(model_fingerprint, heads)) if span.stored_as is not None else None
-            for span in self.spans
-        ]
-        loaded = [
-            file is not None and self._read(file, span, store) for file, span in zip(files, self.spans, strict=True)
-        ]
-        self.report.steps_ms.load += (time.perf_counter() - began) * 1e3
-        return loaded
 
-    def _read(self, file: OpenPassageKV, span: PlacedSpan, store: TieredStore) -> bool:
-        with file:
-            try:
-                kv = file.read()
-            except (CorruptPassageKVError, OSError) as error:
-                logger.warning("Passage KV of request %s is recomputed: %s", self.task.request_id, error)
-                store.quarantine(file)
-                return False
-            expected = (len(self._layers), 2, span.end - span.start, *self.context.data.shape[3:])
-            if tuple(kv.shape) != expected or kv.dtype != self.context.data.dtype:
-                logger.warning(
-                    "Passage KV of request %s is recomputed: shape %s, %s expected",
-                    self.task.request_id,
-                    kv.shape,
-                    expected,
-                )
-                return False
-            self._model.rerotate(kv, delta=span.start - file.header.capture_position)
-            skipped = max(0, self.task.start - span.start)
-            self.context.data[:, :, span.start + skipped : span.end] = kv[:, :, skipped:]
-            if span.start > 0 or not span.exact:
-                tiers = self.report.tiers
-                tiers[file.tier] = tiers.get(file.tier, 0) + span.end - span.start - skipped
-            return True
+    @abstractmethod
+    def finish(self) -> None:
+        """See that the whole blended context is in the request's blocks."""
+
+    def close(self) -> None:
+        """Let go of files and of what was reserved. Idempotent."""
+        for file in self.files:
+            if file is not None:
+                file.close()
+
+    def open_files(self, source: PassageSource) -> None:
+        """Open what the store has of every span, of the model's shape and dtype."""
+        self.files = [
+            None
+            if span.stored_as is None or index in self.lost
+            else source.store.open(span.key(source.model_fingerprint, source.heads))
+            for index, span in enumerate(self.spans)
+        ]
+        for index, (file, span) in enumerate(zip(self.files, self.spans, strict=True)):
+            if file is None:
+                continue
+            expected = self.caches.kv_shape(span.end - span.start)
+            if file.header.shape != expected or file.header.torch_dtype != self.caches.dtype:
+                self.note_lost(index, f"it is {file.header.shape} {file.header.dtype}, {expected} expected")
+                file.close()
+                self.files[index] = None
+
+    def note_lost(self, index: int, reason: object) -> None:
+        """A span's KV cannot be used after all: it will be recomputed."""
+        self.lost.add(index)
+        logger.warning("Passage KV of request %s is recomputed: %s", self.task.request_id, reason)
 
     def settle(self, loaded: Sequence[bool]) -> None:
         """Take up which spans every rank has: the others are repaired in full."""
+        report = self.report
+        report.exact_tokens, report.reused_tokens, report.missed_passages, report.tiers = self.task.start, 0, 0, {}
+        self.context.readable[: self.task.start] = True
         self._must_repair = torch.zeros(self.num_tokens, dtype=torch.bool)
         self._candidates = torch.zeros(self.num_tokens, dtype=torch.bool)
-        for span, there in zip(self.spans, loaded, strict=True):
+        for index, (span, there) in enumerate(zip(self.spans, loaded, strict=True)):
+            file = self.files[index]
             tokens = slice(max(span.start, self.task.start), span.end)
             count = tokens.stop - tokens.start
             if not there:
+                if file is not None:
+                    file.close()
+                    self.files[index] = None
                 self._must_repair[tokens] = True
-                self.report.missed_passages += span.stored_as is not None and span.start > 0
+                report.missed_passages += span.stored_as is not None and span.start > 0
                 continue
+            assert file is not None
             self.context.readable[tokens] = True
+            if span.start > 0 or not span.exact:
+                report.tiers[file.tier] = report.tiers.get(file.tier, 0) + count
             if span.exact:
-                self.report.exact_tokens += count
+                report.exact_tokens += count
             else:
                 self._candidates[tokens] = True
-                self.report.reused_tokens += count
+                report.reused_tokens += count
 
     def question_rows(self) -> Rows:
         start = len(self.task.token_ids) - self.num_question_tokens
         return Rows(self.context, self.token_ids[start:], torch.arange(start, len(self.task.token_ids)))
 
     def select(self, scores: Tensor | None) -> None:
+        """Choose what to repair; `scores` are on CPU."""
         candidates = self._candidates.nonzero()[:, 0]
         ratio = self.task.plan.recompute_ratio
         if self.selector.needs_scores and scores is None:
@@ -154,9 +177,3 @@ class BlendJob:
         assert self.todo is not None
         positions, self.todo = self.todo[:room], self.todo[room:]
         return Rows(self.context, self.token_ids[positions], positions)
-
-    def write(self) -> None:
-        """Put the blended context into the request's blocks."""
-        for index, layer in enumerate(self._layers):
-            keys, values = self.context.data[index, :, self.task.start :]
-            layer.write(self.task.block_ids[layer.group], self.task.start, keys, values)

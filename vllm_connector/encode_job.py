@@ -3,8 +3,8 @@
 import torch
 
 from kvblend.core.plan import EncodeOrder
+from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.metadata import EncodeTask
-from kvblend.vllm_connector.paged_caches import PagedCaches
 
 __all__ = ["EncodeJob"]
 
@@ -15,7 +15,7 @@ class EncodeJob:
     Read at the end of every step, since layers with a sliding window free their blocks before the prefill ends.
     """
 
-    def __init__(self, order: EncodeOrder, caches: PagedCaches) -> None:
+    def __init__(self, order: EncodeOrder, caches: EngineCaches) -> None:
         self._order, self._caches = order, caches
         self.kv = caches.empty(order.end - order.start)
         self._have = torch.zeros(order.end - order.start, dtype=torch.bool)

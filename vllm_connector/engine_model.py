@@ -56,7 +56,8 @@ class EngineModel:
         self._layers = [context[name] for name in self._names]
         self.specs = [self._spec(layer) for layer in self._layers]
         tables: dict[int, RotaryTable] = {}
-        self._tables = [self._table(name, tables) for name in self._names]
+        self.rotary_tables = [self._table(name, tables) for name in self._names]
+        """Each layer's; None where its keys do not turn."""
         self._check_rotation()
 
     @property
@@ -81,7 +82,7 @@ class EngineModel:
 
     def rerotate(self, kv: Tensor, *, delta: int) -> None:
         """Move passage KV `[layer, k|v, token, kv_head, head_dim]` by `delta` positions, in place."""
-        rerotate_layers(kv, self._tables, delta=delta)
+        rerotate_layers(kv, self.rotary_tables, delta=delta)
 
     @staticmethod
     def _spec(layer: Any) -> AttentionSpec:

@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from kvblend.store.device_stream import DeviceEvent, SideStream
+
 __all__ = ["HostCopy"]
 
 
@@ -16,19 +18,18 @@ class HostCopy:
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
         self._host = tensor
+        self._copied: DeviceEvent = None
         if not tensor.is_cuda:
             return
-        stream = _copy_stream(tensor.device)
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        stream.wait_stream(torch.cuda.current_stream(tensor.device))
-        with torch.cuda.stream(stream):
+        stream = _side_stream(tensor.device)
+        stream.wait_for_current()
+        with stream.use():
             self._host.copy_(tensor, non_blocking=True)
             # the allocator must not give the memory to the compute stream before the copy has read it
-            tensor.record_stream(stream)
-            self._event = torch.cuda.Event(blocking=True)
-            self._event.record(stream)
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        self._copied = stream.event()
 
     @property
     def num_bytes(self) -> int:
@@ -37,11 +38,11 @@ class HostCopy:
 
     def wait(self) -> Tensor:
         """The tensor in host memory, whole. Called from any thread."""
-        if self._event is not None:
-            self._event.synchronize()
+        if self._copied is not None:
+            self._copied.synchronize()
         return self._host
 
 
 @cache
-def _copy_stream(device: torch.device) -> "torch.cuda.Stream":
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def _side_stream(device: torch.device) -> SideStream:
+    return SideStream(device)

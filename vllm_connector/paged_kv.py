@@ -26,12 +26,14 @@ DIGIT = 128
 class PagedLayer:
     """One attention layer's paged cache.
 
-    `block_size`: tokens of one of vLLM's blocks, whose ids the methods take. `view`: the pages for the kernels, None
-    where strides cannot say their order; its blocks are pages, which `pages` gives.
+    `group`: its KV cache group. `block_size`: tokens of one of vLLM's blocks, whose ids the methods take.
+    `keeps_blocks`: whether a request has all its blocks to its end; a sliding window's layers give them back early.
+    `view`: the pages for the kernels, None where strides cannot say their order; its blocks are pages, which `pages`
+    gives.
     """
 
-    def __init__(self, layer: Any, group: int, *, block_size: int) -> None:
-        self.layer, self.group, self.block_size = layer, group, block_size
+    def __init__(self, layer: Any, group: int, *, block_size: int, keeps_blocks: bool = True) -> None:
+        self.layer, self.group, self.block_size, self.keeps_blocks = layer, group, block_size, keeps_blocks
         self._cache: Tensor = layer.kv_cache
         self.page_size: int = self._cache.shape[2]
         if block_size % self.page_size:

@@ -37,7 +37,7 @@ def _triton(impl: Any, layer: Any, keys: Tensor, values: Tensor, cache: Tensor, 
 
 def _flashinfer(impl: Any, layer: Any, keys: Tensor, values: Tensor, cache: Tensor, slots: Tensor) -> None:
     """What vllm/v1/attention/backends/flashinfer.py does at lines 2661 to 2672: it needs flashinfer to be imported."""
-    key_cache, value_cache = cache.transpose(1, 2).split(impl.head_size, dim=-1)
+    key_cache, value_cache = torch.split(cache.transpose(1, 2), impl.head_size, dim=-1)
     _scatter(keys, values, key_cache, value_cache, slots)
 
 

@@ -1,6 +1,9 @@
 """Encode and blend on real vLLM in this process, and print what came out as one JSON line.
 
 python scenario.py MODEL_FOLDER STORE_FOLDER [ENGINE_ARGUMENTS_JSON]
+
+Of the arguments, "paged" is ours: the CUDA path, by the kernels' PyTorch references, or in Triton's interpreter where
+that is switched on, with a GPU tier of so many bytes in CPU memory.
 """
 
 import json
@@ -15,13 +18,15 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 from vllm import LLM, SamplingParams
 
 from kvblend.core.identity import token_hash
+from kvblend.vllm_connector import engine_caches
 
 PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 21, 43, 90, 4, 14
 ANSWER_TOKENS = 8
 
 
-def connector_config(store: Path) -> dict[str, Any]:
+def connector_config(store: Path, gpu_bytes: int = 0) -> dict[str, Any]:
     extra = {
+        "gpu_bytes": gpu_bytes,
         "cpu_bytes": 0,
         "disk_path": str(store),
         "control": f"ipc://{store}/control.sock",
@@ -78,7 +83,10 @@ class Engine:
             "load_format": "kvblend",
             "max_num_seqs": 8,
         }
-        self.llm = LLM(model, kv_transfer_config=connector_config(store), **{**defaults, **arguments})
+        paged = arguments.pop("paged", None)
+        if paged is not None:
+            vars(engine_caches)["uses_kernel"] = lambda tensor: True
+        self.llm = LLM(model, kv_transfer_config=connector_config(store, paged or 0), **{**defaults, **arguments})
         self._salts = 0
 
     def run(self, requests: list[tuple[list[int], dict[str, Any] | None]], *, alone: bool = False) -> list[Any]:

@@ -61,7 +61,7 @@ class Stepper:
         return {
             "blocks": NUM_BLOCKS - 1 - self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
             "tracked": len(self.scheduler.connector.scheduler._tracked),
-            "jobs": len(connector.worker._jobs) + len(connector.worker._encodes),
+            "jobs": len(connector.worker.queue) + connector.worker.num_encodes,
             "requests": len(self.scheduler.requests),
         }
 
@@ -93,7 +93,7 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     # an abort while the repair is under way (ratio 1: three capped steps), and one before it begins
     stepper.add("aborted", ask(1), ask.plan(1.0), 8)
     stepper.step()
-    results["loading"] = len(get_kv_transfer_group().worker._jobs)
+    results["loading"] = len(get_kv_transfer_group().worker.queue)
     stepper.add("aborted early", ask(2), ask.plan(1.0), 8)
     stepper.core.abort_request(["aborted", "aborted early"])
     stepper.step()
@@ -121,7 +121,7 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
 
     # a worker that cannot repair: the request is prefilled, once
     stepper.engine.llm.reset_prefix_cache()
-    model = get_kv_transfer_group().worker._model
+    model = get_kv_transfer_group().worker.model
     model.forward = broken_forward
     (failed,) = stepper.engine.run([(ask(7), ask.plan(1.0))])
     del model.forward

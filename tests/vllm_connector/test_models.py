@@ -39,7 +39,7 @@ def deviation(ours: dict[str, Any], reference: dict[str, Any]) -> float:
     return largest
 
 
-def check(results: dict[str, Any], model: Path) -> None:
+def check(results: dict[str, Any], model: Path, *, missed_passages: int = 3) -> None:
     fresh = results["fresh"]
     # ratio 1 is full prefill, by either selector
     for name in ("ratio_1", "all"):
@@ -64,8 +64,8 @@ def check(results: dict[str, Any], model: Path) -> None:
     # lost, truncated and bit-flipped files are recomputed
     assert results["damaged"]["tokens"] == results["damaged_fresh"]["tokens"]
     assert deviation(results["damaged"], results["damaged_fresh"]) < FULL_PREFILL_TOLERANCE
-    assert results["damaged"]["report"]["missed_passages"] == 3
-    assert "quarantine" in results["log"].lower()
+    assert results["damaged"]["report"]["missed_passages"] == missed_passages
+    assert "quarantine" in results["log"].lower() or missed_passages < 3
     # several blended and plain requests in one batch
     reports = [request["report"] for request in results["together"]]
     assert [report and report["outcome"] for report in reports] == ["blended", "blended", None]
@@ -101,3 +101,18 @@ def test_blend_with_compiled_model(tiny_model_path: Callable[[str], Path], tmp_p
     """torch.compile on, as vLLM's default has it."""
     model = tiny_model_path("qwen3")
     check(run_scenario(model, tmp_path, enforce_eager=False), model)
+
+
+@pytest.mark.parametrize(("name", "gpu_bytes"), [("gemma3", 0), ("demo", 64 << 20)])
+def test_blend_in_the_requests_blocks(
+    name: str, gpu_bytes: int, demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The CUDA path, by the kernels' PyTorch references: sliding windows in scratch pages; a GPU tier in CPU memory.
+
+    Of three files that are damaged, the tier still has sound copies of two: only what is deleted is a miss.
+    """
+    model = demo_model_path if name == "demo" else tiny_model_path(name)
+    results = run_scenario(model, tmp_path, paged=gpu_bytes)
+    check(results, model, missed_passages=1 if gpu_bytes else 3)
+    assert set(results["ratio_1"]["report"]["tiers"]) == {"disk"}
+    assert set(results["ratio_15"]["report"]["tiers"]) == {"gpu" if gpu_bytes else "disk"}

@@ -11,32 +11,33 @@ from kvblend.triton_kernels import Codec, PagedKV, PagedLayers, StagedPassage, g
 from kvblend.triton_kernels.launch import to_device, uses_kernel
 from kvblend.vllm_connector.paged_kv import PagedLayer
 
-__all__ = ["LayerGroup", "PagedCaches"]
+__all__ = ["EngineCaches", "LayerGroup"]
 
 
 @dataclass(frozen=True)
 class LayerGroup:
     """Layers of one KV cache group, and so of one block table, that one launch can serve."""
 
-    group: int
     indices: tuple[int, ...]
     """Which of the model's layers they are, ascending."""
     caches: PagedLayers
     first: PagedLayer
 
-    def slots(self, block_ids: Sequence[int], start: int, end: int) -> Tensor:
-        """Slots of a request's tokens `[start, end)`, int64 on CPU; those in a null block are -1."""
-        pages, size = torch.tensor(self.first.pages(block_ids)), self.first.page_size
-        positions = torch.arange(start, end)
+    def slots(self, block_ids: Sequence[Sequence[int]], positions: Tensor) -> Tensor:
+        """Slots of a request's tokens at `positions` (int64 `[n]`, on CPU), int64 `[n]`; in a null block they are -1.
+
+        block_ids: the request's, by KV cache group.
+        """
+        pages, size = torch.tensor(self.first.pages(block_ids[self.first.group])), self.first.page_size
         at = pages[positions // size]
         return torch.where(at == 0, -1, at * size + positions % size)
 
 
-class PagedCaches:
+class EngineCaches:
     """Every layer's paged cache, in the model's order.
 
     `groups` are what the kernels work on: on CUDA, and on CPU in Triton's interpreter where that is switched on. They
-    are None where plain PyTorch does the work, layer by layer. This is the one place that decides it. Raises
+    are None where plain PyTorch does the work, on dense copies. This is the one place that decides it. Raises
     UnsupportedModelError where the kernels must run and cannot address a layer's cache.
     """
 
@@ -56,15 +57,13 @@ class PagedCaches:
         device: torch.device = self.layers[0].layer.kv_cache.device
         return device
 
-    @property
-    def kv_shape(self) -> tuple[int, int, int]:
-        """(layers, KV heads, head_dim): the same for all layers."""
-        return len(self.layers), self.layers[0].num_kv_heads, self.layers[0].head_dim
+    def kv_shape(self, num_tokens: int) -> tuple[int, int, int, int, int]:
+        """`[layer, k|v, token, kv_head, head_dim]`: the last two are the same for all layers."""
+        return len(self.layers), 2, num_tokens, self.layers[0].num_kv_heads, self.layers[0].head_dim
 
     def empty(self, num_tokens: int) -> Tensor:
         """Uninitialised passage KV `[layer, k|v, token, kv_head, head_dim]`, of the caches' dtype, on their device."""
-        num_layers, num_kv_heads, head_dim = self.kv_shape
-        return torch.empty((num_layers, 2, num_tokens, num_kv_heads, head_dim), dtype=self.dtype, device=self.device)
+        return torch.empty(self.kv_shape(num_tokens), dtype=self.dtype, device=self.device)
 
     def read_into(self, kv: Tensor, block_ids: Sequence[Sequence[int]], start: int, end: int) -> None:
         """Copy a request's tokens `[start, end)` to `kv` `[layer, k|v, end - start, kv_head, head_dim]`.
@@ -79,7 +78,7 @@ class PagedCaches:
         raw = Codec()
         out = StagedPassage(kv, kv.new_empty((*kv.shape[:4], 0), dtype=torch.float16), raw)
         for group in self.groups:
-            slots = to_device(group.slots(block_ids[group.group], start, end), self.device)
+            slots = to_device(group.slots(block_ids, torch.arange(start, end)), self.device)
             gather_quantize(group.caches, slots, [end - start], codec=raw, out=[out], target_layers=list(group.indices))
 
 
@@ -94,7 +93,6 @@ def _grouped(layers: Sequence[PagedLayer]) -> list[LayerGroup]:
         views.setdefault((layer.group, layer.view.layout), []).append((index, layer.view))
     return [
         LayerGroup(
-            layers[members[0][0]].group,
             tuple(index for index, _ in members),
             PagedLayers.of([view for _, view in members]),
             layers[members[0][0]],
