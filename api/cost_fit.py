@@ -24,6 +24,8 @@ __all__ = ["CostFit"]
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
+LONGEST_PAUSE_S = 600.0
+"""Between attempts that requests cut short: each encodes a few hundred tokens."""
 IDLE_S = 1.0
 REPORT_WAIT_S = 2.0
 MAX_ROUNDS = 4
@@ -68,16 +70,18 @@ class CostFit:
                 await self._task
 
     async def _watch(self) -> None:
+        pause_s = LOOK_EVERY_S
         while True:
             try:
                 replica, facts = await self._replicas.choose()
                 if facts.info is not None and (self._fitted is None or self._fitted[0] != facts.info.model_fingerprint):
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                     await self._fit_once(replica, facts, facts.info)
             except EngineUnavailableError:
                 pass
             except Exception:  # this task lives as long as the service
                 logger.exception("the timing of requests failed; it is tried again")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(pause_s if self._fitted is None else LOOK_EVERY_S)
 
     async def _fit_once(self, replica: Replica, facts: EngineFacts, info: EngineInfo) -> None:
         head, short, long = self._passages

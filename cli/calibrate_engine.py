@@ -52,7 +52,7 @@ def child_engine(
                 dtype=dtype or default_dtype(),
                 max_model_len=max_model_len,
                 tensor_parallel_size=tensor_parallel_size,
-                extra=extra,
+                extra=["--enforce-eager", *extra],  # compiling would take longer than all that is measured
             ),
             environment={**environment, "KVBLEND_CPU_BYTES": "0", "KVBLEND_DISK_PATH": str(settings.disk_path)},
             log_path=folder / "vllm.log",

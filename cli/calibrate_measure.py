@@ -93,6 +93,7 @@ class PromptMeter:
             "prompt": self._prompt.token_ids,
             "max_tokens": ANSWER_TOKENS,
             "temperature": 0.0,
+            "cache_salt": report_id,  # or a prompt that somebody sent before would be an exact prefix hit
             **TOKEN_FIELDS,
             **self._prompt.plan_fields(recompute_ratio=recompute_ratio, report_id=report_id),
         }
@@ -101,9 +102,9 @@ class PromptMeter:
             async for chunk in chunks:
                 answer += answer_tokens(chunk)
         report = await self._replica.control.report(report_id, wait_s=REPORT_WAIT_S)
-        if report is None or report.outcome == "prefilled" or report.missed_passages:
-            reason = "the control channel gave no report" if report is None else report.reason
-            raise KVBlendError(f"a prompt was not blended: {reason or 'passages are missing'}")
+        if report is None or report.outcome != "blended" or report.missed_passages:
+            reason = "the control channel gave no report" if report is None else report.reason or "passages are missing"
+            raise KVBlendError(f"a prompt was not blended: {reason}")
         return answer
 
     async def _full_prefill(self, answer: Sequence[AnswerToken]) -> list[AnswerToken]:
