@@ -16,7 +16,6 @@ from kvblend.store.held_pins import HeldPins
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
-from kvblend.store.staging import Staging
 from kvblend.store.tier import Tier, VerifyReport
 
 __all__ = ["TieredStore"]
@@ -168,9 +167,6 @@ class TieredStore:
                 return False
             return True
         return False
-
-    def promote_staged(self, staging: Staging) -> int:
-        return staging.keep()
 
     def demote(self, key: PassageKVKey) -> bool:
         """Move from the fastest tier that has it to the next slower one; the faster copy is gone then.
