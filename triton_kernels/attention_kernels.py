@@ -52,6 +52,8 @@ def attend_paged(
     values,
     block_table,
     readable,
+    norms,
+    norms_end,
     begin,
     end,
     first_visible,
@@ -69,6 +71,7 @@ def attend_paged(
     total,
     MASKED: tl.constexpr,
     HAS_READABLE: tl.constexpr,
+    HAS_NORMS: tl.constexpr,
     WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -78,7 +81,8 @@ def attend_paged(
 ):
     """Attend to keys `[begin, end)`, of which those below `first_visible` or from `num_keys` on are never read.
 
-    Unless MASKED, every row sees every one of them."""
+    Unless MASKED, every row sees every one of them. HAS_NORMS: the norms of values below
+    `norms_end` go to `norms`."""
     dim = tl.arange(0, DIMS)
     for start in tl.range(begin, end, KEYS):
         key = start + tl.arange(0, KEYS)
@@ -108,6 +112,14 @@ def attend_paged(
             v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride, mask=loaded, other=0.0)
         else:
             v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride)
+        if HAS_NORMS:
+            # As a product, for which values stay in shared memory; in registers their loads would not be ahead.
+            products = dot(v, tl.trans(v))
+            own = tl.arange(0, KEYS)[:, None] == tl.arange(0, KEYS)[None]
+            kept = key < norms_end
+            if MASKED:
+                kept = kept & present
+            tl.store(norms + key, tl.sqrt(tl.sum(tl.where(own, products, 0.0), 1)), mask=kept)
         weighted, highest, total = attend_tile(logits, v, weighted, highest, total)
     return weighted, highest, total
 
@@ -120,6 +132,8 @@ def attend_causal(
     values,
     block_table,
     readable,
+    norms,
+    norms_end,
     begin,
     end,
     first_position,
@@ -137,6 +151,7 @@ def attend_causal(
     highest,
     total,
     HAS_READABLE: tl.constexpr,
+    HAS_NORMS: tl.constexpr,
     WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -155,6 +170,8 @@ def attend_causal(
             values,
             block_table,
             readable,
+            norms,
+            norms_end,
             begin,
             middle,
             first_visible,
@@ -172,6 +189,7 @@ def attend_causal(
             total,
             False,
             False,
+            HAS_NORMS,
             WINDOW,
             HAS_CAP,
             HEAD_DIM,
@@ -186,6 +204,8 @@ def attend_causal(
         values,
         block_table,
         readable,
+        norms,
+        norms_end,
         middle,
         end,
         first_visible,
@@ -203,6 +223,7 @@ def attend_causal(
         total,
         True,
         HAS_READABLE,
+        HAS_NORMS,
         WINDOW,
         HAS_CAP,
         HEAD_DIM,

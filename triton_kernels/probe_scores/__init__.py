@@ -80,23 +80,27 @@ def launches(
     if num_parts is None:
         num_parts = num_splits(num_tiles * cache.num_kv_heads * num_requests, context.longest, q)
     parts = Parts.of(q, num_parts)
+    norms, strides = torch.empty_like(scores), cache.strides()
     shared = {
         "q": q,
         "positions": queries.positions,
         "starts": queries.starts,
         "context_starts": context.starts,
         "readable": context.starts if context.readable is None else context.readable,
+        "norms": norms,
+        "num_context_tokens": context.num_tokens,
         "keys": cache.keys,
-        "values": cache.values,
         "block_tables": block_tables,
         "scale": float(spec.scale),
         "soft_cap": float(spec.soft_cap or 0.0),
         "q_token_stride": q.stride(0),
         "q_head_stride": q.stride(1),
         "table_stride": block_tables.stride(0),
-        **cache.strides(),
+        **{name: stride for name, stride in strides.items() if name.startswith("key")},
     }
     own = {
+        "values": cache.values,
+        **{name: stride for name, stride in strides.items() if name.startswith("value")},
         "own_keys": own_keys,
         "own_values": own_values,
         "own_key_token_stride": own_keys.stride(0),
@@ -133,7 +137,7 @@ def launches(
     score = Launch(
         column_scores_kernel,
         (triton.cdiv(context.longest, columns.keys), cache.num_kv_heads, num_requests),
-        {**shared, "lse": parts.lse, "scores": scores, "num_context_tokens": context.num_tokens},
+        {**shared, "lse": parts.lse, "scores": scores},
         {**without_sinks, "ROWS": columns.rows, "KEYS": columns.keys},
         columns.num_warps,
         columns.num_stages,

@@ -1,7 +1,7 @@
 """Second pass of a probe: what each context token gave the question.
 
 For each tile of context keys, logits again, weights by the first pass's log-sum-exp, summed over queries, times the
-values' norms.
+values' norms, which the first pass left.
 """
 
 import triton
@@ -14,12 +14,12 @@ from kvblend.triton_kernels.attention_kernels import LOG2E, dot, logits_of
 def column_scores_kernel(
     q,
     lse,  # fp32 [num_queries, NUM_HEADS]
+    norms,  # fp32 [kv_heads, num_context_tokens]
     positions,
     starts,
     context_starts,
     readable,
     keys,
-    values,
     block_tables,
     scores,  # fp32 [kv_heads, num_context_tokens], added to
     num_context_tokens,
@@ -32,10 +32,6 @@ def column_scores_kernel(
     key_token_stride,
     key_head_stride,
     key_dim_stride,
-    value_block_stride,
-    value_token_stride,
-    value_head_stride,
-    value_dim_stride,
     WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HAS_READABLE: tl.constexpr,
@@ -86,8 +82,7 @@ def column_scores_kernel(
         if WINDOW > 0:
             seen = seen & (row_positions[None] - key[:, None] < WINDOW)
         received += tl.sum(tl.where(seen, tl.exp2(logits - row_lse[None]), 0.0), 1)
-    value_row = block * value_block_stride + (key % BLOCK_SIZE) * value_token_stride + kv_head * value_head_stride
-    v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride, mask=loaded, other=0.0).to(tl.float32)
-    given = received * tl.sqrt(tl.sum(v * v, 1)) / GROUP
-    at = scores + kv_head * num_context_tokens + first_context + key
+    column = kv_head * num_context_tokens + first_context + key
+    given = received * tl.load(norms + column, mask=present, other=0.0) / GROUP
+    at = scores + column
     tl.store(at, tl.load(at, mask=present, other=0.0) + given, mask=present)

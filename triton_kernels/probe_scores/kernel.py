@@ -1,4 +1,7 @@
-"""First pass of a probe: the question's attention over the paged context and its own keys, with log-sum-exp."""
+"""First pass of a probe: the question's attention over the paged context and its own keys, with log-sum-exp.
+
+It leaves the norms of the context's values for the second pass, which then reads no values.
+"""
 
 import triton
 import triton.language as tl
@@ -22,6 +25,8 @@ def probe_attention_kernel(
     sinks,
     out,  # [PARTS, num_queries, NUM_HEADS, HEAD_DIM]
     lse,  # fp32 [PARTS, num_queries, NUM_HEADS]
+    norms,  # fp32 [kv_heads, num_context_tokens]
+    num_context_tokens,
     num_queries,
     scale,
     soft_cap,
@@ -93,6 +98,8 @@ def probe_attention_kernel(
         values,
         block_table,
         readable,
+        norms + kv_head * num_context_tokens + first_context,
+        tl.where(tile == 0, num_keys, 0),
         begin,
         end,
         first_position,
@@ -110,6 +117,7 @@ def probe_attention_kernel(
         highest,
         total,
         HAS_READABLE,
+        True,
         WINDOW,
         HAS_CAP,
         HEAD_DIM,
