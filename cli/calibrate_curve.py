@@ -49,11 +49,11 @@ async def measure_curve(
             for ratio, divergences in measured.items():
                 divergences.append(await meters[-1].measure(ratio))
             progress.advance(task)
-        while (ratio := next_ratio(_curve(measured), target_kl)) is not None:
-            task = progress.add_task(f"ratio {ratio:g}", total=len(prompts))
-            measured[ratio] = []
+        while (further := next_ratio(_curve(measured), target_kl)) is not None:
+            task = progress.add_task(f"ratio {further:g}", total=len(prompts))
+            measured[further] = []
             for meter in meters:
-                measured[ratio].append(await meter.measure(ratio))
+                measured[further].append(await meter.measure(further))
                 progress.advance(task)
         return info, _curve(measured)
 

@@ -19,7 +19,7 @@ SMALL = ("--num-questions", "5", "--num-passages", "2", "--passage-tokens", "48"
 def run_calibrate(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "kvblend.cli", "calibrate", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, **(environment or {})}
+        command, capture_output=True, text=True, timeout=560, check=False, env={**os.environ, **(environment or {})}
     )
 
 
