@@ -43,10 +43,11 @@ def make_encode_context(preamble_ids: Sequence[int], warm_ids: Sequence[int]) ->
 
     The total is the first multiple of 256 that leaves room for 128 warm tokens; where the warm context is too short
     for it, the last multiple that it reaches; where it reaches none, all of it. No warm tokens: the preamble alone.
+    The warm context loses tokens at its beginning: it ends as a passage does, so that the next begins as one.
     """
     num_available = len(preamble_ids) + len(warm_ids)
     num_wanted = -(-(len(preamble_ids) + MIN_WARM_TOKENS) // ALIGNMENT) * ALIGNMENT
     num_total = min(num_wanted, num_available // ALIGNMENT * ALIGNMENT)
     if num_total <= len(preamble_ids):
         num_total = num_available
-    return EncodeContext((*preamble_ids, *warm_ids)[:num_total], len(preamble_ids))
+    return EncodeContext((*preamble_ids, *warm_ids[num_available - num_total :]), len(preamble_ids))

@@ -86,7 +86,7 @@ class _Bench:
         self._prompts = PromptBuilder(tokenizer)
         self._passage_tokens = settings.passage_tokens
         self._separator = self._prompts.text_ids(SEPARATOR)
-        self._neutral = self._prompts.text_ids(default_warm_context())
+        self._neutral = self._prompts.passage_ids(default_warm_context())
         self._encoders = make_encoders(model)
         self._end_tokens = model.end_tokens | {tokenizer.eos_token_id}
         questions = load_questions(settings.text)

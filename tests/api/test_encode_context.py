@@ -26,11 +26,12 @@ def test_without_a_warm_context_it_is_the_preamble() -> None:
 
 
 @given(num_preamble=st.integers(1, 1200), num_warm=st.integers(0, 1200))
-def test_it_begins_with_the_preamble_and_is_cut_from_the_end(num_preamble: int, num_warm: int) -> None:
+def test_it_is_the_preamble_and_the_end_of_the_warm_context(num_preamble: int, num_warm: int) -> None:
     tokens = tuple(range(num_preamble + num_warm))
     context = make_encode_context(tokens[:num_preamble], tokens[num_preamble:])
     num_total = len(context.token_ids)
-    assert context.token_ids == tokens[:num_total]
+    assert context.preamble_ids == tokens[:num_preamble]
+    assert context.token_ids[num_preamble:] == tokens[num_preamble + len(tokens) - num_total :]
     assert num_total >= num_preamble
     assert num_total % 256 == 0 or num_total == len(tokens)
 
