@@ -1,4 +1,4 @@
-"""Flash attention over paged keys, inside a kernel, and the merge of its parts.
+"""Flash attention over paged keys, inside a kernel.
 
 Rows are queries: a token's heads that share a KV head, then the next token's. Logits are kept in base 2 (times log2 e).
 """
@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 # Triton's interpreter multiplies the bit patterns of bf16 tiles; in fp32 their products are what a GPU computes.
 WIDEN_BF16 = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -45,6 +44,20 @@ def attend_tile(logits, values, weighted, highest, total):
 
 
 @triton.jit
+def norms_of(values, NORMS: tl.constexpr, KEYS: tl.constexpr):
+    """Norm of each row of a tile `[KEYS, DIMS]`, fp32.
+
+    NORMS "products": as a product, for which the tile stays in shared memory, so that on sm_90 its loads go on being
+    issued ahead. "sums": in registers, of which an sm_80 has none left for the product.
+    """
+    if NORMS == "products":
+        own = tl.arange(0, KEYS)[:, None] == tl.arange(0, KEYS)[None]
+        return tl.sqrt(tl.sum(tl.where(own, dot(values, tl.trans(values)), 0.0), 1))
+    numbers = values.to(tl.float32)
+    return tl.sqrt(tl.sum(numbers * numbers, 1))
+
+
+@triton.jit
 def attend_paged(
     q,  # [ROWS, DIMS]
     row_positions,  # int32 [ROWS], -1 where there is no query
@@ -71,7 +84,7 @@ def attend_paged(
     total,
     MASKED: tl.constexpr,
     HAS_READABLE: tl.constexpr,
-    HAS_NORMS: tl.constexpr,
+    NORMS: tl.constexpr,
     WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -81,7 +94,7 @@ def attend_paged(
 ):
     """Attend to keys `[begin, end)`, of which those below `first_visible` or from `num_keys` on are never read.
 
-    Unless MASKED, every row sees every one of them. HAS_NORMS: the norms of values below
+    Unless MASKED, every row sees every one of them. NORMS (see norms_of): those of values below
     `norms_end` go to `norms`."""
     dim = tl.arange(0, DIMS)
     for start in tl.range(begin, end, KEYS):
@@ -112,14 +125,11 @@ def attend_paged(
             v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride, mask=loaded, other=0.0)
         else:
             v = tl.load(values + value_row[:, None] + dim[None] * value_dim_stride)
-        if HAS_NORMS:
-            # As a product, for which values stay in shared memory; in registers their loads would not be ahead.
-            products = dot(v, tl.trans(v))
-            own = tl.arange(0, KEYS)[:, None] == tl.arange(0, KEYS)[None]
+        if NORMS != "":
             kept = key < norms_end
             if MASKED:
                 kept = kept & present
-            tl.store(norms + key, tl.sqrt(tl.sum(tl.where(own, products, 0.0), 1)), mask=kept)
+            tl.store(norms + key, norms_of(v, NORMS, KEYS), mask=kept)
         weighted, highest, total = attend_tile(logits, v, weighted, highest, total)
     return weighted, highest, total
 
@@ -151,7 +161,7 @@ def attend_causal(
     highest,
     total,
     HAS_READABLE: tl.constexpr,
-    HAS_NORMS: tl.constexpr,
+    NORMS: tl.constexpr,
     WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -189,7 +199,7 @@ def attend_causal(
             total,
             False,
             False,
-            HAS_NORMS,
+            NORMS,
             WINDOW,
             HAS_CAP,
             HEAD_DIM,
@@ -223,7 +233,7 @@ def attend_causal(
         total,
         True,
         HAS_READABLE,
-        HAS_NORMS,
+        NORMS,
         WINDOW,
         HAS_CAP,
         HEAD_DIM,
@@ -232,39 +242,3 @@ def attend_causal(
         KEYS,
     )
     return weighted, highest, total
-
-
-@triton.jit
-def merge_parts_kernel(
-    part_out,  # fp32 [PARTS, num_rows, HEAD_DIM]
-    part_lse,  # fp32 [PARTS, num_rows]
-    out,
-    lse,
-    num_rows,
-    PARTS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIMS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Attention over all keys from that over each part of them; a row is one head of one query."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = row < num_rows
-    dim = tl.arange(0, DIMS)
-    mask = inside[:, None] & (dim < HEAD_DIM)[None]
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    weighted = tl.zeros([ROWS, DIMS], tl.float32)
-    for part in range(PARTS):
-        at = part * tl.cast(num_rows, tl.int64) + row
-        logit = tl.load(part_lse + at, mask=inside, other=float("-inf")) * LOG2E
-        numbers = tl.load(part_out + at[:, None] * HEAD_DIM + dim[None], mask=mask, other=0.0)
-        new_highest = tl.maximum(highest, logit)
-        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        weight = tl.exp2(logit - base)
-        shrink = tl.exp2(highest - base)
-        weighted = weighted * shrink[:, None] + weight[:, None] * numbers
-        total = total * shrink + weight
-        highest = new_highest
-    divisor = tl.where(total > 0.0, total, 1.0)
-    tl.store(out + row[:, None] * HEAD_DIM + dim[None], (weighted / divisor[:, None]).to(out.dtype.element_ty), mask)
-    tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)

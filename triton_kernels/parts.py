@@ -36,7 +36,7 @@ class Parts:
         """The launch that joins the parts; none where there is one."""
         import triton
 
-        from kvblend.triton_kernels.attention_kernels import merge_parts_kernel
+        from kvblend.triton_kernels.row_kernels import merge_parts_kernel
 
         if self.num_parts == 1:
             return []

@@ -1,4 +1,4 @@
-"""What an attention kernel does before and after it goes through keys: its tile of rows, and their share of the keys.
+"""What an attention kernel does before and after it goes through keys: its rows, their share of the keys, their merge.
 
 A row is one of a token's heads that share a KV head; the next token's follow.
 """
@@ -6,7 +6,9 @@ A row is one of a token's heads that share a KV head; the next token's follow.
 import triton
 import triton.language as tl
 
-from kvblend.triton_kernels.attention_kernels import LN2, LOG2E
+from kvblend.triton_kernels.attention_kernels import LOG2E
+
+LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -87,4 +89,40 @@ def store_rows(
     divisor = tl.where(total > 0.0, total, 1.0)
     result = (weighted / divisor[:, None]).to(out.dtype.element_ty)
     tl.store(out + row[:, None] * HEAD_DIM + dim[None], result, mask=inside[:, None] & (dim < HEAD_DIM)[None])
+    tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)
+
+
+@triton.jit
+def merge_parts_kernel(
+    part_out,  # fp32 [PARTS, num_rows, HEAD_DIM]
+    part_lse,  # fp32 [PARTS, num_rows]
+    out,
+    lse,
+    num_rows,
+    PARTS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Attention over all keys from that over each part of them; a row is one head of one query."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = row < num_rows
+    dim = tl.arange(0, DIMS)
+    mask = inside[:, None] & (dim < HEAD_DIM)[None]
+    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    weighted = tl.zeros([ROWS, DIMS], tl.float32)
+    for part in range(PARTS):
+        at = part * tl.cast(num_rows, tl.int64) + row
+        logit = tl.load(part_lse + at, mask=inside, other=float("-inf")) * LOG2E
+        numbers = tl.load(part_out + at[:, None] * HEAD_DIM + dim[None], mask=mask, other=0.0)
+        new_highest = tl.maximum(highest, logit)
+        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+        weight = tl.exp2(logit - base)
+        shrink = tl.exp2(highest - base)
+        weighted = weighted * shrink[:, None] + weight[:, None] * numbers
+        total = total * shrink + weight
+        highest = new_highest
+    divisor = tl.where(total > 0.0, total, 1.0)
+    tl.store(out + row[:, None] * HEAD_DIM + dim[None], (weighted / divisor[:, None]).to(out.dtype.element_ty), mask)
     tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)

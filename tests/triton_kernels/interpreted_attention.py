@@ -17,6 +17,7 @@ from kvblend.triton_kernels import (
     write_kv,
 )
 from kvblend.triton_kernels.kv_deviation import kv_deviation_reference
+from kvblend.triton_kernels.probe_scores import launches as probe_launches
 from kvblend.triton_kernels.probe_scores import probe_scores_reference
 from kvblend.triton_kernels.selective_attention import selective_attention_reference
 from kvblend.triton_kernels.write_kv import write_kv_reference
@@ -108,6 +109,27 @@ def test_probe_scores(case: Case, all_readable: bool) -> None:
     )
     assert scored is scores and expected.isfinite().all()
     torch.testing.assert_close(out, expected, atol=TOLERANCE[case.dtype], rtol=TOLERANCE[case.dtype])
+    torch.testing.assert_close(scores, expected_scores, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES[:3:2], ids=str)
+def test_probe_scores_on_an_older_gpu(case: Case) -> None:
+    """As above, by what an sm_80 would be given."""
+    cache, tables, spec = sample(case)
+    queries = Queries.of([torch.arange(length, length + 5) for length in case.lengths])
+    for row, length in enumerate(case.lengths):
+        fill(cache, slots_of(tables[row], length, case.block_size))
+    context, scores = ProbedContext.of(case.lengths), torch.zeros(case.kv_heads, sum(case.lengths))
+    q = torch.randn(sum(queries.lengths), case.kv_heads * case.group, case.head_dim).to(case.dtype)
+    own = torch.randn(sum(queries.lengths), case.kv_heads, case.head_dim).to(case.dtype)
+    expected_scores = scores.clone()
+    expected = probe_scores_reference(q, own, own, queries, cache, tables, context, spec, expected_scores)
+    plan, parts = probe_launches(
+        q, own, own, queries, cache, tables, context, spec, scores=scores, num_parts=2, capability=80
+    )
+    for launch in plan:
+        launch.run()
+    torch.testing.assert_close(parts.out, expected, atol=TOLERANCE[case.dtype], rtol=TOLERANCE[case.dtype])
     torch.testing.assert_close(scores, expected_scores, atol=1e-4, rtol=1e-3)
 
 

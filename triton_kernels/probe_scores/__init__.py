@@ -74,7 +74,8 @@ def launches(
     from kvblend.triton_kernels.probe_scores.column_kernel import column_scores_kernel
     from kvblend.triton_kernels.probe_scores.kernel import probe_attention_kernel
 
-    tiles = choose_tiles(cache.head_dim, q.dtype, capability or capability_of(q.device))
+    capability = capability or capability_of(q.device)
+    tiles = choose_tiles(cache.head_dim, q.dtype, capability)
     num_requests, group = len(queries.lengths), q.shape[1] // cache.num_kv_heads
     num_tiles = triton.cdiv(queries.longest, tiles.rows // group)
     if num_parts is None:
@@ -128,7 +129,13 @@ def launches(
             "lse": parts.part_lse,
             "num_queries": q.shape[0],
         },
-        {**constants, "ROWS": tiles.rows, "KEYS": tiles.keys, "PARTS": num_parts},
+        {
+            **constants,
+            "NORMS": "products" if capability >= 90 else "sums",
+            "ROWS": tiles.rows,
+            "KEYS": tiles.keys,
+            "PARTS": num_parts,
+        },
         tiles.num_warps,
         tiles.num_stages,
     )

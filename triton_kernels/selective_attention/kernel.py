@@ -104,7 +104,7 @@ def selective_attention_kernel(
         highest,
         total,
         False,
-        False,
+        "",
         WINDOW,
         HAS_CAP,
         HEAD_DIM,
