@@ -10,11 +10,13 @@ from torch import Tensor
 from vllm.logger import init_logger
 
 from kvblend.blend import SELECTORS, ContextKV, Rows
+from kvblend.core.errors import KVBlendError
 from kvblend.core.report import BlendReport
 from kvblend.store import OpenPassageKV, TieredStore
 from kvblend.vllm_connector.engine_caches import EngineCaches
+from kvblend.vllm_connector.local_hit import num_lost_tokens
 from kvblend.vllm_connector.metadata import BlendTask
-from kvblend.vllm_connector.span_keys import place_spans
+from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
 
 __all__ = ["BlendJob", "PassageSource"]
 
@@ -44,13 +46,21 @@ class BlendJob(ABC):
 
     `todo` holds the context positions still to repair, ascending; None until they are selected. `files` are the open
     passage KV of `spans`, None where there is none that can be used. Spans in `lost` are not looked for again.
+
+    Where layers have sliding windows, a local hit may have lost its first tokens: those of the preamble come from the
+    store, for what is blended behind the hit to look at; a blend that would need others is not made.
     """
 
     context: Context
 
     def __init__(self, task: BlendTask, caches: EngineCaches) -> None:
         self.task, self.caches = task, caches
-        self.spans = [span for span in place_spans(task.plan, task.token_ids) if span.end > task.start]
+        self.num_lost_tokens = num_lost_tokens(caches.layers, task.block_ids, task.start)
+        self.spans = [
+            span
+            for span in place_spans(task.plan, task.token_ids)
+            if span.end > task.start or (span.start == 0 and self.num_lost_tokens > 0)
+        ]
         self.files: list[OpenPassageKV | None] = []
         self.lost: set[int] = set()
         self.num_tokens = task.plan.num_tokens
@@ -68,7 +78,7 @@ class BlendJob(ABC):
     @property
     def expected_cost(self) -> int:
         """About how many tokens this blend will put through the model, before it is loaded."""
-        reused = sum(span.end - max(span.start, self.task.start) for span in self.spans if span.stored_as is not None)
+        reused = sum(self._fills(span)[1] for span in self.spans if span.stored_as is not None)
         fresh = self.num_tokens - self.task.start - reused
         selected = self.selector.count(reused, recompute_ratio=self.task.plan.recompute_ratio)
         return fresh + selected + (self.num_question_tokens if self.needs_probe else 0)
@@ -104,8 +114,21 @@ class BlendJob(ABC):
             if file is not None:
                 file.close()
 
+    def skipped(self, span: PlacedSpan) -> int:
+        """How many of a span's first tokens the context has from a local hit."""
+        return 0 if span.start == 0 and self.num_lost_tokens > 0 else max(0, self.task.start - span.start)
+
     def open_files(self, source: PassageSource) -> None:
-        """Open what the store has of every span, of the model's shape and dtype."""
+        """Open what the store has of every span, of the model's shape and dtype.
+
+        Raises KVBlendError where a local hit lacks what no span can bring back.
+        """
+        first = self.spans[0]
+        if self.num_lost_tokens > 0 and not (first.exact and self.num_lost_tokens <= first.end):
+            raise KVBlendError(
+                f"the first {self.num_lost_tokens} tokens of a local hit of {self.task.start} lie in blocks that a "
+                "sliding window has given back, and are not all the preamble's"
+            )
         self.files = [
             None
             if span.stored_as is None or index in self.lost
@@ -135,9 +158,10 @@ class BlendJob(ABC):
         self._candidates = torch.zeros(self.num_tokens, dtype=torch.bool)
         for index, (span, there) in enumerate(zip(self.spans, loaded, strict=True)):
             file = self.files[index]
-            tokens = slice(max(span.start, self.task.start), span.end)
-            count = tokens.stop - tokens.start
+            tokens, count = self._fills(span)
             if not there:
+                if self.num_lost_tokens > span.start:
+                    raise KVBlendError("a local hit has lost tokens of the preamble, whose KV is not in the store")
                 if file is not None:
                     file.close()
                     self.files[index] = None
@@ -153,6 +177,11 @@ class BlendJob(ABC):
             else:
                 self._candidates[tokens] = True
                 report.reused_tokens += count
+
+    def _fills(self, span: PlacedSpan) -> tuple[slice, int]:
+        """The tokens of a span that are behind the local hit, and how many they are."""
+        tokens = slice(max(span.start, self.task.start), max(span.end, self.task.start))
+        return tokens, tokens.stop - tokens.start
 
     def question_rows(self) -> Rows:
         start = len(self.task.token_ids) - self.num_question_tokens

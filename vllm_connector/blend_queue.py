@@ -99,14 +99,14 @@ class BlendQueue:
             job.settle(self._agree(there))
         with PassageLoading([job for job in new if isinstance(job, PagedBlend)], self._stager) as loading:
             scores = self._probe(new, loading)
-            lost = self._lost(loading) if loading.is_complete else set()
+            was_probed = loading.is_complete
+            lost = self._lost(loading) if was_probed else set()
             for job in new:
                 if job not in lost:
                     job.select(scores.get(job.task.request_id))
             self._repair([job for job in batch if job not in lost], loading)
-            if not loading.is_complete:
-                loading.complete()
-            lost |= self._lost(loading)
+            loading.complete()
+            lost = lost if was_probed else self._lost(loading)
             loading.keep(self._source.store)
         for job in batch:
             if job in lost:

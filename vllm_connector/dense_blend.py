@@ -1,15 +1,27 @@
 """A blend on a dense copy of its context, in plain PyTorch: where there is no GPU."""
 
-import torch
+from collections.abc import Sequence
+from typing import Protocol
 
-from kvblend.blend import DenseContextKV
+import torch
+from torch import Tensor
+
+from kvblend.blend import AttentionSpec, DenseContextKV
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.engine_caches import EngineCaches
-from kvblend.vllm_connector.engine_model import EngineModel
 from kvblend.vllm_connector.metadata import BlendTask
 
 __all__ = ["DenseBlend"]
+
+
+class MovableKV(Protocol):
+    """What a model knows of its own KV."""
+
+    @property
+    def specs(self) -> Sequence[AttentionSpec]: ...
+
+    def rerotate(self, kv: Tensor, *, delta: int) -> None: ...
 
 
 class DenseBlend(BlendJob):
@@ -17,7 +29,7 @@ class DenseBlend(BlendJob):
 
     context: DenseContextKV
 
-    def __init__(self, task: BlendTask, caches: EngineCaches, model: EngineModel) -> None:
+    def __init__(self, task: BlendTask, caches: EngineCaches, model: MovableKV) -> None:
         super().__init__(task, caches)
         self._model = model
 
@@ -48,6 +60,6 @@ class DenseBlend(BlendJob):
             source.store.quarantine(file)
             return False
         self._model.rerotate(kv, delta=span.start - file.header.capture_position)
-        skipped = max(0, self.task.start - span.start)
+        skipped = self.skipped(span)
         self.context.data[:, :, span.start + skipped : span.end] = kv[:, :, skipped:]
         return True

@@ -4,7 +4,7 @@ import torch
 
 from kvblend.blend.paged import PagedContextKV
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
-from kvblend.vllm_connector.blend_pages import BlendPages
+from kvblend.vllm_connector.blend_pages import SCRATCH_GROUP, BlendPages
 from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.metadata import BlendTask
 
@@ -15,6 +15,8 @@ class PagedBlend(BlendJob):
     """Only opens its passages: `PassageLoading` brings those of all new blends in, as a pass reaches their layer."""
 
     context: PagedContextKV
+    load_context: PagedContextKV
+    """Where passages go."""
 
     def __init__(self, task: BlendTask, caches: EngineCaches, pages: BlendPages) -> None:
         super().__init__(task, caches)
@@ -35,6 +37,9 @@ class PagedBlend(BlendJob):
             num_tokens=self.num_tokens,
             readable=torch.zeros(self.num_tokens, dtype=torch.bool),
         )
+        self.load_context = self.context
+        if self.num_lost_tokens > 0:
+            self.load_context = self._without_hit()
         self._pages.copy_in(block_ids, self._scratch, torch.arange(self.task.start))
         self.open_files(source)
         return [file is not None for file in self.files]
@@ -42,6 +47,15 @@ class PagedBlend(BlendJob):
     def finish(self) -> None:
         assert self._scratch is not None
         self._pages.copy_back(self.task.block_ids, self._scratch, torch.arange(self.task.start, self.num_tokens))
+
+    def _without_hit(self) -> PagedContextKV:
+        """The context, but that in the engine's own blocks of the local hit, which others share, nothing is written."""
+        tables = {}
+        for group, table in self.context.block_tables.items():
+            tables[group] = table.clone()
+            if group != SCRATCH_GROUP:
+                tables[group][: self.task.start // self.context.caches.block_sizes[group]] = 0
+        return PagedContextKV(self.context.caches, tables, num_tokens=self.num_tokens, readable=self.context.readable)
 
     def close(self) -> None:
         super().close()

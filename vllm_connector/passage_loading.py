@@ -27,33 +27,18 @@ class PassageLoading:
         self.passages: list[tuple[PagedBlend, int]] = []
         """(job, which of its spans), of those that are there."""
         self._num_loaded = 0
-        files, starts = list[OpenPassageKV](), []
+        files = list[OpenPassageKV]()
         for job in jobs:
-            for index, (file, span) in enumerate(zip(job.files, job.spans, strict=True)):
+            for index, file in enumerate(job.files):
                 if file is not None:
                     self.passages.append((job, index))
                     files.append(file)
-                    starts.append(span.start)
         self._staging = None
         if stager is None or not files:
             return
         self._staging = stager.stage(files)
         try:
-            self._load = PassageLoad(
-                [
-                    PlacedPassage(
-                        staged,
-                        job.context,
-                        start,
-                        start - file.header.capture_position,
-                        skipped=max(0, job.task.start - start),
-                        num_rows=None if staged.num_layers == self._staging.num_layers else staged.num_layers,
-                    )
-                    for staged, file, start, (job, _) in zip(
-                        self._staging.passages, files, starts, self.passages, strict=True
-                    )
-                ]
-            )
+            self._load = PassageLoad([self._placed(place) for place in range(len(files))])
         except BaseException:
             self._staging.close()
             raise
@@ -98,3 +83,16 @@ class PassageLoading:
     ) -> None:
         if self._staging is not None:
             self._staging.close()
+
+    def _placed(self, place: int) -> PlacedPassage:
+        assert self._staging is not None
+        (job, index), staged = self.passages[place], self._staging.passages[place]
+        span, position = job.spans[index], self._staging.files[place].header.capture_position
+        return PlacedPassage(
+            staged,
+            job.load_context,
+            span.start,
+            span.start - position,
+            skipped=job.skipped(span),
+            num_rows=None if staged.num_layers == self._staging.num_layers else staged.num_layers,
+        )

@@ -16,6 +16,7 @@ from kvblend.vllm_connector.block_hashes import SaltedHashes
 from kvblend.vllm_connector.control import ControlServer
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
+from kvblend.vllm_connector.kv_groups import keeps_blocks
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.orders import read_order
 from kvblend.vllm_connector.pending_encodes import PendingEncodes
@@ -43,6 +44,7 @@ class SchedulerHalf:
 
     def __init__(self, vllm_config: Any, kv_cache_config: Any, settings: Settings) -> None:
         self._hash_block_size: int = kv_cache_config.hash_block_size or vllm_config.cache_config.block_size
+        self._keeps_blocks = all(keeps_blocks(group.kv_cache_spec) for group in kv_cache_config.kv_cache_groups)
         self._heads = sorted(set(head_ranges(vllm_config)))
         self._fingerprint = model_fingerprint(vllm_config.model_config)
         self._store = TieredStore.from_settings(settings)
@@ -178,7 +180,8 @@ class SchedulerHalf:
         self._store.close()
 
     def _choose_hashes(self, tracked: _Tracked) -> None:
-        """Salt from the first block that holds a passage token, or from the end of a longer exact local hit."""
+        """Salt from the first block that holds a passage token, or from the end of a longer exact local hit that
+        keeps its blocks."""
         plan = tracked.order.blend
         assert plan is not None
         spans = place_spans(plan, tracked.request.prompt_token_ids)
@@ -193,7 +196,8 @@ class SchedulerHalf:
         from_passage = first_passage // self._hash_block_size
         exact_hit = self._longest_hit(tracked, tracked.hashes.exact) // self._hash_block_size
         start = from_passage
-        if exact_hit > from_passage:
+        # behind a hit, layers with a sliding window have lost what the repaired tokens would look at
+        if exact_hit > from_passage and self._keeps_blocks:
             blended_hit = self._longest_hit(tracked, tracked.hashes.salted_from(from_passage))
             if blended_hit <= self._longest_hit(tracked, tracked.hashes.salted_from(exact_hit)):
                 start = exact_hit

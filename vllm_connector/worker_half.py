@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
-from vllm.v1.kv_cache_interface import FullAttentionSpec, UniformTypeKVCacheSpecs
 
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
@@ -21,6 +20,7 @@ from kvblend.vllm_connector.engine_model import EngineModel
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.host_copy import HostCopy
+from kvblend.vllm_connector.kv_groups import keeps_blocks
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.model_loader import loaded_model
 from kvblend.vllm_connector.paged_blend import PagedBlend
@@ -150,10 +150,8 @@ def _layers(names: list[str], context: Any, kv_cache_config: Any) -> list[PagedL
     layers = {}
     for index, group in enumerate(kv_cache_config.kv_cache_groups):
         spec = group.kv_cache_spec
-        kinds = spec.kv_cache_specs.values() if isinstance(spec, UniformTypeKVCacheSpecs) else [spec]
-        keeps_blocks = all(isinstance(kind, FullAttentionSpec) for kind in kinds)
         for name in set(group.layer_names) & set(names):
-            layers[name] = PagedLayer(context[name], index, block_size=spec.block_size, keeps_blocks=keeps_blocks)
+            layers[name] = PagedLayer(context[name], index, block_size=spec.block_size, keeps_blocks=keeps_blocks(spec))
     return [layers[name] for name in names]
 
 
