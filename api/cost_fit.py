@@ -28,21 +28,20 @@ LONGEST_PAUSE_S = 600.0
 """Between attempts that requests cut short: each encodes a few hundred tokens."""
 IDLE_S = 1.0
 REPORT_WAIT_S = 2.0
-MAX_ROUNDS = 4
-ENOUGH_S = 4.0
-"""No further round begins after it: a slow engine's times are long against their noise."""
+NUM_ROUNDS = 3
+"""The fastest of each request is taken: what else the machine does only ever adds time."""
 
 HEAD, SHORT, LONG, QUESTION = 16, 32, 256, 16
 """Tokens: a first passage, which stands where it was encoded, a short and a long one to move, and a question."""
 
-NUM_TOKENS = HEAD + SHORT + LONG + MAX_ROUNDS * QUESTION
+NUM_TOKENS = HEAD + SHORT + LONG + QUESTION
 REPAIR_RATIO = 0.5
 
 
 class CostFit:
     """Fits a cost model to whatever engine answers, in the background and while no request is in flight.
 
-    `token_ids`: at least 368 tokens of any text. What it stores for its requests it deletes again.
+    `token_ids`: at least 320 tokens of any text. What it stores for its requests it deletes again.
     """
 
     def __init__(
@@ -52,6 +51,7 @@ class CostFit:
         self._token_ids = tuple(token_ids)
         if len(self._token_ids) < NUM_TOKENS:
             raise ValueError(f"{len(self._token_ids)} tokens are given; the requests take {NUM_TOKENS}")
+        self._rounds: list[list[CostSample]] = []
         self._fitted: tuple[str, CostModel | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -92,8 +92,12 @@ class CostFit:
             for passage in (head, short, long):
                 if await self._encoder.encode(NO_CONTEXT, passage) is EncodeResult.FAILED:
                     raise EngineUnavailableError("a passage to time requests with was not encoded")
-            await replica.load.idle_for(IDLE_S)
-            model = await replica.load.while_idle(self._timed(replica, facts))
+            while len(self._rounds) < NUM_ROUNDS:
+                await replica.load.idle_for(IDLE_S)
+                timed = await replica.load.while_idle(self._round(replica, facts))
+                if timed is None:
+                    return  # the rounds that are done are kept for the next attempt
+                self._rounds.append(timed)
         except EngineUnavailableError:
             raise
         except KVBlendError as error:
@@ -103,36 +107,28 @@ class CostFit:
         finally:
             names = [(NO_CONTEXT.hash, token_hash(passage)) for passage in (head, short, long)]
             await self._passage_kv.delete([info.model_fingerprint], names)
-        if model is not None:
-            logger.info("costs fitted: %s", model)
-            self._fitted = info.model_fingerprint, model
+        fastest = [min(samples, key=lambda sample: sample.ttft_ms) for samples in zip(*self._rounds, strict=True)]
+        model = CostModel.fit(full=(fastest[0], fastest[1]), reuse=(fastest[2], fastest[3]), repair=fastest[4])
+        logger.info("costs fitted: %s", model)
+        self._fitted = info.model_fingerprint, model
+        self._rounds.clear()
 
     @property
     def _passages(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         ids = self._token_ids
         return ids[:HEAD], ids[HEAD : HEAD + SHORT], ids[HEAD + SHORT : HEAD + SHORT + LONG]
 
-    async def _timed(self, replica: Replica, facts: EngineFacts) -> CostModel:
-        """The fit to the fastest of a few rounds: what else the machine does only ever adds time."""
+    async def _round(self, replica: Replica, facts: EngineFacts) -> list[CostSample]:
+        """A short and a long full prefill, a short and a long full reuse, and a blend as long that recomputes."""
         _, short, long = self._passages
-        rounds = []
-        began = time.perf_counter()
-        for number in range(MAX_ROUNDS):
-            start = HEAD + SHORT + LONG + number * QUESTION
-            question = self._token_ids[start : start + QUESTION]  # another one: no request is in the prefix cache
-            rounds.append(
-                [
-                    await self._full(replica, facts, short, question),
-                    await self._full(replica, facts, long, question),
-                    await self._blend(replica, facts, short, question, ratio=0.0),
-                    await self._blend(replica, facts, long, question, ratio=0.0),
-                    await self._blend(replica, facts, long, question, ratio=REPAIR_RATIO),
-                ]
-            )
-            if time.perf_counter() - began > ENOUGH_S:
-                break
-        fastest = [min(samples, key=lambda sample: sample.ttft_ms) for samples in zip(*rounds, strict=True)]
-        return CostModel.fit(full=(fastest[0], fastest[1]), reuse=(fastest[2], fastest[3]), repair=fastest[4])
+        question = self._token_ids[HEAD + SHORT + LONG :][:QUESTION]
+        return [
+            await self._full(replica, facts, short, question),
+            await self._full(replica, facts, long, question),
+            await self._blend(replica, facts, short, question, ratio=0.0),
+            await self._blend(replica, facts, long, question, ratio=0.0),
+            await self._blend(replica, facts, long, question, ratio=REPAIR_RATIO),
+        ]
 
     async def _full(
         self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...]
@@ -157,8 +153,8 @@ class CostFit:
     @staticmethod
     async def _ttft_ms(replica: Replica, facts: EngineFacts, prompt: list[int], fields: Mapping[str, Any]) -> float:
         body = {"model": facts.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
+        salt = {"cache_salt": uuid.uuid4().hex}  # nothing of it is in the prefix cache
         began = time.perf_counter()
-        salt = {"cache_salt": uuid.uuid4().hex}
         async with aclosing(replica.engine.stream("/v1/completions", {**body, **salt, **fields})) as chunks:
             async for _ in chunks:
                 return (time.perf_counter() - began) * 1000

@@ -23,10 +23,10 @@ from kvblend.core.settings import Settings
 __all__ = ["EngineFor", "calibrate_model", "child_of", "running_engine"]
 
 EngineFor = Callable[[int], AbstractContextManager[CalibratedEngine]]
-"""From the tokens that the longest prompt and answer take to the engine."""
+"""From the tokens that the longest prompt and answer, or passage behind its encode context, take to the engine."""
 
 ROOM_TOKENS = 64
-"""Beyond the longest prompt and answer, for what vLLM itself keeps free."""
+"""Beyond the longest sequence, for what vLLM itself keeps free."""
 
 
 def running_engine(url: str, control: str | None) -> EngineFor:
@@ -72,7 +72,13 @@ def calibrate_model(
     prompts = calibration_prompts(
         AutoTokenizer.from_pretrained(model), questions, num_passages=num_passages, passage_tokens=passage_tokens
     )
-    longest = max(len(prompt.token_ids) for prompt in prompts) + ANSWER_TOKENS
+    longest = max(
+        max(
+            len(prompt.token_ids) + ANSWER_TOKENS,
+            *(len(passage.encode_context.token_ids) + len(passage.token_ids) for passage in prompt.passages),
+        )
+        for prompt in prompts
+    )
     with engine(longest) as running, count_progress(console) as progress:
         info, curve = asyncio.run(measure_curve(running, prompts, target_kl=target_kl, progress=progress))
     calibration = Calibration(

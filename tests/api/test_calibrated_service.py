@@ -115,7 +115,10 @@ def test_a_prompt_whose_blend_would_take_as_long_is_prefilled(
     files_before = kv_files(service)
     with caplog.at_level(logging.INFO, logger="kvblend"), fronted(None, cost_model=True) as (client, http):
         wait_until(lambda: any("costs fitted" in record.getMessage() for record in caplog.records))
-        long = client.query("vik", "What does the lamp burn?", recompute_ratio=0.0, max_tokens=4).report
+        diary = " ".join(f"On day {day} the keeper counted {7 * day} ships and {3 * day} gulls." for day in range(60))
+        client.wait(client.add_document("vik", diary, id="diary"), timeout_s=120)
+        long = client.query("vik", "What did the keeper count?", recompute_ratio=0.0, max_tokens=4).report
+        assert long.context_tokens > 300
         assert long.outcome == "blended"
         left = kv_files(service) - files_before
         assert len(left) <= client.get_collection("vik").num_passages + 1, "what was stored to be timed is deleted"

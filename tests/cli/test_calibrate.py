@@ -68,8 +68,8 @@ def test_a_child_is_calibrated_to_the_smallest_ratio_that_meets_the_target(
     ("arguments", "said"),
     [
         ((), "Missing option '--target'"),
-        (("--target", "0"), "not in the range"),
-        (("--target", "0.1", "--num-questions", "3"), "3 is not in the range x>=5"),
+        (("--target", "0"), "'--target': Input should be greater than or equal to"),
+        (("--target", "0.1", "--num-questions", "3"), "'--num-questions': Input should be greater than or equal to 5"),
         (("--target", "0.1", "--num-passages", "9"), "question 1 has 7 passages; 9 are asked for"),
         (("--target", "0.1", "--control", "ipc:///x"), "--control names the channel of an --engine-url"),
         (("--target", "0.1", "--engine-url", "http://x", "--dtype", "float32"), "takes no arguments of vLLM"),
