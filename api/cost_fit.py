@@ -51,7 +51,7 @@ class CostFit:
         self._token_ids = tuple(token_ids)
         if len(self._token_ids) < NUM_TOKENS:
             raise ValueError(f"{len(self._token_ids)} tokens are given; the requests take {NUM_TOKENS}")
-        self._rounds: list[list[CostSample]] = []
+        self._rounds: dict[str, list[list[CostSample]]] = {}
         self._fitted: tuple[str, CostModel | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -85,6 +85,7 @@ class CostFit:
 
     async def _fit_once(self, replica: Replica, facts: EngineFacts, info: EngineInfo) -> None:
         head, short, long = self._passages
+        rounds = self._rounds.setdefault(info.model_fingerprint, [])
         if facts.max_model_len <= HEAD + LONG + QUESTION:
             self._fitted = info.model_fingerprint, None
             return
@@ -92,12 +93,12 @@ class CostFit:
             for passage in (head, short, long):
                 if await self._encoder.encode(NO_CONTEXT, passage) is EncodeResult.FAILED:
                     raise EngineUnavailableError("a passage to time requests with was not encoded")
-            while len(self._rounds) < NUM_ROUNDS:
+            while len(rounds) < NUM_ROUNDS:
                 await replica.load.idle_for(IDLE_S)
                 timed = await replica.load.while_idle(self._round(replica, facts))
                 if timed is None:
                     return  # the rounds that are done are kept for the next attempt
-                self._rounds.append(timed)
+                rounds.append(timed)
         except EngineUnavailableError:
             raise
         except KVBlendError as error:
@@ -107,7 +108,7 @@ class CostFit:
         finally:
             names = [(NO_CONTEXT.hash, token_hash(passage)) for passage in (head, short, long)]
             await self._passage_kv.delete([info.model_fingerprint], names)
-        fastest = [min(samples, key=lambda sample: sample.ttft_ms) for samples in zip(*self._rounds, strict=True)]
+        fastest = [min(samples, key=lambda sample: sample.ttft_ms) for samples in zip(*rounds, strict=True)]
         model = CostModel.fit(full=(fastest[0], fastest[1]), reuse=(fastest[2], fastest[3]), repair=fastest[4])
         logger.info("costs fitted: %s", model)
         self._fitted = info.model_fingerprint, model
