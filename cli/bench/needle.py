@@ -50,13 +50,14 @@ def needle_bench(
     settings: NeedleSettings,
     *,
     num_cases: int,
+    kinds: Sequence[str],
     encodes: Sequence[str],
     selectors: Sequence[str],
     ratios: Sequence[float],
     state_path: Path | None,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Measure every method on the cases; resumable, with more cases too, where `state_path` is given.
+    """Measure every method on those of the cases that are of `kinds`; resumable, with more too, by `state_path`.
 
     Returns for each method rows {selector, encode, recompute_ratio, kind, flops_ratio, num_cases, same_answer,
     same_answer_ci95, same_facts, same_facts_ci95, correct, correct_ci95, num_answered, kept, agreement, kl, kl_ci95},
@@ -71,13 +72,13 @@ def needle_bench(
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     bench = _Bench(HuggingFaceModel.load(model_path, dtype=getattr(torch, settings.dtype)), tokenizer, settings)
-    cases = list(bench.cases.take(num_cases))
+    cases = {index: case for index, case in enumerate(bench.cases.take(num_cases)) if case.kind in kinds}
     with count_progress(console) as progress:
         task = progress.add_task("measurements", total=len(cases) * len(keys))
-        for index, case in enumerate(cases):
+        for index, case in cases.items():
             for _ in measure_question(index, keys, state, partial(bench.lab, case)):
                 progress.advance(task)
-    return list(_rows(cases, all_measured(state, keys, num_questions=len(cases))))
+    return list(_rows(list(cases.values()), all_measured(state, keys, questions=list(cases))))
 
 
 class _Bench:

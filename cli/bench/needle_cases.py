@@ -38,27 +38,30 @@ class _Form:
     planted: tuple[str, ...]
 
 
+def _fact(place: str, code: str) -> str:
+    return f"The access code of the {place} station is {code}."
+
+
 def _one(places: Sequence[str], person: str, codes: Sequence[str]) -> _Form:
-    place, code = places[0], codes[0]
-    facts = (f"The code of the {place} station is {code}.",)
-    return _Form(facts, f"What is the code of the {place} station?", (code,), (code,))
+    question = f"What is the access code of the {places[0]} station?"
+    return _Form((_fact(places[0], codes[0]),), question, (codes[0],), (codes[0],))
 
 
 def _pair(places: Sequence[str], person: str, codes: Sequence[str]) -> _Form:
-    facts = tuple(f"The code of the {place} station is {code}." for place, code in zip(places, codes, strict=True))
-    question = f"What are the codes of the {places[0]} station and the {places[1]} station?"
+    facts = tuple(_fact(place, code) for place, code in zip(places, codes, strict=True))
+    question = f"What are the access codes of the {places[0]} station and the {places[1]} station?"
     return _Form(facts, question, tuple(codes), tuple(codes))
 
 
 def _chain(places: Sequence[str], person: str, codes: Sequence[str]) -> _Form:
-    facts = (f"{person} works at the {places[0]} station.", f"The code of the {places[0]} station is {codes[0]}.")
-    return _Form(facts, f"What is the code of the station where {person} works?", (codes[0],), (codes[0],))
+    facts = (f"{person} works at the {places[0]} station.", _fact(places[0], codes[0]))
+    question = f"What is the access code of the station where {person} works?"
+    return _Form(facts, question, (codes[0],), (codes[0],))
 
 
 def _choice(places: Sequence[str], person: str, codes: Sequence[str]) -> _Form:
     chain = _chain(places, person, codes)
-    other = f"The code of the {places[1]} station is {codes[1]}."
-    return _Form((*chain.facts, other), chain.question, chain.gold, tuple(codes))
+    return _Form((*chain.facts, _fact(places[1], codes[1])), chain.question, chain.gold, tuple(codes))
 
 
 KINDS: Mapping[str, Callable[[Sequence[str], str, Sequence[str]], _Form]] = MappingProxyType(
@@ -93,7 +96,7 @@ class NeedleCases:
         self._places = [name for name in PLACES if name not in whole]
         self._people = [name for name in PEOPLE if name not in whole]
         numbers = set(re.findall(r"\d+", whole))
-        self._codes = [str(code) for code in range(100, 1000) if str(code) not in numbers]
+        self._codes = [str(code) for code in range(1000, 10_000) if str(code) not in numbers]
         shuffled = random.Random(seed).sample(texts, len(texts))
         kept, num_used = self._take(shuffled, passage_tokens)
         self.unrelated = decode(kept)

@@ -33,6 +33,9 @@ TABLE_COLUMNS = (
 def needle(
     model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
     num_cases: Annotated[int, typer.Option(min=1)] = 200,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only those of the cases: one, chain, choice, pair; repeatable.")
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's shape, for its passages."),
@@ -53,11 +56,16 @@ def needle(
     """Facts put into real text: how often a blend's answer is full prefill's, where it needs one fact or two."""
     from kvblend.blend import LAB_SELECTORS
     from kvblend.cli.bench.needle import NeedleSettings, needle_bench
+    from kvblend.cli.bench.needle_cases import KINDS
     from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
     from kvblend.cli.models import resolve_model
 
-    encodes, selectors = encode or ENCODES, selector or SELECTORS
-    for what, given, known in (("selector", selectors, LAB_SELECTORS), ("encode", encodes, KNOWN_ENCODES)):
+    encodes, selectors, kinds = encode or ENCODES, selector or SELECTORS, kind or list(KINDS)
+    for what, given, known in (
+        ("selector", selectors, LAB_SELECTORS),
+        ("encode", encodes, KNOWN_ENCODES),
+        ("kind", kinds, KINDS),
+    ):
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise typer.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint=f"--{what}")
@@ -65,6 +73,7 @@ def needle(
         resolve_model(model),
         NeedleSettings(text=text, num_passages=num_passages, passage_tokens=passage_tokens, seed=seed, dtype=dtype),
         num_cases=num_cases,
+        kinds=kinds,
         encodes=encodes,
         selectors=selectors,
         ratios=ratio or RATIOS,
@@ -77,4 +86,4 @@ def needle(
     if as_json:
         sys.stdout.write(lines)
     else:
-        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{num_cases} cases"))
+        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_cases']} cases"))

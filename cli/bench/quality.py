@@ -76,7 +76,7 @@ def quality_bench(
         for index, question in enumerate(asked):
             for _ in measure_question(index, keys, state, partial(bench.lab, question, questions[-1])):
                 progress.advance(task)
-    measured = all_measured(state, keys, num_questions=len(asked))
+    measured = all_measured(state, keys, questions=range(len(asked)))
     return list(_rows(measured, Resamples(len(asked))))
 
 

@@ -43,12 +43,12 @@ def measure_question(
 
 
 def all_measured(
-    state: QualityState, keys: Sequence[MethodKey], *, num_questions: int
+    state: QualityState, keys: Sequence[MethodKey], *, questions: Sequence[int]
 ) -> dict[MethodKey, list[Measurement]]:
-    """Every method's measurements, all of which are in `state`, in the questions' order."""
+    """Every method's measurements of `questions`, all of which are in `state`, in their order."""
     measured: dict[MethodKey, list[Measurement]] = {}
     for key in keys:
-        found = [state.get(index, key) for index in range(num_questions)]
+        found = [state.get(index, key) for index in questions]
         measured[key] = [one for one in found if one is not None]
-        assert len(measured[key]) == num_questions
+        assert len(measured[key]) == len(questions)
     return measured

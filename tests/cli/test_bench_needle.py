@@ -51,7 +51,7 @@ def test_facts_lie_in_passages_of_their_own(demo_model_path: Path) -> None:
                 if " works at the " in text
             )
             assert person.split()[-1] in case.question
-            assert any(f"The code of the {place} station is {case.gold[0]}." in text for text in case.passages)
+            assert any(f"The access code of the {place} station is {case.gold[0]}." in text for text in case.passages)
     assert cases.unrelated.strip() and not any(cases.unrelated[200:400] in text for text in case.passages)
 
 
@@ -83,6 +83,8 @@ def test_rows_resumed_with_more_cases(tiny_model_path: Callable[[str], Path], tm
     assert state.read_text().startswith(lines) and len(state.read_text().splitlines()) == 1 + 3 * 4
     assert [json.loads(line) for line in output.read_text().splitlines()] == rows
     assert [row["kind"] for row in rows[::4]] == ["all", *list(KINDS)[:3]]
+    chains = run(model, "--num-cases", "3", "--kind", "chain", *options)
+    assert [(row["kind"], row["num_cases"]) for row in chains] == [("all", 1)] * 4 + [("chain", 1)] * 4
     by_method = {row["selector"]: row for row in rows[:4]}
     for row in by_method.values():
         assert row["num_cases"] == 3
