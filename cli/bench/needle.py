@@ -29,7 +29,7 @@ __all__ = ["NeedleSettings", "needle_bench"]
 PREAMBLE = "Answer the question using the passages. Answer within 5 words."
 SEPARATOR = "\n\n"
 SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 32
 """A small model repeats the question before it comes to the codes."""
 
 
