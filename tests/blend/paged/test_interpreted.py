@@ -9,7 +9,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def test_interpreted() -> None:
-    tests = [str(HERE / "test_paged.py"), f"{HERE.parent / 'benchmark' / 'test_blend_results.py'}::test_rows"]
+    tests = [
+        str(HERE / "test_paged.py"),
+        str(HERE / "interpreted_no_waiting.py"),
+        f"{HERE.parent / 'benchmark' / 'test_blend_results.py'}::test_rows",
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1"}
     run = subprocess.run(command, env=environment, cwd=HERE.parents[2], capture_output=True, text=True)
