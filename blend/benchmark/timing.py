@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Times", "captured", "times"]
+__all__ = ["Times", "times"]
 
 BUDGET_S, FEWEST, MOST = 2.0, 3, 20
 
@@ -21,15 +21,6 @@ def times(run: Callable[[], object], device: torch.device) -> Times:
     taken = torch.tensor([_once(run, device) for _ in range(count)], dtype=torch.float64)
     low, middle, high = taken.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
     return low, middle, high
-
-
-def captured(run: Callable[[], object]) -> Callable[[], None]:
-    """`run` as a CUDA graph: what the host does in it is done once. Kernels must have been compiled by a run before."""
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
 
 
 def _once(run: Callable[[], object], device: torch.device) -> float:
