@@ -56,7 +56,8 @@ def describe(report: BlendReport) -> str:
     counts = f"{report.reused_tokens} reused, {report.selected_tokens} selected, {report.recomputed_tokens} recomputed"
     ttft = "" if report.ttft_ms is None else f", first token after {report.ttft_ms:.0f} ms"
     reason = f" ({report.reason})" if report.reason else ""
-    return f"{report.outcome}{reason}: of {report.context_tokens} context tokens {counts}{ttft}"
+    held = ", held to its calibration" if report.calibrated else ""
+    return f"{report.outcome}{reason}: of {report.context_tokens} context tokens {counts}{ttft}{held}"
 
 
 def _sources(found: SearchResponse) -> Table:
