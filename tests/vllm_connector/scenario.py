@@ -3,24 +3,32 @@
 python scenario.py MODEL_FOLDER STORE_FOLDER [ENGINE_ARGUMENTS_JSON]
 
 Of the arguments, "paged" is ours: the CUDA path, by the kernels' PyTorch references, or in Triton's interpreter where
-that is switched on, with a GPU tier of so many bytes in CPU memory.
+that is switched on, with a GPU tier of so many bytes in CPU memory; the connector is then called as model runner V2,
+CUDA's, calls it.
 """
 
 import json
 import os
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 from vllm import LLM, SamplingParams
+from vllm.v1.outputs import KVConnectorOutput
+from vllm.v1.worker.gpu.kv_connector import ActiveKVConnector
+from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunnerMixin
 
 from kvblend.core.identity import token_hash
 from kvblend.vllm_connector import engine_caches
 
-PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 21, 43, 90, 4, 14
+PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 37, 43, 90, 4, 14
+"""The preamble fills a block of 32, which is then a local hit of every blend."""
 ANSWER_TOKENS = 8
 
 
@@ -39,6 +47,31 @@ def connector_config(store: Path, gpu_bytes: int = 0) -> dict[str, Any]:
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": extra,
     }
+
+
+def call_as_runner_v2(llm: LLM) -> None:
+    """Let vLLM's own V2 class stand between the CPU's model runner, which is V1, and the connector."""
+    config = llm.llm_engine.vllm_config
+    layers = config.compilation_config.static_forward_context
+    active = ActiveKVConnector(config, {name: layer.kv_cache for name, layer in layers.items()})
+
+    @contextmanager
+    def around_forward(scheduler_output: Any, defer_finalize: bool = False) -> Iterator[KVConnectorOutput]:
+        tokens = scheduler_output.num_scheduled_tokens
+        batch = SimpleNamespace(
+            idx_mapping=list(range(len(tokens))), req_ids=list(tokens), num_tokens=sum(tokens.values())
+        )
+        output = KVConnectorOutput()
+        active.pre_forward(scheduler_output, batch, attn_metadata={})
+        yield output
+        active.finish_forward()
+        vars(output).update(vars(active.post_forward(scheduler_output.finished_req_ids)))
+
+    def no_forward(scheduler_output: Any, vllm_config: Any) -> Any:
+        return active.no_forward(scheduler_output)
+
+    KVConnectorModelRunnerMixin._get_kv_connector_output = staticmethod(around_forward)
+    KVConnectorModelRunnerMixin.kv_connector_no_forward = staticmethod(no_forward)
 
 
 class Prompts:
@@ -87,6 +120,8 @@ class Engine:
         if paged is not None:
             vars(engine_caches)["uses_kernel"] = lambda tensor: True
         self.llm = LLM(model, kv_transfer_config=connector_config(store, paged or 0), **{**defaults, **arguments})
+        if paged is not None:
+            call_as_runner_v2(self.llm)
         self._salts = 0
 
     def run(self, requests: list[tuple[list[int], dict[str, Any] | None]], *, alone: bool = False) -> list[Any]:

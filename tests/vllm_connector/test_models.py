@@ -45,7 +45,7 @@ def check(results: dict[str, Any], model: Path, *, missed_passages: int = 3) -> 
     for name in ("ratio_1", "all"):
         assert results[name]["tokens"] == fresh["tokens"], name
         assert deviation(results[name], fresh) < FULL_PREFILL_TOLERANCE, name
-        assert results[name]["report"]["outcome"] == "blended"
+        assert results[name]["report"]["outcome"] == "blended", results[name]["report"]
     # the negative control: with nothing recomputed the same comparison fails
     assert deviation(results["ratio_0"], fresh) > 10 * FULL_PREFILL_TOLERANCE
     # ratio 0 is full reuse, which the selector `none` gives whatever the ratio
