@@ -18,6 +18,11 @@ def check_engine(vllm_config: Any) -> None:
         )
     if parallel.data_parallel_size > 1 and parallel.enable_expert_parallel:
         raise UnsupportedModelError("kvblend does not work with data parallel and expert parallel together")
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, name) > 1:
+            raise UnsupportedModelError(
+                f"kvblend does not work with context parallelism: {name} is {getattr(parallel, name)} and must be 1"
+            )
     if vllm_config.speculative_config is not None:
         raise UnsupportedModelError("kvblend does not work with speculative decoding: leave speculative_config out")
     if cache.cache_dtype not in ("auto", "bfloat16", "float16", "float32"):

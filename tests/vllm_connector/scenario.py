@@ -27,7 +27,7 @@ from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunne
 from kvblend.core.identity import token_hash
 from kvblend.vllm_connector import engine_caches
 
-PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 37, 43, 90, 4, 14
+PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 33, 43, 90, 4, 14
 """The preamble fills a block of 32, which is then a local hit of every blend."""
 ANSWER_TOKENS = 8
 

@@ -5,9 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.config import ParallelConfig
+
+from kvblend.core.errors import UnsupportedModelError
+from kvblend.vllm_connector.support import check_engine
 
 SCENARIO = Path(__file__).with_name("scenario.py")
 VOCABULARY = 49152
@@ -47,6 +52,15 @@ def test_settings(
     """Settings under which blended KV would be wrong."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     assert_refused(tiny_model_path("llama3rope"), tmp_path, sentence, **arguments)
+
+
+def test_context_parallelism() -> None:
+    """Ranks that hold parts of a context's tokens; asked of vLLM's own config, since a CPU's vLLM refuses it first."""
+    parallel = ParallelConfig()
+    parallel.decode_context_parallel_size = 2
+    config = SimpleNamespace(parallel_config=parallel, model_config=None, cache_config=None)
+    with pytest.raises(UnsupportedModelError, match="decode_context_parallel_size is 2 and must be 1"):
+        check_engine(config)
 
 
 @pytest.mark.parametrize(
