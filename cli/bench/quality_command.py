@@ -32,7 +32,7 @@ def quality(
     model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
     questions: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's shape; our own small set."),
+        typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's or SQuAD's shape; our own small set."),
     ] = None,
     num_questions: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     half: Annotated[Half, typer.Option(help="Which half of the questions.")] = "all",

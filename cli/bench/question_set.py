@@ -1,6 +1,5 @@
-"""Questions, each with passages: a file in MuSiQue's shape, or a small set of the project's own."""
+"""Questions, each with passages: a file in MuSiQue's or SQuAD's shape, or a small set of the project's own."""
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +37,28 @@ class _Example(BaseModel):
     answers: list[str] = []
 
 
+class _SquadAnswer(BaseModel):
+    text: str
+
+
+class _SquadQuestion(BaseModel):
+    question: str
+    answers: list[_SquadAnswer]
+
+
+class _SquadParagraph(BaseModel):
+    context: str
+    qas: list[_SquadQuestion]
+
+
+class _SquadArticle(BaseModel):
+    paragraphs: list[_SquadParagraph]
+
+
+class _SquadSet(BaseModel):
+    data: list[_SquadArticle]
+
+
 class _OwnQuestion(BaseModel):
     question: str
     answers: list[str]
@@ -50,16 +71,18 @@ class _OwnSet(BaseModel):
 
 
 def load_questions(path: Path | None) -> list[Question]:
-    """Read `[{question, answers, ctxs: [{title, text}]}]`; None is the project's own set.
+    """Read `[{question, answers, ctxs: [{title, text}]}]` or a set in SQuAD's shape; None is the project's own set.
 
     Raises InvalidRequestError where the file has another shape.
     """
     if path is None:
         return _own_questions()
     try:
-        examples = TypeAdapter(list[_Example]).validate_json(path.read_bytes())
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise InvalidRequestError(f"{path} does not have MuSiQue's shape: {error}") from error
+        examples = TypeAdapter(list[_Example] | _SquadSet).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InvalidRequestError(f"{path} has neither MuSiQue's shape nor SQuAD's: {error}") from error
+    if isinstance(examples, _SquadSet):
+        return _squad_questions(examples)
     return [
         Question(one.question, tuple(one.answers), tuple(ctx.text for ctx in one.ctxs if ctx.text)) for one in examples
     ]
@@ -69,6 +92,21 @@ def take_half(questions: list[Question], half: Half) -> list[Question]:
     """Settings are chosen on one half and reported on the other."""
     middle = len(questions) // 2
     return {"first": questions[:middle], "second": questions[middle:], "all": questions}[half]
+
+
+def _squad_questions(squad: _SquadSet) -> list[Question]:
+    """The first question of each paragraph, whose passages are its article's paragraphs; the answer's moves about."""
+    questions = []
+    for article in squad.data:
+        texts = [paragraph.context for paragraph in article.paragraphs]
+        for index, paragraph in enumerate(article.paragraphs):
+            if not paragraph.qas:
+                continue
+            first = paragraph.qas[0]
+            begin = (2 * index) % len(texts)
+            turned = tuple(texts[begin:] + texts[:begin])
+            questions.append(Question(first.question, tuple(answer.text for answer in first.answers), turned))
+    return questions
 
 
 def _own_questions() -> list[Question]:

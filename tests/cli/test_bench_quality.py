@@ -90,7 +90,7 @@ def test_bootstrap() -> None:
 
 
 def test_question_sets(tmp_path: Path) -> None:
-    """The own set holds what each question needs among the first passages; a file of another shape is refused."""
+    """The own set holds what each question needs among the first passages; SQuAD's shape is read, others refused."""
     own = load_questions(None)
     assert len(own) >= 12
     for question in own:
@@ -98,6 +98,15 @@ def test_question_sets(tmp_path: Path) -> None:
         gold = question.answers[0].lower()
         assert any(gold in text.lower() for text in question.passages[:5]), question.question
     assert take_half(own, "first") + take_half(own, "second") == own
+    squad = tmp_path / "squad.json"
+    paragraphs = [
+        {"context": f"Paragraph {number}.", "qas": [{"question": f"{number}?", "answers": [{"text": str(number)}]}]}
+        for number in range(5)
+    ]
+    squad.write_text(json.dumps({"version": "1.1", "data": [{"title": "Numbers", "paragraphs": paragraphs}]}))
+    for number, question in enumerate(load_questions(squad)):
+        assert question.answers == (str(number),)
+        assert set(question.passages) == {f"Paragraph {other}." for other in range(5)}
     odd = tmp_path / "odd.json"
     odd.write_text('{"question": 1}')
     with pytest.raises(InvalidRequestError, match="shape"):
