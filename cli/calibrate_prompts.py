@@ -8,6 +8,7 @@ from kvblend.api.encode_context import default_warm_context, make_encode_context
 from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.cli.bench.question_set import Question
 from kvblend.core.errors import InvalidRequestError
+from kvblend.retriever.tokenizer import SEPARATOR
 
 __all__ = ["calibration_prompts"]
 
@@ -17,8 +18,8 @@ def calibration_prompts(
 ) -> list[BlendPrompt]:
     """One prompt a question, laid out as the service lays out those of a collection with its defaults.
 
-    Each has the question's first `num_passages` passages, cut to `passage_tokens`. Raises InvalidRequestError where a
-    question has fewer.
+    Each has the question's first `num_passages` passages, cut to `passage_tokens`, with the separator behind. Raises
+    InvalidRequestError where a question has fewer.
     """
     builder = PromptBuilder(tokenizer)
     context = make_encode_context(builder.preamble_ids(DEFAULT_PREAMBLE), builder.passage_ids(default_warm_context()))
@@ -29,7 +30,8 @@ def calibration_prompts(
                 f"question {number} has {len(question.passages)} passages; {num_passages} are asked for",
                 param="num_passages",
             )
-        passages = [builder.passage_ids(text)[:passage_tokens] for text in question.passages[:num_passages]]
+        texts = [builder.text_ids(text)[:passage_tokens] for text in question.passages[:num_passages]]
+        passages = [(*token_ids, *builder.text_ids(SEPARATOR)) for token_ids in texts]
         frame = builder.frame([], question.question, preamble=DEFAULT_PREAMBLE)
         prompts.append(BlendPrompt(frame, [PromptPassage(token_ids, context) for token_ids in passages]))
     return prompts

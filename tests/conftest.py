@@ -27,6 +27,7 @@ for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 import pytest
+from hypothesis import settings
 
 from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
 from tests.service import service
@@ -36,7 +37,11 @@ __all__ = ["demo_model_path", "embedding_model_path", "service", "tiny_model_pat
 
 MODELS = ROOT / ".cache" / "models"
 
+settings.register_profile("kvblend", deadline=None)  # servers of other tests share the cores
+settings.load_profile("kvblend")
 
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under xdist, one worker runs everything that asks the service, and a module's slow fixture is made once."""
     for item in items:
