@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+from kvblend.api.background import end_task
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.encoder import NO_CONTEXT, Encoder
 from kvblend.api.passage_kv import PassageKV
@@ -43,10 +44,7 @@ class KVCompletion:
         self._task = asyncio.create_task(self._watch(), name="kvblend completion")
 
     async def close(self) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def fingerprints(self) -> list[str]:
         """Every model whose KV this service's passages may have: deletion reaches them all."""

@@ -1,7 +1,6 @@
 """Ask the connector over its control channel: what the engine is, a request's report, an encode's end."""
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from typing import Literal
@@ -10,6 +9,7 @@ import zmq
 import zmq.asyncio
 from pydantic import ValidationError
 
+from kvblend.api.background import end_task
 from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
 from kvblend.core.report import BlendReport
 
@@ -35,9 +35,7 @@ class ControlClient:
         self._reader = asyncio.create_task(self._read(), name="kvblend control")
 
     async def close(self) -> None:
-        self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
+        await end_task(self._reader)
         self._socket.close(linger=0)
 
     async def info(self) -> EngineInfo | None:

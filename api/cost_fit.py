@@ -1,7 +1,6 @@
 """Time a few requests against the engine at start, to know when blending cannot pay."""
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
@@ -9,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from kvblend.api.background import end_task
 from kvblend.api.blend_prompt import BlendPrompt, PromptPassage
 from kvblend.api.cost_model import CostModel, CostSample
 from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
@@ -64,10 +64,7 @@ class CostFit:
         self._task = asyncio.create_task(self._watch(), name="kvblend cost fit")
 
     async def close(self) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def _watch(self) -> None:
         pause_s = LOOK_EVERY_S

@@ -1,7 +1,6 @@
 """Watch what blending costs in quality: some answers are compared with a full prefill while nothing else runs."""
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import deque
@@ -10,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from kvblend.api.answer_tokens import NUM_LIKELIEST
+from kvblend.api.background import end_task
 from kvblend.api.guard_sample import GuardSample, can_be_sampled
 from kvblend.api.metrics import Metrics
 from kvblend.api.replica import EngineFacts, Replica
@@ -68,10 +68,7 @@ class LiveGuard:
             self._task = asyncio.create_task(self._run(), name="kvblend live guard")
 
     async def close(self) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     def sample(self, replica: Replica, facts: EngineFacts, body: Mapping[str, Any]) -> GuardSample | None:
         """The sample that a request about to be sent will be; None where it is not drawn or cannot be one.

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from pathlib import Path
 
+from kvblend.api.background import end_task
 from kvblend.api.replica import Replicas
 from kvblend.core.calibration import MAX_RATIO, Calibration
 from kvblend.core.calibration_file import read_calibration
@@ -33,10 +34,7 @@ class ServedCalibration:
         self._first_look = asyncio.create_task(self._look(replicas), name="kvblend calibration")
 
     async def close(self) -> None:
-        if self._first_look:
-            self._first_look.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._first_look
+        await end_task(self._first_look)
 
     async def of(self, info: EngineInfo) -> Calibration | None:
         """The calibration of this engine's model; None where it has none."""
