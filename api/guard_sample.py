@@ -8,7 +8,7 @@ from uuid import uuid4
 from kvblend.api.answer_tokens import AnswerToken, answer_tokens
 from kvblend.api.full_prefill import full_prefill_tokens
 from kvblend.api.replica import EngineFacts, Replica
-from kvblend.api.truncated_kl import truncated_kl
+from kvblend.api.truncated_kl import answer_kl
 
 __all__ = ["GuardSample", "can_be_sampled"]
 
@@ -56,8 +56,4 @@ class GuardSample:
         reference = await full_prefill_tokens(
             self.replica, self.facts, prompt_ids=self.prompt_ids, answer=self.tokens, cache_salt=uuid4().hex
         )
-        divergences = [
-            truncated_kl(full.log_probabilities, blended.log_probabilities)
-            for full, blended in zip(reference, self.tokens, strict=True)
-        ]
-        return sum(divergences) / len(divergences)
+        return answer_kl(reference, self.tokens)

@@ -1,9 +1,12 @@
 """How far two distributions are apart of which the likeliest tokens alone are known."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
-__all__ = ["truncated_kl"]
+from kvblend.api.answer_tokens import AnswerToken
+
+__all__ = ["answer_kl", "truncated_kl"]
 
 LEAST_MASS = 1e-6
 """A rest below it is the rounding of what is known."""
@@ -19,6 +22,14 @@ def truncated_kl(reference: Mapping[int, float], other: Mapping[int, float]) -> 
     divergence = sum(math.exp(reference[token]) * (reference[token] - other[token]) for token in known)
     rest, other_rest = (_rest(distribution, known) for distribution in (reference, other))
     return max(0.0, divergence + rest * math.log(rest / other_rest))
+
+
+def answer_kl(reference: Sequence[AnswerToken], answer: Sequence[AnswerToken]) -> float:
+    """Mean `truncated_kl` over an answer's tokens, in nats; `reference` has full prefill's in their places."""
+    return fmean(
+        truncated_kl(full.log_probabilities, ours.log_probabilities)
+        for full, ours in zip(reference, answer, strict=True)
+    )
 
 
 def _rest(distribution: Mapping[int, float], known: set[int]) -> float:

@@ -12,7 +12,7 @@ from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
 from kvblend.api.full_prefill import full_prefill_tokens
 from kvblend.api.passage_kv import KVName, PassageKV
 from kvblend.api.replica import EngineFacts, Replica
-from kvblend.api.truncated_kl import truncated_kl
+from kvblend.api.truncated_kl import answer_kl
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
 from kvblend.core.identity import token_hash
@@ -79,12 +79,8 @@ class PromptMeter:
         """Answer greedily, at most 16 tokens. Raises KVBlendError where the context is not blended as a whole."""
         answer = await self._blended_answer(recompute_ratio)
         full = await self._full_prefill(answer)
-        kls = [
-            truncated_kl(theirs.log_probabilities, ours.log_probabilities)
-            for theirs, ours in zip(full, answer, strict=True)
-        ]
         agreement = fmean(theirs.token_id == ours.token_id for theirs, ours in zip(full, answer, strict=True))
-        return Divergence(fmean(kls), agreement)
+        return Divergence(answer_kl(full, answer), agreement)
 
     async def _blended_answer(self, recompute_ratio: float) -> list[AnswerToken]:
         report_id = uuid.uuid4().hex
