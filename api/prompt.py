@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.retriever.tokenizer import PassageTokenizer
+from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer
 
 __all__ = ["DEFAULT_PREAMBLE", "Frame", "PromptBuilder"]
 
@@ -61,6 +61,10 @@ class PromptBuilder:
     def passage_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a passage, as the retriever's splitter makes them."""
         return tuple(self._passages.encode_passage(text))
+
+    def cut_passage_ids(self, text: str, num_tokens: int) -> tuple[int, ...]:
+        """A text's first `num_tokens` tokens, ended as a passage ends."""
+        return (*self.text_ids(text)[:num_tokens], *self.text_ids(SEPARATOR))
 
     def raw_frame(self, question: str | Sequence[int]) -> Frame:
         """The frame of a text completion: no template, the caller's own text or tokens after the passages."""

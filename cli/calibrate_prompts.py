@@ -8,7 +8,6 @@ from kvblend.api.encode_context import default_warm_context, make_encode_context
 from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.cli.bench.question_set import Question
 from kvblend.core.errors import InvalidRequestError
-from kvblend.retriever.tokenizer import SEPARATOR
 
 __all__ = ["calibration_prompts"]
 
@@ -30,8 +29,7 @@ def calibration_prompts(
                 f"question {number} has {len(question.passages)} passages; {num_passages} are asked for",
                 param="num_passages",
             )
-        texts = [builder.text_ids(text)[:passage_tokens] for text in question.passages[:num_passages]]
-        passages = [(*token_ids, *builder.text_ids(SEPARATOR)) for token_ids in texts]
+        passages = [builder.cut_passage_ids(text, passage_tokens) for text in question.passages[:num_passages]]
         frame = builder.frame([], question.question, preamble=DEFAULT_PREAMBLE)
         prompts.append(BlendPrompt(frame, [PromptPassage(token_ids, context) for token_ids in passages]))
     return prompts

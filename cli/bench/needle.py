@@ -7,18 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from kvblend.api.encode_context import default_warm_context
-from kvblend.api.prompt import PromptBuilder
-from kvblend.blend.hf import HuggingFaceModel
 from kvblend.cli.bench.answer_f1 import answer_words
 from kvblend.cli.bench.bootstrap import Resamples
+from kvblend.cli.bench.lab_model import LabModel
 from kvblend.cli.bench.needle_cases import KINDS, NeedleCase, NeedleCases
-from kvblend.cli.bench.quality_encodes import PromptParts
-from kvblend.cli.bench.quality_lab import Measurement, QuestionLab, make_encoders
+from kvblend.cli.bench.quality_lab import Measurement, QuestionLab
 from kvblend.cli.bench.quality_run import FULL_PREFILL, all_measured, measure_question, method_keys
 from kvblend.cli.bench.quality_state import MethodKey, QualityState
 from kvblend.cli.bench.question_set import load_questions
@@ -26,8 +22,6 @@ from kvblend.cli.progress import count_progress
 
 __all__ = ["NeedleSettings", "needle_bench"]
 
-PREAMBLE = "Answer the question using the passages. Answer within 5 words."
-SEPARATOR = "\n\n"
 SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 ANSWER_TOKENS = 32
 """A small model repeats the question before it comes to the codes."""
@@ -68,60 +62,33 @@ def needle_bench(
     keys = method_keys(encodes, selectors, ratios)
     kept = {"model": Path(model_path).name, **settings.model_dump(mode="json")}
     state = QualityState(state_path, kept | {"text": settings.text and settings.text.name})
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    bench = _Bench(HuggingFaceModel.load(model_path, dtype=getattr(torch, settings.dtype)), tokenizer, settings)
-    cases = {index: case for index, case in enumerate(bench.cases.take(num_cases)) if case.kind in kinds}
+    model = LabModel(model_path, dtype=settings.dtype, passage_tokens=settings.passage_tokens)
+    generated = _cases(model, settings)
+    cases = {index: case for index, case in enumerate(generated.take(num_cases)) if case.kind in kinds}
     with count_progress(console) as progress:
         task = progress.add_task("measurements", total=len(cases) * len(keys))
         for index, case in cases.items():
-            for _ in measure_question(index, keys, state, partial(bench.lab, case)):
+            for _ in measure_question(index, keys, state, partial(_lab, model, case, generated.unrelated)):
                 progress.advance(task)
     return list(_rows(list(cases.values()), all_measured(state, keys, questions=list(cases))))
 
 
-class _Bench:
-    def __init__(self, model: HuggingFaceModel, tokenizer: Any, settings: NeedleSettings) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._prompts = PromptBuilder(tokenizer)
-        self._passage_tokens = settings.passage_tokens
-        self._separator = self._prompts.text_ids(SEPARATOR)
-        self._neutral = self._prompts.passage_ids(default_warm_context())
-        self._encoders = make_encoders(model)
-        self._end_tokens = model.end_tokens | {tokenizer.eos_token_id}
-        questions = load_questions(settings.text)
-        self.cases = NeedleCases(
-            list(dict.fromkeys(text for question in questions for text in question.passages)),
-            self._prompts.text_ids,
-            tokenizer.decode,
-            num_passages=settings.num_passages,
-            passage_tokens=settings.passage_tokens,
-            seed=settings.seed,
-        )
+def _cases(model: LabModel, settings: NeedleSettings) -> NeedleCases:
+    questions = load_questions(settings.text)
+    return NeedleCases(
+        list(dict.fromkeys(text for question in questions for text in question.passages)),
+        model.prompts.text_ids,
+        model.tokenizer.decode,
+        num_passages=settings.num_passages,
+        passage_tokens=settings.passage_tokens,
+        seed=settings.seed,
+    )
 
-    def lab(self, case: NeedleCase) -> QuestionLab:
-        frame = self._prompts.frame([], case.question, preamble=PREAMBLE)
-        parts = PromptParts(
-            preamble=frame.preamble_ids,
-            passages=tuple(self._passage(text) for text in case.passages),
-            question=frame.question_ids,
-            unrelated=self._passage(self.cases.unrelated),
-            related=(),
-            neutral=self._neutral,
-        )
-        return QuestionLab(
-            self._model,
-            self._tokenizer,
-            self._encoders,
-            parts,
-            [" ".join(case.gold)],
-            end_tokens=self._end_tokens,
-            answer_tokens=ANSWER_TOKENS,
-        )
 
-    def _passage(self, text: str) -> tuple[int, ...]:
-        return self._prompts.text_ids(text)[: self._passage_tokens] + self._separator
+def _lab(model: LabModel, case: NeedleCase, unrelated: str) -> QuestionLab:
+    return model.lab(
+        case.question, case.passages, [" ".join(case.gold)], unrelated=unrelated, answer_tokens=ANSWER_TOKENS
+    )
 
 
 def _rows(cases: Sequence[NeedleCase], measured: dict[MethodKey, list[Measurement]]) -> Iterator[dict[str, Any]]:

@@ -6,16 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from kvblend.api.encode_context import default_warm_context
-from kvblend.api.prompt import PromptBuilder
-from kvblend.blend.hf import HuggingFaceModel
 from kvblend.cli.bench.bootstrap import Resamples
-from kvblend.cli.bench.quality_encodes import PromptParts
-from kvblend.cli.bench.quality_lab import Measurement, QuestionLab, make_encoders
+from kvblend.cli.bench.lab_model import LabModel
+from kvblend.cli.bench.quality_lab import Measurement, QuestionLab
 from kvblend.cli.bench.quality_run import all_measured, measure_question, method_keys
 from kvblend.cli.bench.quality_state import MethodKey, QualityState
 from kvblend.cli.bench.question_set import Half, Question, load_questions, take_half
@@ -24,8 +20,6 @@ from kvblend.core.errors import InvalidRequestError
 
 __all__ = ["BASELINE", "QualitySettings", "quality_bench"]
 
-PREAMBLE = "Answer the question using the passages. Answer within 5 words."
-SEPARATOR = "\n\n"
 BASELINE = ("alone", "cacheblend_v")
 """What `kl_fraction` is a fraction of, at the same recompute ratio."""
 
@@ -67,50 +61,28 @@ def quality_bench(
     keys = method_keys(encodes, selectors, ratios)
     kept = {"model": Path(model_path).name, **settings.model_dump(mode="json")}
     state = QualityState(state_path, kept | {"questions": settings.questions and settings.questions.name})
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    bench = _Bench(HuggingFaceModel.load(model_path, dtype=getattr(torch, settings.dtype)), tokenizer, settings)
+    model = LabModel(model_path, dtype=settings.dtype, passage_tokens=settings.passage_tokens)
     with count_progress(console) as progress:
         task = progress.add_task("measurements", total=len(asked) * len(keys))
         for index, question in enumerate(asked):
-            for _ in measure_question(index, keys, state, partial(bench.lab, question, questions[-1])):
+            for _ in measure_question(
+                index, keys, state, partial(_lab, model, question, questions[-1], settings.num_passages)
+            ):
                 progress.advance(task)
     measured = all_measured(state, keys, questions=range(len(asked)))
     return list(_rows(measured, Resamples(len(asked))))
 
 
-class _Bench:
-    def __init__(self, model: HuggingFaceModel, tokenizer: Any, settings: QualitySettings) -> None:
-        self._model, self._tokenizer, self._settings = model, tokenizer, settings
-        self._prompts = PromptBuilder(tokenizer)
-        self._separator = self._prompts.text_ids(SEPARATOR)
-        self._neutral = self._prompts.passage_ids(default_warm_context())
-        self._encoders = make_encoders(model)
-        self._end_tokens = model.end_tokens | {tokenizer.eos_token_id}
-
-    def lab(self, question: Question, last: Question) -> QuestionLab:
-        """The lab of one question; `last` gives the unrelated warm context."""
-        parts = self._parts(question, last)
-        return QuestionLab(
-            self._model, self._tokenizer, self._encoders, parts, question.answers, end_tokens=self._end_tokens
-        )
-
-    def _parts(self, question: Question, last: Question) -> PromptParts:
-        num_passages = self._settings.num_passages
-        frame = self._prompts.frame([], question.question, preamble=PREAMBLE)
-        related = question.passages[num_passages : num_passages + 1]
-        return PromptParts(
-            preamble=frame.preamble_ids,
-            passages=tuple(self._passage(text) for text in question.passages[:num_passages]),
-            question=frame.question_ids,
-            unrelated=self._passage(last.passages[0]),
-            related=self._passage(related[0]) if related else (),
-            neutral=self._neutral,
-        )
-
-    def _passage(self, text: str) -> tuple[int, ...]:
-        return self._prompts.text_ids(text)[: self._settings.passage_tokens] + self._separator
+def _lab(model: LabModel, question: Question, last: Question, num_passages: int) -> QuestionLab:
+    """The lab of one question; `last` gives the unrelated warm context."""
+    passages, related = question.passages[:num_passages], question.passages[num_passages : num_passages + 1]
+    return model.lab(
+        question.question,
+        passages,
+        question.answers,
+        unrelated=last.passages[0],
+        related=related[0] if related else None,
+    )
 
 
 def _rows(measured: dict[MethodKey, list[Measurement]], resamples: Resamples) -> Iterator[dict[str, Any]]:
