@@ -42,6 +42,11 @@ class StagedPassage:
         scales = torch.empty((*axes, codec.num_groups(head_dim)), dtype=SCALE_DTYPE, device=device)
         return cls(payload, scales, codec)
 
+    @classmethod
+    def raw(cls, kv: Tensor) -> "StagedPassage":
+        """View `[num_layers, k|v, num_tokens, num_kv_heads, head_dim]` as a passage KV that no codec has touched."""
+        return cls(kv, kv.new_empty((*kv.shape[:4], 0), dtype=SCALE_DTYPE), Codec())
+
     @property
     def num_layers(self) -> int:
         return self.payload.shape[0]

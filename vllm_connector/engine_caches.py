@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kvblend.core.errors import UnsupportedModelError
-from kvblend.triton_kernels import Codec, PagedKV, PagedLayers, StagedPassage, gather_quantize
+from kvblend.triton_kernels import PagedKV, PagedLayers, StagedPassage, gather_quantize
 from kvblend.triton_kernels.launch import to_device, uses_kernel
 from kvblend.vllm_connector.paged_kv import PagedLayer
 
@@ -75,11 +75,12 @@ class EngineCaches:
             for index, layer in enumerate(self.layers):
                 kv[index, 0], kv[index, 1] = layer.read(block_ids[layer.group], start, end)
             return
-        raw = Codec()
-        out = StagedPassage(kv, kv.new_empty((*kv.shape[:4], 0), dtype=torch.float16), raw)
+        out = StagedPassage.raw(kv)
         for group in self.groups:
             slots = to_device(group.slots(block_ids, torch.arange(start, end)), self.device)
-            gather_quantize(group.caches, slots, [end - start], codec=raw, out=[out], target_layers=list(group.indices))
+            gather_quantize(
+                group.caches, slots, [end - start], codec=out.codec, out=[out], target_layers=list(group.indices)
+            )
 
 
 def _grouped(layers: Sequence[PagedLayer]) -> list[LayerGroup]:

@@ -33,7 +33,9 @@ __all__ = ["WorkerHalf"]
 
 
 class WorkerHalf:
-    """Loads are asynchronous to vLLM: a request waits, its blocks held, while decodes of others go on between the steps
+    """Runs a step's share of blends and encodes between two forwards of the engine.
+
+    Loads are asynchronous to vLLM: a request waits, its blocks held, while decodes of others go on between the steps
     of its repair.
     """
 

@@ -5,8 +5,7 @@ import torch
 from kvblend.blend.benchmark.flash import encode
 from kvblend.blend.hf import HuggingFaceModel
 from kvblend.blend.paged import PagedCaches, PagedContextKV
-from kvblend.triton_kernels import Codec, PagedKV, StagedPassage
-from kvblend.triton_kernels.codecs import SCALE_DTYPE
+from kvblend.triton_kernels import PagedKV, StagedPassage
 
 __all__ = ["QUESTION_TOKENS", "Workload"]
 
@@ -35,4 +34,4 @@ class Workload:
 
     def _encoded(self, start: int) -> StagedPassage:
         kv = encode(self.model, self.token_ids[start : min(start + self.passage_tokens, self.num_context)])
-        return StagedPassage(kv, kv.new_empty((*kv.shape[:4], 0), dtype=SCALE_DTYPE), Codec())
+        return StagedPassage.raw(kv)

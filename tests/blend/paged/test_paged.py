@@ -87,7 +87,7 @@ def test_everything_recomputed(name: str) -> None:
     placed, arrived = list[PlacedPassage](), list[tuple[int, int]]()
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], question], strict=True)):
         kv = encoder.encode(prompt[start:end].tolist())
-        staged = StagedPassage(kv, kv.new_empty((*kv.shape[:4], 0), dtype=torch.float16), Codec())
+        staged = StagedPassage.raw(kv)
         placed.append(PlacedPassage(staged, context, start, start - 9, ready=Arrival(index, arrived).ready))
     load = PassageLoad(placed)
     asked = Rows(context, prompt[question:], torch.arange(question, len(prompt)))
