@@ -4,6 +4,7 @@ import re
 import statistics
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def needle_bench(
     sentence has full prefill's words; `same_facts`: that name the same of the planted codes; `correct`: that name what
     was asked for and no other; `kept`: correct ones among the `num_answered` that full prefill answers correctly.
     """
-    keys = method_keys(encodes, selectors, ratios)
+    keys = method_keys(list(product(encodes, selectors)), ratios)
     kept = {"model": Path(model_path).name, **settings.model_dump(mode="json")}
     state = QualityState(state_path, kept | {"text": settings.text and settings.text.name})
     model = LabModel(model_path, dtype=settings.dtype, passage_tokens=settings.passage_tokens)

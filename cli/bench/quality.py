@@ -40,14 +40,13 @@ def quality_bench(
     model_path: str,
     settings: QualitySettings,
     *,
-    encodes: Sequence[str],
-    selectors: Sequence[str],
+    methods: Sequence[tuple[str, str]],
     ratios: Sequence[float],
     num_questions: int | None,
     state_path: Path | None,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Measure every method on the questions; resumable where `state_path` is given.
+    """Measure `methods`, (encode, selector), at every ratio on the questions; resumable where `state_path` is given.
 
     Returns rows {selector, encode, recompute_ratio, flops_ratio, num_questions, kl, kl_ci95, agreement, f1,
     kl_fraction, kl_fraction_ci95}, means over questions; the first is full prefill itself. `kl_fraction` is the KL as
@@ -58,7 +57,7 @@ def quality_bench(
     if len(questions) < 3:
         raise InvalidRequestError(f"{len(questions)} questions; at least 3 are needed")
     asked = take_half(questions[:-1], settings.half)[:num_questions]
-    keys = method_keys(encodes, selectors, ratios)
+    keys = method_keys(methods, ratios)
     kept = {"model": Path(model_path).name, **settings.model_dump(mode="json")}
     state = QualityState(state_path, kept | {"questions": settings.questions and settings.questions.name})
     model = LabModel(model_path, dtype=settings.dtype, passage_tokens=settings.passage_tokens)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,10 @@ def quality(
     passage_tokens: Annotated[int, typer.Option(min=16, max=4096)] = 220,
     encode: Annotated[list[str] | None, typer.Option(help="What passages are encoded behind; repeatable.")] = None,
     selector: Annotated[list[str] | None, typer.Option(help="Repeatable; all where not given.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ENCODE/SELECTOR", help="Just these pairs, not every encode with every selector."),
+    ] = None,
     ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Recompute ratios; repeatable.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the rows here as JSON lines too.")] = None,
@@ -56,19 +61,22 @@ def quality(
     from kvblend.cli.bench.quality_plot import quality_plot
     from kvblend.cli.models import resolve_model
 
+    if method and (encode or selector):
+        raise typer.BadParameter("give either methods, or encodes and selectors", param_hint="--method")
     selectors = selector or [name for name in LAB_SELECTORS if name != "all"]
-    encodes = encode or ENCODES
-    for what, given, known in (("selector", selectors, LAB_SELECTORS), ("encode", encodes, KNOWN_ENCODES)):
-        unknown = sorted(set(given) - set(known))
+    methods = [_pair(text) for text in method] if method else list(product(encode or ENCODES, selectors))
+    for what, given, known in (("encode", 0, KNOWN_ENCODES), ("selector", 1, LAB_SELECTORS)):
+        unknown = sorted({pair[given] for pair in methods} - set(known))
         if unknown:
-            raise typer.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint=f"--{what}")
+            raise typer.BadParameter(
+                f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint="--method" if method else f"--{what}"
+            )
     rows = quality_bench(
         resolve_model(model),
         QualitySettings(
             questions=questions, num_passages=num_passages, passage_tokens=passage_tokens, half=half, dtype=dtype
         ),
-        encodes=encodes,
-        selectors=selectors,
+        methods=methods,
         ratios=ratio or RATIOS,
         num_questions=num_questions,
         state_path=state or (output and output.with_suffix(".state.jsonl")),
@@ -83,3 +91,8 @@ def quality(
         sys.stdout.write(lines)
     else:
         Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_questions']} questions"))
+
+
+def _pair(method: str) -> tuple[str, str]:
+    encode, _, selector = method.partition("/")
+    return encode, selector

@@ -10,15 +10,14 @@ __all__ = ["FULL_PREFILL", "all_measured", "measure_question", "method_keys"]
 FULL_PREFILL = MethodKey("", "full_prefill", 1.0)
 
 
-def method_keys(encodes: Sequence[str], selectors: Sequence[str], ratios: Sequence[float]) -> list[MethodKey]:
-    """Every combination; `none` and `all` have one recompute ratio each. Full prefill comes first."""
+def method_keys(methods: Sequence[tuple[str, str]], ratios: Sequence[float]) -> list[MethodKey]:
+    """Each (encode, selector) at every ratio; `none` and `all` have one each. Full prefill comes first."""
     keys = [FULL_PREFILL]
-    for encode in encodes:
-        for selector in selectors:
-            if selector in ("none", "all"):
-                keys.append(MethodKey(encode, selector, float(selector == "all")))
-            else:
-                keys += (MethodKey(encode, selector, ratio) for ratio in ratios)
+    for encode, selector in methods:
+        if selector in ("none", "all"):
+            keys.append(MethodKey(encode, selector, float(selector == "all")))
+        else:
+            keys += (MethodKey(encode, selector, ratio) for ratio in ratios)
     return keys
 
 

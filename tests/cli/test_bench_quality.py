@@ -63,6 +63,26 @@ def test_rows_resumed_and_drawn(tiny_model_path: Callable[[str], Path], tmp_path
     for row, other in zip(rows, again, strict=True):
         assert row["kl"] == pytest.approx(other["kl"], abs=1e-7)
 
+    pairs = ["--num-questions", "2", "--ratio", "0.15", "--method", "alone/cacheblend_v", "--method", "warm/probe"]
+    some = run(model, *pairs, "--state", str(state), "--json")
+    assert [(row["encode"], row["selector"]) for row in some[1:]] == [("alone", "cacheblend_v"), ("warm", "probe")]
+    assert some[2] == by_method["probe", "warm"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--selector", "nothing"], "nothing: not among"),
+        (["--method", "warm/nothing"], "nothing: not among"),
+        (["--method", "probe"], "probe: not among"),
+        (["--method", "warm/probe", "--encode", "warm"], "give either"),
+    ],
+)
+def test_unknown_methods_are_refused(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "quality", *options])
+    assert result.exit_code == 2
+    assert message in result.output
+
 
 def test_state_of_other_settings_is_refused(demo_model_path: Path, tmp_path: Path) -> None:
     state = tmp_path / "state.jsonl"
@@ -70,8 +90,6 @@ def test_state_of_other_settings_is_refused(demo_model_path: Path, tmp_path: Pat
     result = CliRunner().invoke(app, ["bench", "quality", str(demo_model_path), "--state", str(state)])
     assert isinstance(result.exception, InvalidRequestError)
     assert state.read_text() == '{"model": "another"}\n'
-    result = CliRunner().invoke(app, ["bench", "quality", "--selector", "nothing"])
-    assert result.exit_code == 2
 
 
 def test_f1() -> None:
