@@ -106,7 +106,8 @@ class CostFit:
             names = [(NO_CONTEXT.hash, token_hash(passage)) for passage in (head, short, long)]
             await self._passage_kv.delete([info.model_fingerprint], names)
         fastest = [min(samples, key=lambda sample: sample.ttft_ms) for samples in zip(*rounds, strict=True)]
-        model = CostModel.fit(full=(fastest[0], fastest[1]), reuse=(fastest[2], fastest[3]), repair=fastest[4])
+        full, reuse, repair = (fastest[0], fastest[1]), (fastest[2], fastest[3]), (fastest[4], fastest[5])
+        model = CostModel.fit(full=full, reuse=reuse, repair=repair)
         logger.info("costs fitted: %s", model)
         self._fitted = info.model_fingerprint, model
         self._rounds.clear()
@@ -117,7 +118,7 @@ class CostFit:
         return ids[:HEAD], ids[HEAD : HEAD + SHORT], ids[HEAD + SHORT : HEAD + SHORT + LONG]
 
     async def _round(self, replica: Replica, facts: EngineFacts) -> list[CostSample]:
-        """A short and a long full prefill, a short and a long full reuse, and a blend as long that recomputes."""
+        """A short and a long full prefill, full reuse, and blend that recomputes."""
         _, short, long = self._passages
         question = self._token_ids[HEAD + SHORT + LONG :][:QUESTION]
         return [
@@ -125,6 +126,7 @@ class CostFit:
             await self._full(replica, facts, long, question),
             await self._blend(replica, facts, short, question, ratio=0.0),
             await self._blend(replica, facts, long, question, ratio=0.0),
+            await self._blend(replica, facts, short, question, ratio=REPAIR_RATIO),
             await self._blend(replica, facts, long, question, ratio=REPAIR_RATIO),
         ]
 
@@ -146,7 +148,13 @@ class CostFit:
         if report is None or report.outcome != "blended":
             raise KVBlendError(f"a request to time was not blended: {report.reason if report else 'no report'}")
         num_probed = len(question) if ratio else 0
-        return CostSample(ttft_ms, len(question), report.reused_tokens, report.recomputed_tokens + num_probed)
+        return CostSample(
+            ttft_ms,
+            num_prefilled=len(question),
+            num_reused=report.reused_tokens,
+            num_recomputed=report.recomputed_tokens + num_probed,
+            num_passes=(num_probed > 0) + (report.recomputed_tokens > 0),
+        )
 
     @staticmethod
     async def _ttft_ms(replica: Replica, facts: EngineFacts, prompt: list[int], fields: Mapping[str, Any]) -> float:

@@ -112,10 +112,12 @@ def hold_to_costs(
     """Prefill a prompt whose blend would take as long as its full prefill."""
     ratio = {"none": 0.0, "all": 1.0}.get(selector or "probe", decision.recompute_ratio)
     num_probed = counts.question if selector in (None, "probe") and 0.0 < ratio < 1.0 else 0
+    num_repaired = counts.fresh + round(ratio * counts.reused)
     blended_ms = costs.blended_ms(
         num_reused=counts.reused,
-        num_recomputed=counts.fresh + round(ratio * counts.reused) + num_probed,
+        num_recomputed=num_repaired + num_probed,
         num_prefilled=counts.question,
+        num_passes=(num_probed > 0) + (num_repaired > 0),
     )
     full_ms = costs.full_ms(counts.prompt)
     if blended_ms < full_ms:

@@ -14,7 +14,14 @@ from tests.core.calibrations import a_calibration, a_curve
 CURVE = a_curve({0.0: 0.09, 0.05: 0.06, 0.15: 0.04, 0.3: 0.02, 0.55: 0.01})
 CALIBRATED = a_calibration(CURVE, target_kl=0.05)
 UNABLE = a_calibration(CURVE, target_kl=0.005)
-COSTS = CostModel(fixed_ms=5, blend_fixed_ms=20, prefilled_token_ms=0.5, recomputed_token_ms=0.5, reused_token_ms=0.05)
+COSTS = CostModel(
+    fixed_ms=5,
+    blend_fixed_ms=10,
+    pass_fixed_ms=5,
+    prefilled_token_ms=0.5,
+    recomputed_token_ms=0.5,
+    reused_token_ms=0.05,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +80,12 @@ def test_a_prompt_is_blended_where_that_is_expected_to_be_faster(counts: Context
     before = hold_to_calibration(Wishes(recompute_ratio=ratio), CALIBRATED, default_ratio=0.2)
     after = hold_to_costs(before, None, counts, COSTS)
     probed = counts.question if 0 < ratio < 1 else 0
+    repaired = counts.fresh + round(ratio * counts.reused)
     blended_ms = COSTS.blended_ms(
         num_reused=counts.reused,
-        num_recomputed=counts.fresh + round(ratio * counts.reused) + probed,
+        num_recomputed=repaired + probed,
         num_prefilled=counts.question,
+        num_passes=(probed > 0) + (repaired > 0),
     )
     assert (after == before) == (blended_ms < COSTS.full_ms(counts.prompt))
 
@@ -96,3 +105,19 @@ def test_what_the_selector_recomputes_counts() -> None:
     counts = ContextCounts(reused=1000, fresh=0, question=10, prompt=1035)
     assert hold_to_costs(before, "none", counts, COSTS) == before
     assert hold_to_costs(before, "all", counts, COSTS).verdict == "cost"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "fresh", "expected_ms"),
+    [
+        (0.0, 0, "20"),  # 5 + 10 for the blend, 4 tokens reused and 10 prefilled
+        (0.1, 0, "30"),  # the probe's pass over 10 tokens, none selected
+        (0.0, 2, "26"),  # the repair's pass over 2 tokens
+        (0.5, 0, "36"),  # both
+    ],
+)
+def test_each_pass_of_a_blend_counts(ratio: float, fresh: int, expected_ms: str) -> None:
+    before = hold_to_calibration(Wishes(recompute_ratio=ratio), None, default_ratio=0.2)
+    counts = ContextCounts(reused=4, fresh=fresh, question=10, prompt=14 + fresh)
+    reason = hold_to_costs(before, None, counts, COSTS).prefill_reason or ""
+    assert f"the first token is expected after {expected_ms} ms" in reason
