@@ -94,10 +94,10 @@ class BenchEngine:
         """Store a passage's KV behind the encode context."""
         self.generate_all([self.encode_request(passage)])
 
-    def encode_request(self, passage: list[int]) -> tuple[list[int], dict[str, Any]]:
-        """The prompt and the order that store a passage's KV."""
-        start = len(self.encode_context)
-        return self.encode_context + passage, {"encode": {"start": start, "end": start + len(passage)}}
+    def encode_request(self, passage: list[int], *, warm: bool = True) -> tuple[list[int], dict[str, Any]]:
+        """The prompt and the order that store a passage's KV; behind the preamble alone where not `warm`."""
+        context = self.encode_context if warm else self.preamble
+        return context + passage, {"encode": {"start": len(context), "end": len(context) + len(passage)}}
 
     def prompt(self, passages: list[list[int]], question: list[int]) -> list[int]:
         return self.preamble + [token for passage in passages for token in passage] + question

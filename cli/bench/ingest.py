@@ -21,8 +21,9 @@ def ingest_bench(model: str, *, num_passages: int, passage_tokens: int, dtype: s
     """Passage tokens a second, KV stored, and of a plain prefill, by turns on the same passages, four in flight.
 
     The encode context is in vLLM's prefix cache, as it is while an ingest runs; the passages are not. Returns {machine,
-    versions, results}, one row: {passage_tokens, prefill_tokens_per_s, encode_tokens_per_s, ratio}, the ratio the
-    median of the turns'.
+    versions, results}, one row: {passage_tokens, prefill_tokens_per_s, encode_tokens_per_s, ratio,
+    preamble_tokens_per_s, warm_ratio}. `encode` is behind preamble and warm context, `preamble` behind the preamble
+    alone; `ratio` is encode's to prefill's, `warm_ratio` encode's to preamble's, medians of the turns'.
     """
     with (
         Progress(console=console) as progress,
@@ -31,21 +32,31 @@ def ingest_bench(model: str, *, num_passages: int, passage_tokens: int, dtype: s
         passages = bench_passages(engine.tokenizer, num_passages=num_passages + 2, passage_tokens=passage_tokens)
         engine.warm(passages[0])
         engine.encode(passages[1])
-        prefills, encodes = [], []
+        prefills, encodes, preambles = [], [], []
         batches = [passages[2:][start : start + BATCH] for start in range(0, num_passages, BATCH)]
         for batch in progress.track(batches, description="passages"):
-            began = time.perf_counter()
-            engine.generate_all([(passage, None) for passage in batch])
-            middle = time.perf_counter()
-            engine.generate_all([engine.encode_request(passage) for passage in batch])
-            tokens = sum(len(passage) for passage in batch)
-            prefills.append(tokens / (middle - began))
-            encodes.append(tokens / (time.perf_counter() - middle))
+            prefills.append(_rate(engine, [(passage, None) for passage in batch]))
+            encodes.append(_rate(engine, [engine.encode_request(passage) for passage in batch]))
+            preambles.append(_rate(engine, [engine.encode_request(passage, warm=False) for passage in batch]))
         machine, versions = engine.machine, engine.versions
     row = {
         "passage_tokens": passage_tokens,
         "prefill_tokens_per_s": statistics.median(prefills),
         "encode_tokens_per_s": statistics.median(encodes),
-        "ratio": statistics.median(ours / theirs for ours, theirs in zip(encodes, prefills, strict=True)),
+        "ratio": _ratio(encodes, prefills),
+        "preamble_tokens_per_s": statistics.median(preambles),
+        "warm_ratio": _ratio(encodes, preambles),
     }
     return {"machine": machine, "versions": versions, "model": Path(model).name, "results": [row]}
+
+
+def _rate(engine: BenchEngine, requests: list[tuple[list[int], dict[str, Any] | None]]) -> float:
+    """Passage tokens a second of (prompt, order) requests; a prompt without an order is all passage."""
+    began = time.perf_counter()
+    engine.generate_all(requests)
+    spans = [order["encode"] if order else {"start": 0, "end": len(prompt)} for prompt, order in requests]
+    return float(sum(span["end"] - span["start"] for span in spans) / (time.perf_counter() - began))
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
