@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import time
 from pathlib import Path
+from typing import Any
 
 from kvblend.api.background import end_task
 from kvblend.api.replica import Replicas
 from kvblend.core.calibration import MAX_RATIO, Calibration
-from kvblend.core.calibration_file import read_calibration
+from kvblend.core.calibration_file import calibration_version, read_calibration
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.rest import CalibrationState
@@ -21,11 +23,12 @@ LOOK_EVERY_S = 5.0
 
 
 class ServedCalibration:
-    """Reads the calibration once for each engine that answers, and says then what follows from it."""
+    """Reads the calibration when an engine answers and when its file changes, and says then what follows from it."""
 
     def __init__(self, model: str, *, home: Path) -> None:
         self._model, self._home = model, home
-        self._read: tuple[str, Calibration | None] | None = None
+        self._read: tuple[tuple[str, tuple[int, ...]], Calibration | None] | None = None
+        self._looked_at = -LOOK_EVERY_S
         self._reading = asyncio.Lock()
         self._first_look: asyncio.Task[None] | None = None
 
@@ -37,15 +40,20 @@ class ServedCalibration:
         await end_task(self._first_look)
 
     async def of(self, info: EngineInfo) -> Calibration | None:
-        """The calibration of this engine's model; None where it has none."""
+        """The calibration of this engine's model; None where it has none. A new file is seen within 5 seconds."""
         async with self._reading:
-            if self._read is None or self._read[0] != info.model_fingerprint:
-                found = await asyncio.to_thread(
-                    read_calibration, self._model, model_fingerprint=info.model_fingerprint, home=self._home
-                )
-                self._read = info.model_fingerprint, found
-                _announce(self._model, _state(self._model, found), default_ratio=info.default_recompute_ratio)
-            return self._read[1]
+            is_read = self._read is not None and self._read[0][0] == info.model_fingerprint
+            if not is_read or time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+                await asyncio.to_thread(self._read_changed, info)
+                self._looked_at = time.monotonic()
+            return self._read[1] if self._read else None
+
+    def _read_changed(self, info: EngineInfo) -> None:
+        where: dict[str, Any] = {"model_fingerprint": info.model_fingerprint, "home": self._home}
+        version = info.model_fingerprint, calibration_version(self._model, **where)
+        if self._read is None or self._read[0] != version:
+            self._read = version, read_calibration(self._model, **where)
+            _announce(self._model, _state(self._model, self._read[1]), default_ratio=info.default_recompute_ratio)
 
     async def _look(self, replicas: Replicas) -> None:
         while True:

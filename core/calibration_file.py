@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from kvblend.core.calibration import Calibration
 
-__all__ = ["CALIBRATION_FILE", "read_calibration", "write_calibration"]
+__all__ = ["CALIBRATION_FILE", "calibration_version", "read_calibration", "write_calibration"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def read_calibration(model: str, *, model_fingerprint: str, home: Path) -> Calib
 
     A file of another model, dtype or version, or one that is malformed, is passed over with a warning.
     """
-    for path in (Path(model) / CALIBRATION_FILE, _path_in(home, model_fingerprint)):
+    for path in _places(model, model_fingerprint, home):
         for calibration in _read(path):
             if calibration.model_fingerprint == model_fingerprint:
                 return calibration
@@ -58,6 +58,22 @@ def read_calibration(model: str, *, model_fingerprint: str, home: Path) -> Calib
                 model_fingerprint[:12],
             )
     return None
+
+
+def calibration_version(model: str, *, model_fingerprint: str, home: Path) -> tuple[int, ...]:
+    """What tells whether `read_calibration` would read the files that it read before: their inodes and times."""
+    version: list[int] = []
+    for path in _places(model, model_fingerprint, home):
+        try:
+            status = path.stat()
+            version += status.st_ino, status.st_mtime_ns
+        except OSError:
+            version += 0, 0
+    return tuple(version)
+
+
+def _places(model: str, model_fingerprint: str, home: Path) -> tuple[Path, Path]:
+    return Path(model) / CALIBRATION_FILE, _path_in(home, model_fingerprint)
 
 
 def _path_in(home: Path, model_fingerprint: str) -> Path:

@@ -42,6 +42,8 @@ def test_rates(name: str, demo_model_path: Path) -> None:
     }
     (row,) = run_bench(name, str(demo_model_path), *small[name])["results"]
     assert row["ratio"] > 0
+    if name == "ingest":
+        assert row["warm_ratio"] > 0
 
 
 def test_kl(demo_model_path: Path, tmp_path: Path) -> None:
