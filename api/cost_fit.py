@@ -10,7 +10,7 @@ from typing import Any
 
 from kvblend.api.background import end_task
 from kvblend.api.blend_prompt import BlendPrompt, PromptPassage
-from kvblend.api.cost_model import CostModel, CostSample
+from kvblend.api.cost_model import CostModel, CostSample, Work
 from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.prompt import Frame
@@ -134,7 +134,7 @@ class CostFit:
         self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...]
     ) -> CostSample:
         prompt = [*self._passages[0], *passage, *question]
-        return CostSample(await self._ttft_ms(replica, facts, prompt, {}), num_prefilled=len(prompt))
+        return CostSample(await self._ttft_ms(replica, facts, prompt, {}), Work(num_prefilled=len(prompt)))
 
     async def _blend(
         self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...], *, ratio: float
@@ -147,14 +147,13 @@ class CostFit:
         report = await replica.control.report(report_id, wait_s=REPORT_WAIT_S)
         if report is None or report.outcome != "blended":
             raise KVBlendError(f"a request to time was not blended: {report.reason if report else 'no report'}")
-        num_probed = len(question) if ratio else 0
-        return CostSample(
-            ttft_ms,
+        work = Work(
             num_prefilled=len(question),
             num_reused=report.reused_tokens,
-            num_recomputed=report.recomputed_tokens + num_probed,
-            num_passes=(num_probed > 0) + (report.recomputed_tokens > 0),
+            num_probed=len(question) if ratio else 0,
+            num_repaired=report.recomputed_tokens,
         )
+        return CostSample(ttft_ms, work)
 
     @staticmethod
     async def _ttft_ms(replica: Replica, facts: EngineFacts, prompt: list[int], fields: Mapping[str, Any]) -> float:

@@ -3,19 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CostModel", "CostSample"]
+__all__ = ["CostModel", "CostSample", "Work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request's tokens. `num_prefilled` go through vLLM's own forward; of a blend, `num_reused` come from the store,
+    `num_probed` go through the connector's probe and `num_repaired` through its repair."""
+
+    num_prefilled: int
+    num_reused: int = 0
+    num_probed: int = 0
+    num_repaired: int = 0
+
+    @property
+    def num_recomputed(self) -> int:
+        """Tokens that go through a forward of the connector's."""
+        return self.num_probed + self.num_repaired
+
+    @property
+    def num_passes(self) -> int:
+        """Forwards of the connector's: one without tokens is not run."""
+        return (self.num_probed > 0) + (self.num_repaired > 0)
 
 
 @dataclass(frozen=True)
 class CostSample:
-    """One timed request. `num_prefilled` tokens went through vLLM's own forward; of a blend, `num_recomputed` through
-    the connector's `num_passes`, of the probe and of the repair, and `num_reused` came from the store."""
+    """One timed request."""
 
     ttft_ms: float
-    num_prefilled: int
-    num_reused: int = 0
-    num_recomputed: int = 0
-    num_passes: int = 0
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -37,14 +54,14 @@ class CostModel:
         """Time to first token of a full prefill of `num_tokens`."""
         return self.fixed_ms + self.prefilled_token_ms * num_tokens
 
-    def blended_ms(self, *, num_reused: int, num_recomputed: int, num_prefilled: int, num_passes: int) -> float:
-        """Time to first token of a blend; the counts are those of `CostSample`."""
+    def blended_ms(self, work: Work) -> float:
+        """Time to first token of a blend."""
         tokens = (
-            self.reused_token_ms * num_reused
-            + self.recomputed_token_ms * num_recomputed
-            + self.prefilled_token_ms * num_prefilled
+            self.reused_token_ms * work.num_reused
+            + self.recomputed_token_ms * work.num_recomputed
+            + self.prefilled_token_ms * work.num_prefilled
         )
-        return self.fixed_ms + self.blend_fixed_ms + self.pass_fixed_ms * num_passes + tokens
+        return self.fixed_ms + self.blend_fixed_ms + self.pass_fixed_ms * work.num_passes + tokens
 
     @classmethod
     def fit(
@@ -59,21 +76,27 @@ class CostModel:
         No cost comes out negative, however noisy the times are. Raises ValueError where a pair does not differ in
         length.
         """
-        fixed, per_prefilled = _line([(sample.num_prefilled, sample.ttft_ms) for sample in full])
+        fixed, per_prefilled = _line([(sample.work.num_prefilled, sample.ttft_ms) for sample in full])
         blend_fixed, per_reused = _line(
-            [(sample.num_reused, sample.ttft_ms - fixed - per_prefilled * sample.num_prefilled) for sample in reuse]
+            [
+                (sample.work.num_reused, sample.ttft_ms - fixed - per_prefilled * sample.work.num_prefilled)
+                for sample in reuse
+            ]
         )
         without_passes = [
-            fixed + blend_fixed + per_prefilled * sample.num_prefilled + per_reused * sample.num_reused
+            fixed + blend_fixed + per_prefilled * sample.work.num_prefilled + per_reused * sample.work.num_reused
             for sample in repair
         ]
         passes_fixed, per_recomputed = _line(
-            [(sample.num_recomputed, sample.ttft_ms - ms) for sample, ms in zip(repair, without_passes, strict=True)]
+            [
+                (sample.work.num_recomputed, sample.ttft_ms - ms)
+                for sample, ms in zip(repair, without_passes, strict=True)
+            ]
         )
         return cls(
             fixed_ms=fixed,
             blend_fixed_ms=blend_fixed,
-            pass_fixed_ms=passes_fixed / repair[0].num_passes,
+            pass_fixed_ms=passes_fixed / repair[0].work.num_passes,
             prefilled_token_ms=per_prefilled,
             recomputed_token_ms=per_recomputed,
             reused_token_ms=per_reused,

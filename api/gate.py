@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kvblend.api.cost_model import CostModel
+from kvblend.api.cost_model import CostModel, Work
 from kvblend.api.served_calibration import ServedCalibration
 from kvblend.core.calibration import MAX_RATIO, Calibration
 from kvblend.core.control import EngineInfo
@@ -111,14 +111,13 @@ def hold_to_costs(
 ) -> Decision:
     """Prefill a prompt whose blend would take as long as its full prefill."""
     ratio = {"none": 0.0, "all": 1.0}.get(selector or "probe", decision.recompute_ratio)
-    num_probed = counts.question if selector in (None, "probe") and 0.0 < ratio < 1.0 else 0
-    num_repaired = counts.fresh + round(ratio * counts.reused)
-    blended_ms = costs.blended_ms(
-        num_reused=counts.reused,
-        num_recomputed=num_repaired + num_probed,
+    work = Work(
         num_prefilled=counts.question,
-        num_passes=(num_probed > 0) + (num_repaired > 0),
+        num_reused=counts.reused,
+        num_probed=counts.question if selector in (None, "probe") and 0.0 < ratio < 1.0 else 0,
+        num_repaired=counts.fresh + round(ratio * counts.reused),
     )
+    blended_ms = costs.blended_ms(work)
     full_ms = costs.full_ms(counts.prompt)
     if blended_ms < full_ms:
         return decision

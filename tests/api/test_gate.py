@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvblend.api.cost_model import CostModel
+from kvblend.api.cost_model import CostModel, Work
 from kvblend.api.gate import ContextCounts, Wishes, hold_to_calibration, hold_to_costs
 from kvblend.core.errors import InvalidRequestError
 from tests.core.calibrations import a_calibration, a_curve
@@ -81,12 +81,7 @@ def test_a_prompt_is_blended_where_that_is_expected_to_be_faster(counts: Context
     after = hold_to_costs(before, None, counts, COSTS)
     probed = counts.question if 0 < ratio < 1 else 0
     repaired = counts.fresh + round(ratio * counts.reused)
-    blended_ms = COSTS.blended_ms(
-        num_reused=counts.reused,
-        num_recomputed=repaired + probed,
-        num_prefilled=counts.question,
-        num_passes=(probed > 0) + (repaired > 0),
-    )
+    blended_ms = COSTS.blended_ms(Work(counts.question, counts.reused, probed, repaired))
     assert (after == before) == (blended_ms < COSTS.full_ms(counts.prompt))
 
 
