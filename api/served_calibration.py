@@ -5,7 +5,6 @@ import contextlib
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 from kvblend.api.background import end_task
 from kvblend.api.replica import Replicas
@@ -27,8 +26,10 @@ class ServedCalibration:
 
     def __init__(self, model: str, *, home: Path) -> None:
         self._model, self._home = model, home
-        self._read: tuple[tuple[str, tuple[int, ...]], Calibration | None] | None = None
-        self._looked_at = -LOOK_EVERY_S
+        self._fingerprint: str | None = None
+        self._version: tuple[int, ...] = ()
+        self._calibration: Calibration | None = None
+        self._looked_at = 0.0
         self._reading = asyncio.Lock()
         self._first_look: asyncio.Task[None] | None = None
 
@@ -42,18 +43,18 @@ class ServedCalibration:
     async def of(self, info: EngineInfo) -> Calibration | None:
         """The calibration of this engine's model; None where it has none. A new file is seen within 5 seconds."""
         async with self._reading:
-            is_read = self._read is not None and self._read[0][0] == info.model_fingerprint
-            if not is_read or time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            if self._fingerprint != info.model_fingerprint or time.monotonic() - self._looked_at >= LOOK_EVERY_S:
                 await asyncio.to_thread(self._read_changed, info)
-                self._looked_at = time.monotonic()
-            return self._read[1] if self._read else None
+            return self._calibration
 
     def _read_changed(self, info: EngineInfo) -> None:
-        where: dict[str, Any] = {"model_fingerprint": info.model_fingerprint, "home": self._home}
-        version = info.model_fingerprint, calibration_version(self._model, **where)
-        if self._read is None or self._read[0] != version:
-            self._read = version, read_calibration(self._model, **where)
-            _announce(self._model, _state(self._model, self._read[1]), default_ratio=info.default_recompute_ratio)
+        fingerprint = info.model_fingerprint
+        version = calibration_version(self._model, model_fingerprint=fingerprint, home=self._home)
+        if (fingerprint, version) != (self._fingerprint, self._version):
+            self._calibration = read_calibration(self._model, model_fingerprint=fingerprint, home=self._home)
+            self._fingerprint, self._version = fingerprint, version
+            _announce(self._model, _state(self._model, self._calibration), default_ratio=info.default_recompute_ratio)
+        self._looked_at = time.monotonic()
 
     async def _look(self, replicas: Replicas) -> None:
         while True:

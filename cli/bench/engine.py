@@ -3,6 +3,7 @@
 import os
 import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -139,7 +140,7 @@ class BenchEngine:
         self._commit()
         return output
 
-    def generate_all(self, requests: list[tuple[list[int], dict[str, Any] | None]]) -> None:
+    def generate_all(self, requests: Sequence[tuple[list[int], dict[str, Any] | None]]) -> None:
         """Run (prompt, order) requests together, one token each."""
         prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
         self.llm.generate(prompts, [self.sampling(order=order) for _, order in requests], use_tqdm=False)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.table import rows_table
 
 __all__ = ["needle"]
@@ -61,14 +62,9 @@ def needle(
     from kvblend.cli.models import resolve_model
 
     encodes, selectors, kinds = encode or ENCODES, selector or SELECTORS, kind or list(KINDS)
-    for what, given, known in (
-        ("selector", selectors, LAB_SELECTORS),
-        ("encode", encodes, KNOWN_ENCODES),
-        ("kind", kinds, KINDS),
-    ):
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise typer.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint=f"--{what}")
+    require_known("--selector", selectors, LAB_SELECTORS)
+    require_known("--encode", encodes, KNOWN_ENCODES)
+    require_known("--kind", kinds, KINDS)
     rows = needle_bench(
         resolve_model(model),
         NeedleSettings(text=text, num_passages=num_passages, passage_tokens=passage_tokens, seed=seed, dtype=dtype),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.question_set import Half
 from kvblend.cli.bench.table import rows_table
 
@@ -65,12 +66,8 @@ def quality(
         raise typer.BadParameter("give either methods, or encodes and selectors", param_hint="--method")
     selectors = selector or [name for name in LAB_SELECTORS if name != "all"]
     methods = [_pair(text) for text in method] if method else list(product(encode or ENCODES, selectors))
-    for what, given, known in (("encode", 0, KNOWN_ENCODES), ("selector", 1, LAB_SELECTORS)):
-        unknown = sorted({pair[given] for pair in methods} - set(known))
-        if unknown:
-            raise typer.BadParameter(
-                f"{', '.join(unknown)}: not among {', '.join(known)}", param_hint="--method" if method else f"--{what}"
-            )
+    require_known("--method" if method else "--encode", {encode for encode, _ in methods}, KNOWN_ENCODES)
+    require_known("--method" if method else "--selector", {selector for _, selector in methods}, LAB_SELECTORS)
     rows = quality_bench(
         resolve_model(model),
         QualitySettings(
