@@ -5,7 +5,7 @@ from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.flops import ModelFlops
 from kvblend.blend.model import Attend, BlendModel
 from kvblend.blend.passes import BeforeLayer, Rows, probe, repair, rows_batch
-from kvblend.blend.rotary import RotaryTable, rerotate, rerotate_layers, rotation_tolerance
+from kvblend.blend.rotary import RotaryTable, rerotate, rerotate_into, rerotate_layers, rotation_tolerance
 from kvblend.blend.selectors import LAB_SELECTORS, SELECTORS, LabPrompt, LabSelector, Selector, num_selected
 from kvblend.triton_kernels import AttentionSpec
 
@@ -29,6 +29,7 @@ __all__ = [
     "probe",
     "repair",
     "rerotate",
+    "rerotate_into",
     "rerotate_layers",
     "rotation_tolerance",
     "rows_batch",

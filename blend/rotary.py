@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RotaryTable", "rerotate", "rerotate_layers", "rotation_tolerance"]
+__all__ = ["RotaryTable", "rerotate", "rerotate_into", "rerotate_layers", "rotation_tolerance"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,13 @@ class RotaryTable:
         magnitude = cos[:1]
         return cls((cos / magnitude).contiguous(), (sin / magnitude).contiguous(), interleaved)
 
+    def pairs(self, turned: Tensor) -> tuple[Tensor, Tensor]:
+        """The two halves of each pair in `[..., rotary_dim]`: views `[..., rotary_dim / 2]`."""
+        if self.interleaved:
+            return turned[..., 0::2], turned[..., 1::2]
+        first, second = turned.chunk(2, dim=-1)
+        return first, second
+
 
 def rerotate(keys: Tensor, table: RotaryTable, *, delta: int) -> Tensor:
     """Turn `keys` `[..., num_tokens, kv_heads, head_dim]` by `delta` positions (any sign).
@@ -38,20 +45,25 @@ def rerotate(keys: Tensor, table: RotaryTable, *, delta: int) -> Tensor:
     Computed in fp32, returned in the keys' dtype; dimensions beyond rotary_dim pass through.
     Raises IndexError where |delta| is beyond the table.
     """
+    return keys if delta == 0 else rerotate_into(keys, table, delta=delta, out=torch.empty_like(keys))
+
+
+def rerotate_into(keys: Tensor, table: RotaryTable, *, delta: int, out: Tensor) -> Tensor:
+    """As `rerotate`, to `out`, which is like `keys` and shares no memory with it; returns `out`."""
     if delta == 0:
-        return keys
+        return out.copy_(keys)
     cos, sin = table.cos[abs(delta)], table.sin[abs(delta)]
     if delta < 0:
         sin = -sin
     rotary_dim = 2 * cos.shape[-1]
-    turned, passed = keys[..., :rotary_dim].float(), keys[..., rotary_dim:]
-    if table.interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-        result = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-    else:
-        first, second = turned.chunk(2, dim=-1)
-        result = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return torch.cat((result.to(keys.dtype), passed), dim=-1)
+    turned = keys[..., :rotary_dim].float()
+    result = torch.empty_like(turned)
+    (first, second), (to_first, to_second) = table.pairs(turned), table.pairs(result)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin)
+    out[..., :rotary_dim] = result
+    out[..., rotary_dim:] = keys[..., rotary_dim:]
+    return out
 
 
 def rerotate_layers(kv: Tensor, tables: Sequence[RotaryTable | None], *, delta: int) -> None:

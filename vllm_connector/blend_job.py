@@ -52,6 +52,8 @@ class BlendJob(ABC):
     """
 
     context: Context
+    loads_ahead = False
+    """Whether `load` and `settle` may come before a step takes the job up."""
 
     def __init__(self, task: BlendTask, caches: EngineCaches) -> None:
         self.task, self.caches = task, caches

@@ -10,6 +10,7 @@ from kvblend.blend.paged import PagedCaches
 from kvblend.triton_kernels import PagedKV, PagedLayers
 from kvblend.vllm_connector.engine_caches import EngineCaches, LayerGroup
 from kvblend.vllm_connector.move_kv import move_kv
+from kvblend.vllm_connector.scratch_pages import ScratchPages
 
 __all__ = ["SCRATCH_GROUP", "BlendPages"]
 
@@ -35,26 +36,17 @@ class BlendPages:
         self._engine, self._specs, self._tables = caches, specs, tables
         self._scratched = [group for group in caches.groups if not group.first.keeps_blocks]
         self._page_size = self._scratched[0].first.page_size if self._scratched else 1
-        self._free: list[int] = []
-        self._num_pages = 0
-        self._allocate(0)
+        self._pages = ScratchPages(self._allocate)
 
     def reserve(self, num_tokens: int) -> list[int] | None:
         """Scratch pages of a context, none where no layer needs them; None where it must wait until others are free.
 
         Give them back with `release`.
         """
-        count = -(-num_tokens // self._page_size) if self._scratched else 0
-        if count > len(self._free):
-            if len(self._free) < self._num_pages:
-                return None
-            self._allocate(0)  # the old memory goes before the new one comes
-            self._allocate(2 * count)
-        taken, self._free = self._free[:count], self._free[count:]
-        return taken
+        return self._pages.reserve(-(-num_tokens // self._page_size) if self._scratched else 0)
 
     def release(self, pages: Sequence[int]) -> None:
-        self._free.extend(pages)
+        self._pages.release(pages)
 
     def block_tables(
         self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], num_tokens: int
@@ -106,4 +98,3 @@ class BlendPages:
             scratch_layers.append(PagedLayers.of(views))
         self._scratch_layers = scratch_layers
         self.caches = PagedCaches.of(layers, self._specs, tables=self._tables, groups=groups)
-        self._free, self._num_pages = list(range(1, num_pages + 1)), num_pages

@@ -1,19 +1,19 @@
 """The blends of a worker, run a step's share at a time."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from torch import Tensor
 from vllm.logger import init_logger
 
-from kvblend.blend import BlendModel, probe, repair
+from kvblend.blend import BeforeLayer, BlendModel, probe, repair
 from kvblend.core.report import BlendReport
-from kvblend.store import Stager
+from kvblend.store import TieredStore
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
-from kvblend.vllm_connector.paged_blend import PagedBlend
-from kvblend.vllm_connector.passage_loading import PassageLoading
 from kvblend.vllm_connector.step_clock import StepClock
 
-__all__ = ["BlendQueue"]
+__all__ = ["BeginLoading", "BlendQueue"]
 
 logger = init_logger("vllm.kvblend.blend")
 
@@ -21,11 +21,36 @@ Agree = Callable[[list[bool]], list[bool]]
 """What holds on every rank, of what holds on this one; all ranks ask the same."""
 
 
-class BlendQueue:
-    """Runs blends first come, first served, about `tokens_per_step` tokens a step, several requests in one pass.
+class Loading(Protocol):
+    """Passages of a step's new blends on their way in, a layer when the first pass reaches it.
 
-    `stager` brings passages in for `PagedBlend` jobs; it is None for others, which load by themselves.
+    `passages`: (job, which of its spans), of those that are there.
     """
+
+    passages: list[tuple[BlendJob, int]]
+
+    def layer(self, layer: int) -> None:
+        """Have one layer there; nothing in a pass that is not the first."""
+
+    def complete(self) -> None:
+        """Have all layers there."""
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    def failures(self) -> dict[int, str]:
+        """What is wrong with passages of which this rank's part cannot be used, by place in `passages`."""
+
+    def keep(self, store: TieredStore) -> None:
+        """Leave what came in where the next load finds it sooner, and put aside what is corrupt."""
+
+
+BeginLoading = Callable[[Sequence[Any]], AbstractContextManager[Loading]]
+"""Of jobs that are settled; they are all of the kind that the worker makes."""
+
+
+class BlendQueue:
+    """Runs blends first come, first served, about `tokens_per_step` tokens a step, several requests in one pass."""
 
     def __init__(
         self,
@@ -33,13 +58,15 @@ class BlendQueue:
         source: PassageSource,
         clock: StepClock,
         *,
-        stager: Stager | None,
+        loading: BeginLoading,
         tokens_per_step: int,
         agree: Agree,
     ) -> None:
-        self._model, self._source, self._clock, self._stager = model, source, clock, stager
+        self._model, self._source, self._clock, self._loading = model, source, clock, loading
         self._tokens_per_step, self._agree = tokens_per_step, agree
         self._jobs: dict[str, BlendJob] = {}
+        self._begun: set[BlendJob] = set()
+        """Jobs whose passages are on their way, or in."""
         self._ending: list[BlendJob] = []
         self.finished: set[str] = set()
         """Requests whose blend has ended since the caller last took them, the failed ones among them."""
@@ -56,7 +83,7 @@ class BlendQueue:
         """Forget an aborted request's blend: vLLM frees its blocks when its load ends."""
         job = self._jobs.pop(request_id, None)
         if job is not None:
-            job.close()
+            self._end(job)
             self._clock.forget(job)
             self.finished.add(request_id)
 
@@ -64,6 +91,7 @@ class BlendQueue:
         """Do one engine step's share of the work."""
         batch = self._admit()
         if batch:
+            self._begin_ahead(batch)
             try:
                 self._run(batch)
             except Exception as error:  # the worker's edge: whatever went wrong, vLLM can still prefill
@@ -91,43 +119,66 @@ class BlendQueue:
             room -= cost
         return batch
 
+    def _begin_ahead(self, batch: Sequence[BlendJob]) -> None:
+        """Let the next blend's passages come in while this step's are repaired, where jobs load by themselves."""
+        waiting = next((job for job in self._jobs.values() if job not in batch), None)
+        if waiting is None or not waiting.loads_ahead:
+            return
+        try:
+            if waiting.reserve():
+                self._begin(waiting)
+        except Exception as error:  # as in `step`
+            self._fail([waiting], error)
+
+    def _begin(self, job: BlendJob) -> None:
+        if job in self._begun:
+            return
+        with self._clock.host([job], "load"):
+            there = job.load(self._source)
+            job.settle(self._agree(there))
+        self._begun.add(job)
+
+    def _end(self, job: BlendJob) -> None:
+        job.close()
+        self._begun.discard(job)
+
     def _run(self, batch: Sequence[BlendJob]) -> None:
         new = [job for job in batch if job.todo is None]
         for job in new:
-            with self._clock.host([job], "load"):
-                there = job.load(self._source)
-            job.settle(self._agree(there))
-        with PassageLoading([job for job in new if isinstance(job, PagedBlend)], self._stager) as loading:
+            self._begin(job)
+        with self._loading(new) as loading:
             scores = self._probe(new, loading)
             was_probed = loading.is_complete
             lost = self._lost(loading) if was_probed else set()
             for job in new:
                 if job not in lost:
                     job.select(scores.get(job.task.request_id))
-            self._repair([job for job in batch if job not in lost], loading)
-            loading.complete()
+            self._repair([job for job in batch if job not in lost], self._layer(new, loading))
+            with self._clock.wait(new, "load"):
+                loading.complete()
             lost = lost if was_probed else self._lost(loading)
             loading.keep(self._source.store)
         for job in batch:
             if job in lost:
                 job.todo = None  # from the start again in the next step, without what was lost
+                self._begun.discard(job)
             elif job.todo is not None and len(job.todo) == 0:
                 with self._clock.passes([job], "load"):
                     job.finish()
                 del self._jobs[job.task.request_id]
-                job.close()
+                self._end(job)
                 self._ending.append(job)
 
-    def _probe(self, new: Sequence[BlendJob], loading: PassageLoading) -> dict[str, Tensor]:
+    def _probe(self, new: Sequence[BlendJob], loading: Loading) -> dict[str, Tensor]:
         """Scores by request, on the host: the one point where it waits for the device."""
         probed = [job for job in new if job.needs_probe]
         if not probed:
             return {}
         with self._clock.passes(probed, "probe"):
-            scores = probe(self._model, [job.question_rows() for job in probed], before_layer=loading.layer)
+            scores = probe(self._model, [job.question_rows() for job in probed], before_layer=self._layer(new, loading))
         return {job.task.request_id: own.cpu() for job, own in zip(probed, scores, strict=True)}
 
-    def _repair(self, batch: Sequence[BlendJob], loading: PassageLoading) -> None:
+    def _repair(self, batch: Sequence[BlendJob], before_layer: BeforeLayer) -> None:
         room, parts = self._tokens_per_step, []
         for job in batch:
             assert job.todo is not None
@@ -136,9 +187,18 @@ class BlendQueue:
                 room -= len(parts[-1].positions)
         if parts:
             with self._clock.passes(batch, "repair"):
-                repair(self._model, parts, before_layer=loading.layer)
+                repair(self._model, parts, before_layer=before_layer)
 
-    def _lost(self, loading: PassageLoading) -> set[BlendJob]:
+    def _layer(self, new: Sequence[BlendJob], loading: Loading) -> BeforeLayer:
+        """Has a layer there when a pass reaches it; the time that it waits for it is the load's."""
+
+        def before_layer(layer: int) -> None:
+            with self._clock.wait(new, "load"):
+                loading.layer(layer)
+
+        return before_layer
+
+    def _lost(self, loading: Loading) -> set[BlendJob]:
         """Jobs of which a passage turned out, on some rank, not to be usable while passes already read it."""
         if not loading.passages:
             return set()
@@ -155,7 +215,7 @@ class BlendQueue:
         names = [job.task.request_id for job in batch]
         logger.error("A blend failed; its requests are prefilled: %s", names, exc_info=error)
         for job in batch:
-            job.close()
+            self._end(job)
             self._clock.forget(job)
             self._jobs.pop(job.task.request_id, None)
             self.failed[job.task.request_id] = f"the blend failed: {error}"

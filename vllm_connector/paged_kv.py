@@ -69,10 +69,11 @@ class PagedLayer:
         blocks = torch.as_tensor(block_ids, device=self._cache.device)[positions // self.block_size]
         kept = blocks != 0
         slots = (blocks * self.block_size + positions % self.block_size)[kept]
-        self._write_slots(slots, keys[kept], values[kept])
+        self.write_slots(self._cache, slots, keys[kept], values[kept])
 
-    def _write_slots(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        self.layer.impl.do_kv_cache_update(self.layer, keys.contiguous(), values.contiguous(), self._cache, slots)
+    def write_slots(self, cache: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of `cache`: the layer's own, or one like it."""
+        self.layer.impl.do_kv_cache_update(self.layer, keys.contiguous(), values.contiguous(), cache, slots)
 
     def _learn_order(self) -> tuple[Tensor, Tensor]:
         """Where in a flattened page each of [token, kv_head, head_dim] lies, for keys and for values."""
@@ -84,7 +85,7 @@ class PagedLayer:
         place = 1
         while place <= 2 * size:
             digits = (numbers // place % DIGIT).to(self._cache.dtype).to(self._cache.device)
-            self._write_slots(slots, digits[:size].view(shape), digits[size:].view(shape))
+            self.write_slots(self._cache, slots, digits[:size].view(shape), digits[size:].view(shape))
             found += self._cache[0].reshape(-1).cpu().float().round().long() * place
             place *= DIGIT
         self._cache[0].zero_()

@@ -20,13 +20,20 @@ class StepClock:
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._events: dict[str, list[tuple[Step, torch.cuda.Event, torch.cuda.Event]]] = {}
+        self._inner_ms = 0.0
+        """What was timed by itself within the step that is being timed, and does not count in it."""
 
     @contextmanager
     def host(self, jobs: Sequence[BlendJob], step: Step) -> Iterator[None]:
-        """Time what this thread does."""
+        """Time what this thread does, less what is timed by itself within."""
+        outer_ms, self._inner_ms = self._inner_ms, 0.0
         began = time.perf_counter()
-        yield
-        _add(jobs, step, (time.perf_counter() - began) * 1e3)
+        try:
+            yield
+        finally:
+            spent_ms = (time.perf_counter() - began) * 1e3
+            _add(jobs, step, spent_ms - self._inner_ms)
+            self._inner_ms = outer_ms + spent_ms
 
     @contextmanager
     def passes(self, jobs: Sequence[BlendJob], step: Step) -> Iterator[None]:
@@ -41,6 +48,15 @@ class StepClock:
         ended = stream.record_event(_timed_event())
         for job in jobs:
             self._events.setdefault(job.task.request_id, []).append((step, began, ended))
+
+    @contextmanager
+    def wait(self, jobs: Sequence[BlendJob], step: Step) -> Iterator[None]:
+        """Time what a pass waits for within it. On CUDA the device waits, and the pass's own time has it."""
+        if self._is_cuda:
+            yield
+            return
+        with self.host(jobs, step):
+            yield
 
     def is_over(self, job: BlendJob) -> bool:
         """Whether all that was timed of a job is done; its report is complete then."""

@@ -1,6 +1,8 @@
 """The connector in a vLLM worker: fills blended contexts, keeps encoded passages."""
 
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,14 +14,16 @@ from kvblend.core.settings import Settings
 from kvblend.store import PassageKVKey, Stager, TieredStore
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.blend_pages import BlendPages
-from kvblend.vllm_connector.blend_queue import BlendQueue
-from kvblend.vllm_connector.dense_blend import DenseBlend
+from kvblend.vllm_connector.blend_queue import BeginLoading, BlendQueue
 from kvblend.vllm_connector.encode_job import EncodeJob
 from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.engine_model import EngineModel
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
+from kvblend.vllm_connector.host_blend import HostBlend, HostBlendLoading
 from kvblend.vllm_connector.host_copy import HostCopy
+from kvblend.vllm_connector.host_loading import loading_threads
+from kvblend.vllm_connector.host_pages import HostPages
 from kvblend.vllm_connector.kv_groups import keeps_blocks
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.model_loader import loaded_model
@@ -43,9 +47,8 @@ class WorkerHalf:
         self._config, self._cache_config, self._settings = vllm_config, kv_cache_config, settings
         self._fingerprint = model_fingerprint(vllm_config.model_config)
         self._encodes: dict[str, EncodeJob] = {}
-        self._store: TieredStore | None = None
-        self._pages: BlendPages | None = None
-        self._stager: Stager | None = None
+        self._job: Callable[[BlendTask], BlendJob]
+        self._closing = ExitStack()
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """Bind the model and its paged caches, and open the store.
@@ -58,21 +61,36 @@ class WorkerHalf:
         self.caches = EngineCaches(_layers(names, context, self._cache_config))
         self.model = EngineModel(loaded_model(), names, self._config)
         self._heads = head_ranges(self._config)[get_tensor_model_parallel_rank()]
-        if self.caches.groups is None:
-            self._store = TieredStore.from_settings(self._settings)
-        else:
-            self._store = TieredStore.from_settings(self._settings, self.caches.device)
-            self._pages = BlendPages(self.caches, self.model.specs, self.model.rotary_tables)
-            self._stager = Stager(self.caches.device, gpu=self._store.gpu)
+        uses_kernels = self.caches.groups is not None
+        self._store = TieredStore.from_settings(self._settings, self.caches.device if uses_kernels else None)
+        self._closing.callback(self._store.close)
+        loading = self._use_kernels(self._store) if uses_kernels else self._use_engine()
         self._writer = PassageWriter(self._store)
+        self._closing.callback(self._writer.close)
         self.queue = BlendQueue(
             self.model,
             PassageSource(self._store, self._fingerprint, self._heads),
             StepClock(self.caches.device),
-            stager=self._stager,
+            loading=loading,
             tokens_per_step=self._settings.repair_tokens_per_step,
             agree=self._agree,
         )
+
+    def _use_kernels(self, store: TieredStore) -> BeginLoading:
+        """Blend by our kernels."""
+        pages = BlendPages(self.caches, self.model.specs, self.model.rotary_tables)
+        stager = Stager(self.caches.device, gpu=store.gpu)
+        self._closing.callback(stager.close)
+        self._job = lambda task: PagedBlend(task, self.caches, pages)
+        return lambda jobs: PassageLoading(jobs, stager)
+
+    def _use_engine(self) -> BeginLoading:
+        """Blend by the engine's own attention, and plain PyTorch."""
+        specs = [group.kv_cache_spec for group in self._cache_config.kv_cache_groups]
+        pages = HostPages(self.caches.layers, self.model.specs, specs, self._config)
+        threads = self._closing.enter_context(loading_threads())
+        self._job = lambda task: HostBlend(task, self.caches, pages, self.model, threads)
+        return HostBlendLoading
 
     def load(self, metadata: StepMetadata) -> None:
         """Take up new blends and do one step's share of the work."""
@@ -117,17 +135,7 @@ class WorkerHalf:
         return results if results.reports or results.failed or results.encoded else None
 
     def shutdown(self) -> None:
-        if self._store is None:
-            return
-        self._writer.close()
-        if self._stager is not None:
-            self._stager.close()
-        self._store.close()
-
-    def _job(self, task: BlendTask) -> BlendJob:
-        if self._pages is None:
-            return DenseBlend(task, self.caches, self.model)
-        return PagedBlend(task, self.caches, self._pages)
+        self._closing.close()
 
     def _agree(self, here: list[bool]) -> list[bool]:
         """What holds on every rank."""
