@@ -25,7 +25,7 @@ bench_app.command()(needle)
 bench_app.command()(kernels)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
-DType = Annotated[str, typer.Option(help="vLLM's dtype; a CPU without bf16 units is several times faster in float32.")]
+DType = Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, that of `kvblend serve` here.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -34,7 +34,7 @@ def ttft(
     model: Model = "demo",
     context_tokens: Annotated[list[int] | None, typer.Option(min=500, help="Lengths; 1000, 3000 and 6000.")] = None,
     repeats: Annotated[int, typer.Option(min=1, max=50, help="Timed runs of each mode.")] = 3,
-    dtype: DType = "float32",
+    dtype: DType = None,
     as_json: AsJSON = False,
 ) -> None:
     """Time to first token: full prefill, prefix cache on reordered passages, full reuse, and blends."""
@@ -52,7 +52,7 @@ def kl(
     num_passages: Annotated[int, typer.Option(min=1, max=64)] = 5,
     passage_tokens: Annotated[int, typer.Option(min=32, max=2048)] = 220,
     ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Ratios; 0, 0.05, 0.15 and 0.3.")] = None,
-    dtype: DType = "float32",
+    dtype: DType = None,
     as_json: AsJSON = False,
 ) -> None:
     """Divergence from full prefill through the connector, by recompute ratio."""
@@ -78,7 +78,7 @@ def ingest(
     model: Model = "demo",
     num_passages: Annotated[int, typer.Option(min=4, max=128)] = 24,
     passage_tokens: Annotated[int, typer.Option(min=32, max=2048)] = 500,
-    dtype: DType = "float32",
+    dtype: DType = None,
     as_json: AsJSON = False,
 ) -> None:
     """Passages encoded and stored, in tokens a second, beside vLLM's prefill of the same passages."""
@@ -97,7 +97,7 @@ def itl(
     model: Model = "demo",
     context_tokens: Annotated[int, typer.Option(min=500)] = 1000,
     pairs: Annotated[int, typer.Option(min=1, max=100)] = 5,
-    dtype: DType = "float32",
+    dtype: DType = None,
     as_json: AsJSON = False,
 ) -> None:
     """Decode gaps of a blended request beside those of the same request plain."""

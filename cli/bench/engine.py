@@ -10,6 +10,10 @@ from typing import Any, Self
 
 import torch
 
+from kvblend.api.prompt import DEFAULT_PREAMBLE
+from kvblend.cli.bench.prompts import BenchPrompts
+from kvblend.cli.bench.served_dtype import served_dtype
+from kvblend.cli.bench.vllm_environment import set_vllm_environment
 from kvblend.core.identity import token_hash
 
 __all__ = ["ENCODE_CONTEXT_TOKENS", "BenchEngine"]
@@ -19,18 +23,20 @@ ENCODE_CONTEXT_TOKENS = 256
 
 
 class BenchEngine:
-    """A context manager: vLLM starts on entry; its passage KV goes on exit. One a process."""
+    """A context manager: vLLM starts on entry; its passage KV goes on exit. One a process.
 
-    def __init__(self, model: str, *, dtype: str, max_model_len: int, preamble: str) -> None:
+    `dtype` is vLLM's name of one; None is what `kvblend serve` would choose on this machine.
+    """
+
+    def __init__(
+        self, model: str, *, dtype: str | None, max_model_len: int, instruction: str = DEFAULT_PREAMBLE
+    ) -> None:
         self._model, self._dtype, self._max_model_len = model, dtype, max_model_len
-        self._preamble_text = preamble
+        self._instruction = instruction
         self.encode_context: list[int] = []
 
     def __enter__(self) -> Self:
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is the result's alone
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+        set_vllm_environment()
         from vllm import LLM
 
         from kvblend.cli.bench.forced_answer import ForcedAnswer
@@ -44,7 +50,7 @@ class BenchEngine:
         settings["repair_tokens_per_step"] = 4096
         self.llm = LLM(
             self._model,
-            dtype=self._dtype,
+            dtype=served_dtype(self._model, self._dtype),
             max_model_len=self._max_model_len,
             max_num_batched_tokens=max(2048, self._max_model_len),
             enforce_eager=True,
@@ -60,7 +66,7 @@ class BenchEngine:
             },
         )
         self.tokenizer = self.llm.get_tokenizer()
-        self.preamble = self.ids(self._preamble_text)
+        self.prompts = BenchPrompts(self.tokenizer, self._instruction)
         return self
 
     def __exit__(
@@ -79,17 +85,33 @@ class BenchEngine:
     @property
     def machine(self) -> dict[str, Any]:
         threads = torch.get_num_threads()
-        return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "dtype": self._dtype}
+        return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "dtype": self.dtype}
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a part of a prompt, tokenized alone."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+    @property
+    def dtype(self) -> str:
+        """What the model runs in, as torch names it."""
+        return str(self._config.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model and its paged KV are."""
+        return torch.device(self._config.device_config.device)
+
+    @property
+    def kv_token_bytes(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        model, parallel = self._config.model_config, self._config.parallel_config
+        num_values: int = 2 * model.get_num_layers(parallel) * model.get_num_kv_heads(parallel) * model.get_head_size()
+        return num_values * model.dtype.itemsize
+
+    @property
+    def _config(self) -> Any:
+        return self.llm.llm_engine.vllm_config
 
     def warm(self, passage: list[int]) -> None:
         """Make the encode context: preamble and start of a passage that is in no prompt. Stores the preamble's KV."""
-        self.encode_context = self.preamble + passage[: ENCODE_CONTEXT_TOKENS - len(self.preamble)]
-        self.generate(self.preamble, order={"encode": {"start": 0, "end": len(self.preamble)}})
+        self.encode_context = self.prompts.preamble + passage[: ENCODE_CONTEXT_TOKENS - len(self.prompts.preamble)]
+        self.generate(self.prompts.preamble, order={"encode": {"start": 0, "end": len(self.prompts.preamble)}})
 
     def encode(self, passage: list[int]) -> None:
         """Store a passage's KV behind the encode context."""
@@ -97,16 +119,13 @@ class BenchEngine:
 
     def encode_request(self, passage: list[int], *, warm: bool = True) -> tuple[list[int], dict[str, Any]]:
         """The prompt and the order that store a passage's KV; behind the preamble alone where not `warm`."""
-        context = self.encode_context if warm else self.preamble
+        context = self.encode_context if warm else self.prompts.preamble
         return context + passage, {"encode": {"start": len(context), "end": len(context) + len(passage)}}
-
-    def prompt(self, passages: list[list[int]], question: list[int]) -> list[int]:
-        return self.preamble + [token for passage in passages for token in passage] + question
 
     def plan(self, passages: list[list[int]], ratio: float) -> dict[str, Any]:
         """The order that blends these passages behind the preamble."""
         context = token_hash(self.encode_context)
-        spans: list[dict[str, Any]] = [{"kind": "exact", "num_tokens": len(self.preamble)}]
+        spans: list[dict[str, Any]] = [{"kind": "exact", "num_tokens": len(self.prompts.preamble)}]
         spans += [{"kind": "passage", "num_tokens": len(p), "encode_context": context} for p in passages]
         return {"blend": {"spans": spans, "recompute_ratio": ratio}}
 

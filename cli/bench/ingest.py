@@ -11,14 +11,15 @@ from rich.progress import Progress
 
 from kvblend.cli.bench.engine import BenchEngine
 from kvblend.cli.bench.passages import bench_passages
-from kvblend.cli.bench.ttft import PREAMBLE
 
 __all__ = ["ingest_bench"]
 
 BATCH = 4
 
 
-def ingest_bench(model: str, *, num_passages: int, passage_tokens: int, dtype: str, console: Console) -> dict[str, Any]:
+def ingest_bench(
+    model: str, *, num_passages: int, passage_tokens: int, dtype: str | None, console: Console
+) -> dict[str, Any]:
     """Passage tokens a second, KV stored, and of a plain prefill, by turns on the same passages, four in flight.
 
     The encode context is in vLLM's prefix cache, as it is while an ingest runs; the passages are not. Returns {machine,
@@ -28,7 +29,7 @@ def ingest_bench(model: str, *, num_passages: int, passage_tokens: int, dtype: s
     """
     with (
         Progress(console=console) as progress,
-        BenchEngine(model, dtype=dtype, max_model_len=passage_tokens + 1024, preamble=PREAMBLE) as engine,
+        BenchEngine(model, dtype=dtype, max_model_len=passage_tokens + 1024) as engine,
     ):
         passages = bench_passages(engine.tokenizer, num_passages=num_passages + 2, passage_tokens=passage_tokens)
         engine.warm(passages[0])

@@ -11,14 +11,14 @@ from rich.progress import Progress
 
 from kvblend.cli.bench.engine import BenchEngine
 from kvblend.cli.bench.passages import bench_passages
-from kvblend.cli.bench.ttft import PREAMBLE, QUESTION
+from kvblend.cli.bench.ttft import QUESTION
 
 __all__ = ["itl_bench"]
 
 DECODED = 64
 
 
-def itl_bench(model: str, *, context_tokens: int, pairs: int, dtype: str, console: Console) -> dict[str, Any]:
+def itl_bench(model: str, *, context_tokens: int, pairs: int, dtype: str | None, console: Console) -> dict[str, Any]:
     """Median gap between tokens, blended and plain by turns, over 64 tokens forced to be the same.
 
     Returns {machine, versions, results}, one row: {context_tokens, plain_itl_ms, blended_itl_ms, ratio}, the ratio the
@@ -26,13 +26,13 @@ def itl_bench(model: str, *, context_tokens: int, pairs: int, dtype: str, consol
     """
     with (
         Progress(console=console) as progress,
-        BenchEngine(model, dtype=dtype, max_model_len=context_tokens + 1024, preamble=PREAMBLE) as engine,
+        BenchEngine(model, dtype=dtype, max_model_len=context_tokens + 1024) as engine,
     ):
         passages = bench_passages(engine.tokenizer, num_passages=context_tokens // 500 + 1, passage_tokens=500)
         engine.warm(passages[0])
         for passage in passages[1:]:
             engine.encode(passage)
-        prompt = engine.prompt(passages[1:], engine.ids(QUESTION))
+        prompt = engine.prompts.prompt(passages[1:], engine.prompts.question(QUESTION))
         order = engine.plan(passages[1:], 0.15)
         answer = list(engine.generate(prompt, max_tokens=DECODED).outputs[0].token_ids)
         plain, blended = [], []

@@ -9,15 +9,11 @@ from rich.progress import Progress
 
 from kvblend.cli.bench.divergence import mean_kl
 from kvblend.cli.bench.engine import BenchEngine
-from kvblend.cli.bench.question_set import load_questions
+from kvblend.cli.bench.question_set import SHORT_ANSWER, load_questions
 
 __all__ = ["kl_bench"]
 
 ANSWER_TOKENS = 16
-PREAMBLE = (
-    "<|im_start|>system\nAnswer the question using the passages. Answer within 5 words.<|im_end|>\n"
-    "<|im_start|>user\nPassages:\n"
-)
 
 
 def kl_bench(
@@ -28,7 +24,7 @@ def kl_bench(
     num_passages: int,
     passage_tokens: int,
     ratios: list[float],
-    dtype: str,
+    dtype: str | None,
     console: Console,
 ) -> dict[str, Any]:
     """Mean KL over the first 16 answer tokens, by recompute ratio, of the first questions of a file.
@@ -42,16 +38,14 @@ def kl_bench(
     scores: dict[float, list[tuple[float, float]]] = {ratio: [] for ratio in ratios}
     with (
         Progress(console=console) as progress,
-        BenchEngine(model, dtype=dtype, max_model_len=longest, preamble=PREAMBLE) as engine,
+        BenchEngine(model, dtype=dtype, max_model_len=longest, instruction=SHORT_ANSWER) as engine,
     ):
-        separator = engine.ids("\n\n")
-        engine.warm(engine.ids(examples[-1].passages[0])[:passage_tokens] + separator)
+        engine.warm(engine.prompts.passage(examples[-1].passages[0], passage_tokens))
         for example in progress.track(examples[:num_questions], description="questions"):
-            passages = [engine.ids(text)[:passage_tokens] + separator for text in example.passages[:num_passages]]
+            passages = [engine.prompts.passage(text, passage_tokens) for text in example.passages[:num_passages]]
             for passage in passages:
                 engine.encode(passage)
-            tail = engine.ids(f"Question: {example.question}<|im_end|>\n<|im_start|>assistant\n")
-            prompt = engine.prompt(passages, tail)
+            prompt = engine.prompts.prompt(passages, engine.prompts.question(example.question))
             answer, reference = engine.answer_distributions(prompt, order=None, answer=None, num_tokens=ANSWER_TOKENS)
             for ratio in ratios:
                 order = engine.plan(passages, ratio)

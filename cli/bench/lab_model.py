@@ -11,10 +11,9 @@ from kvblend.api.prompt import PromptBuilder
 from kvblend.blend.hf import HuggingFaceModel
 from kvblend.cli.bench.quality_encodes import PromptParts
 from kvblend.cli.bench.quality_lab import ANSWER_TOKENS, QuestionLab, make_encoders
+from kvblend.cli.bench.question_set import SHORT_ANSWER
 
 __all__ = ["LabModel"]
-
-PREAMBLE = "Answer the question using the passages. Answer within 5 words."
 
 
 class LabModel:
@@ -40,7 +39,7 @@ class LabModel:
         answer_tokens: int = ANSWER_TOKENS,
     ) -> QuestionLab:
         """The lab of one question; `unrelated` and `related` are the texts of `PromptParts`' other passages."""
-        frame = self.prompts.frame([], question, preamble=PREAMBLE)
+        frame = self.prompts.frame([], question, preamble=SHORT_ANSWER)
         parts = PromptParts(
             preamble=frame.preamble_ids,
             passages=tuple(self._passage(text) for text in passages),

@@ -47,7 +47,9 @@ def needle(
     encode: Annotated[list[str] | None, typer.Option(help="What passages are encoded behind; repeatable.")] = None,
     selector: Annotated[list[str] | None, typer.Option(help="Repeatable; none, probe and cacheblend_v.")] = None,
     ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Ratios, repeatable; 0.15.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; where not given, that of `kvblend serve` here.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the rows here as JSON lines too.")] = None,
     state: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Measurements done, to go on from; beside the output.")
@@ -59,14 +61,17 @@ def needle(
     from kvblend.cli.bench.needle import NeedleSettings, needle_bench
     from kvblend.cli.bench.needle_cases import KINDS
     from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
+    from kvblend.cli.bench.served_dtype import served_dtype
     from kvblend.cli.models import resolve_model
 
     encodes, selectors, kinds = encode or ENCODES, selector or SELECTORS, kind or list(KINDS)
     require_known("--selector", selectors, LAB_SELECTORS)
     require_known("--encode", encodes, KNOWN_ENCODES)
     require_known("--kind", kinds, KINDS)
+    path = resolve_model(model)
+    dtype = served_dtype(path, dtype)
     rows = needle_bench(
-        resolve_model(model),
+        path,
         NeedleSettings(text=text, num_passages=num_passages, passage_tokens=passage_tokens, seed=seed, dtype=dtype),
         num_cases=num_cases,
         kinds=kinds,

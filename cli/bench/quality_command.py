@@ -47,7 +47,9 @@ def quality(
         typer.Option(metavar="ENCODE/SELECTOR", help="Just these pairs, not every encode with every selector."),
     ] = None,
     ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Recompute ratios; repeatable.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; where not given, that of `kvblend serve` here.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the rows here as JSON lines too.")] = None,
     state: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Measurements done, to go on from; beside the output.")
@@ -60,6 +62,7 @@ def quality(
     from kvblend.cli.bench.quality import QualitySettings, quality_bench
     from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
     from kvblend.cli.bench.quality_plot import quality_plot
+    from kvblend.cli.bench.served_dtype import served_dtype
     from kvblend.cli.models import resolve_model
 
     if method and (encode or selector):
@@ -68,8 +71,10 @@ def quality(
     methods = [_pair(text) for text in method] if method else list(product(encode or ENCODES, selectors))
     require_known("--method" if method else "--encode", {encode for encode, _ in methods}, KNOWN_ENCODES)
     require_known("--method" if method else "--selector", {selector for _, selector in methods}, LAB_SELECTORS)
+    path = resolve_model(model)
+    dtype = served_dtype(path, dtype)
     rows = quality_bench(
-        resolve_model(model),
+        path,
         QualitySettings(
             questions=questions, num_passages=num_passages, passage_tokens=passage_tokens, half=half, dtype=dtype
         ),

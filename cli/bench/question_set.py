@@ -9,9 +9,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kvblend.core.errors import InvalidRequestError
 
-__all__ = ["Half", "Question", "load_questions", "take_half"]
+__all__ = ["SHORT_ANSWER", "Half", "Question", "load_questions", "take_half"]
 
 Half = Literal["first", "second", "all"]
+SHORT_ANSWER = "Answer the question using the passages. Answer within 5 words."
+"""The instruction with which a set's questions are asked: their gold answers are short."""
 OWN_CONTEXTS = 7
 EARLY = 4
 """Where what is needed stands: among the first passages, so that it is in a prompt of five."""
