@@ -151,9 +151,7 @@ def _seen(spec: AttentionSpec, positions: Tensor, k_positions: Tensor) -> tuple[
     return first, None if bool(mask.all()) else mask
 
 
-def _flash(
-    spec: AttentionSpec, folded: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _flash(spec: AttentionSpec, folded: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attention and the log of its weights' sum, fp32 `[kv_heads, rows]`, of folded queries over `[kv_heads, n, dim]`.
 
     A query that sees no key has -inf for the latter, and what it attends to is 0.

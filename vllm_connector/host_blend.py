@@ -110,8 +110,7 @@ class HostBlend(BlendJob):
         return LoadedSpan(file, span.start - file.header.capture_position, skipped, first_row)
 
     def _read_hit(self, layer: int) -> tuple[Tensor, Tensor]:
-        own = self._pages.layers[layer]
-        return own.read(self.task.block_ids[own.group], 0, self.task.start)
+        return self._pages.read(layer, self.context.tables[self._pages.groups[layer]], self.task.start)
 
 
 class HostBlendLoading:

@@ -140,7 +140,7 @@ class HostLoading:
 
 
 def loading_threads() -> ThreadPoolExecutor:
-    """Threads for `HostLoading`. Each computes by itself: a team of OpenMP threads in each would only fight for cores."""
+    """Threads for `HostLoading`, each of which computes by itself: teams of OpenMP threads would only fight for cores."""
     # vLLM lets `torch.set_num_threads` do nothing, so that nobody changes the engine's thread; these are ours
     alone = torch._C.set_num_threads
     return ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="kvblend-load", initializer=alone, initargs=(1,))

@@ -1,4 +1,4 @@
-"""The pages that blends on a CPU work on: the engine's own, and others for layers whose blocks the engine frees early."""
+"""The pages that blends on a CPU work on: the engine's own, and others for layers whose blocks it frees early."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +53,10 @@ class HostPages:
         own: Tensor = self.layers[layer].layer.kv_cache
         return self._scratch.get(layer, own)
 
+    def read(self, layer: int, table: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context's tokens below `end`, `[end, kv_heads, head_dim]`; `table`: its group's."""
+        return self.layers[layer].read_pages(self.cache(layer), table, 0, end)
+
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of the layer's `cache`."""
         self.layers[layer].write_slots(self.cache(layer), slots, keys, values)
@@ -90,7 +94,7 @@ class HostPages:
             self._scratch[layer][ours] = self.layers[layer].layer.kv_cache[theirs]
 
     def copy_back(self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], start: int) -> None:
-        """Copy the pages from that of token `start` on, a page's first, to those of the engine that it has not freed."""
+        """Copy the pages from that of token `start`, a page's first, to those of the engine that it has not freed."""
         assert not scratch or start % self._page_size == 0, f"token {start} is not the first of a page"
         for layer, ours, theirs in self._both(block_ids, scratch, start // self._page_size):
             self.layers[layer].layer.kv_cache[theirs] = self._scratch[layer][ours]

@@ -54,13 +54,17 @@ class PagedLayer:
 
     def read(self, block_ids: Sequence[int], start: int, end: int) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens `[start, end)`, `[end - start, kv_heads, head_dim]` each; null blocks too."""
+        return self.read_pages(self._cache, self.pages(block_ids), start, end)
+
+    def read_pages(self, cache: Tensor, pages: Sequence[int] | Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """As `read`, of a request whose pages in `cache`, the layer's own or one like it, are `pages`."""
         first = start // self.page_size
-        wanted = self.pages(block_ids)[first : -(-end // self.page_size)]
-        pages = self._cache[torch.as_tensor(wanted, device=self._cache.device)].reshape(len(wanted), -1)
+        wanted = torch.as_tensor(pages[first : -(-end // self.page_size)], device=cache.device)
+        read = cache[wanted].reshape(len(wanted), -1)
         skipped = start - first * self.page_size
         shape = (-1, self.num_kv_heads, self.head_dim)
-        keys = pages[:, self._key_order].view(shape)[skipped : skipped + end - start]
-        values = pages[:, self._value_order].view(shape)[skipped : skipped + end - start]
+        keys = read[:, self._key_order].view(shape)[skipped : skipped + end - start]
+        values = read[:, self._value_order].view(shape)[skipped : skipped + end - start]
         return keys, values
 
     def write(self, block_ids: Sequence[int], start: int, keys: Tensor, values: Tensor) -> None:
@@ -72,7 +76,7 @@ class PagedLayer:
         self.write_slots(self._cache, slots, keys[kept], values[kept])
 
     def write_slots(self, cache: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of `cache`: the layer's own, or one like it."""
+        """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of `cache`, the layer's own or one like it."""
         self.layer.impl.do_kv_cache_update(self.layer, keys.contiguous(), values.contiguous(), cache, slots)
 
     def _learn_order(self) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Self
 
 from kvblend.blend.paged import PassageLoad, PlacedPassage
 from kvblend.store import OpenPassageKV, Stager, TieredStore
+from kvblend.vllm_connector.blend_job import BlendJob
 from kvblend.vllm_connector.paged_blend import PagedBlend
 
 __all__ = ["PassageLoading"]
@@ -23,22 +24,24 @@ class PassageLoading:
     than the model's rotary table reaches.
     """
 
-    def __init__(self, jobs: Sequence[PagedBlend], stager: Stager | None) -> None:
-        self.passages: list[tuple[PagedBlend, int]] = []
+    def __init__(self, jobs: Sequence[PagedBlend], stager: Stager) -> None:
+        self.passages: list[tuple[BlendJob, int]] = []
         """(job, which of its spans), of those that are there."""
         self._num_loaded = 0
         files = list[OpenPassageKV]()
+        placed: list[tuple[PagedBlend, int]] = []
         for job in jobs:
             for index, file in enumerate(job.files):
                 if file is not None:
-                    self.passages.append((job, index))
+                    placed.append((job, index))
                     files.append(file)
+        self.passages += placed
         self._staging = None
-        if stager is None or not files:
+        if not files:
             return
         self._staging = stager.stage(files)
         try:
-            self._load = PassageLoad([self._placed(place) for place in range(len(files))])
+            self._load = PassageLoad([self._placed(place, *passage) for place, passage in enumerate(placed)])
         except BaseException:
             self._staging.close()
             raise
@@ -84,9 +87,9 @@ class PassageLoading:
         if self._staging is not None:
             self._staging.close()
 
-    def _placed(self, place: int) -> PlacedPassage:
+    def _placed(self, place: int, job: PagedBlend, index: int) -> PlacedPassage:
         assert self._staging is not None
-        (job, index), staged = self.passages[place], self._staging.passages[place]
+        staged = self._staging.passages[place]
         span, position = job.spans[index], self._staging.files[place].header.capture_position
         return PlacedPassage(
             staged,

@@ -29,6 +29,7 @@ from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata,
 from kvblend.vllm_connector.model_loader import loaded_model
 from kvblend.vllm_connector.paged_blend import PagedBlend
 from kvblend.vllm_connector.paged_kv import PagedLayer
+from kvblend.vllm_connector.passage_loading import PassageLoading
 from kvblend.vllm_connector.passage_writer import PassageWriter
 from kvblend.vllm_connector.step_clock import StepClock
 from kvblend.vllm_connector.support import check_layers

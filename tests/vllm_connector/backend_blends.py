@@ -18,13 +18,14 @@ from kvblend.vllm_connector import engine_caches
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.blend_pages import BlendPages
 from kvblend.vllm_connector.blend_queue import BlendQueue
-from kvblend.vllm_connector.dense_blend import DenseBlend
 from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.metadata import BlendTask
 from kvblend.vllm_connector.paged_blend import PagedBlend
 from kvblend.vllm_connector.paged_kv import PagedLayer
+from kvblend.vllm_connector.passage_loading import PassageLoading
 from kvblend.vllm_connector.step_clock import StepClock
 from tests.vllm_connector.backend_caches import allocate_layers
+from tests.vllm_connector.dense_blend import DenseBlend, NoLoading
 
 __all__ = ["BLOCK", "Engine", "Library", "tokens"]
 
@@ -120,11 +121,12 @@ class Engine:
                 ]
             )
         self._pages = BlendPages(self.caches, model.specs, model.rotary_tables) if paged else None
+        stager = Stager("cpu", gpu=library.source.store.gpu, window_bytes=1 << 16)
         self.queue = BlendQueue(
             model,
             library.source,
             StepClock(self.caches.device),
-            stager=Stager("cpu", gpu=library.source.store.gpu, window_bytes=1 << 16) if paged else None,
+            loading=(lambda jobs: PassageLoading(jobs, stager)) if paged else NoLoading,
             tokens_per_step=tokens_per_step,
             agree=lambda here: here,
         )

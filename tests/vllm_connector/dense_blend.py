@@ -1,18 +1,20 @@
-"""A blend on a dense copy of its context, in plain PyTorch: where there is no GPU."""
+"""A blend on a dense copy of its context, in plain PyTorch: what the others are held to."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kvblend.blend import AttentionSpec, DenseContextKV
 from kvblend.core.errors import CorruptPassageKVError
+from kvblend.store import TieredStore
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.metadata import BlendTask
 
-__all__ = ["DenseBlend"]
+__all__ = ["DenseBlend", "NoLoading"]
 
 
 class MovableKV(Protocol):
@@ -63,3 +65,25 @@ class DenseBlend(BlendJob):
         skipped = self.skipped(span)
         self.context.data[:, :, span.start + skipped : span.end] = kv[:, :, skipped:]
         return True
+
+
+class NoLoading(nullcontext[Any]):
+    """That of jobs whose `load` has brought in everything."""
+
+    is_complete = True
+
+    def __init__(self, jobs: Sequence[BlendJob]) -> None:
+        super().__init__(self)
+        self.passages: list[tuple[BlendJob, int]] = []
+
+    def layer(self, layer: int) -> None:
+        """All layers are there."""
+
+    def complete(self) -> None:
+        """All layers are there."""
+
+    def failures(self) -> dict[int, str]:
+        return {}
+
+    def keep(self, store: TieredStore) -> None:
+        """What was corrupt was put aside at once."""

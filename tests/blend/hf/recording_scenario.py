@@ -12,14 +12,14 @@ import torch
 
 from kvblend.vllm_connector import worker_half
 from kvblend.vllm_connector.blend_job import PassageSource
-from kvblend.vllm_connector.dense_blend import DenseBlend
+from kvblend.vllm_connector.host_blend import HostBlend
 
 SCENARIO = runpy.run_path(str(Path(__file__).parents[2] / "vllm_connector" / "scenario.py"))
 
 recorded: dict[str, Any] = {}
 
 
-class RecordingJob(DenseBlend):
+class RecordingJob(HostBlend):
     """A blend that can be looked into."""
 
     def load(self, source: PassageSource) -> list[bool]:
@@ -32,13 +32,15 @@ class RecordingJob(DenseBlend):
         recorded["selected"] = self.todo.clone()
 
     def finish(self) -> None:
-        recorded["context"] = self.context.data.clone()
+        pages, tables = self.context.pages, self.context.tables
+        layers = [pages.read(index, tables[group], self.num_tokens) for index, group in enumerate(pages.groups)]
+        recorded["context"] = torch.stack([torch.stack(layer) for layer in layers])
         super().finish()
 
 
 def main() -> None:
     model, store, ratio, output = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-    vars(worker_half)["DenseBlend"] = RecordingJob
+    vars(worker_half)["HostBlend"] = RecordingJob
     engine, prompts = SCENARIO["Engine"](model, store, {}), SCENARIO["Prompts"]()
     engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
     (answer,) = engine.run([(prompts.prompt, {"blend": prompts.plan(ratio)})])
