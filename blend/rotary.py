@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvblend.blend.host_kernels import has_host_kernels, rotate, vectors
+
 __all__ = ["RotaryTable", "rerotate", "rerotate_into", "rerotate_layers", "rotation_tolerance"]
 
 
@@ -30,6 +32,14 @@ class RotaryTable:
         cos, sin = cos_sin.float().chunk(2, dim=-1)
         magnitude = cos[:1]
         return cls((cos / magnitude).contiguous(), (sin / magnitude).contiguous(), interleaved)
+
+    def angles(self, delta: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, fp32 `[rotary_dim / 2]`, of moving a key by `delta` positions, of any sign.
+
+        Raises IndexError where |delta| is beyond the table.
+        """
+        cos, sin = self.cos[abs(delta)], self.sin[abs(delta)]
+        return cos, sin if delta >= 0 else -sin
 
     def pairs(self, turned: Tensor) -> tuple[Tensor, Tensor]:
         """The two halves of each pair in `[..., rotary_dim]`: views `[..., rotary_dim / 2]`."""
@@ -52,9 +62,10 @@ def rerotate_into(keys: Tensor, table: RotaryTable, *, delta: int, out: Tensor) 
     """As `rerotate`, to `out`, which is like `keys` and shares no memory with it; returns `out`."""
     if delta == 0:
         return out.copy_(keys)
-    cos, sin = table.cos[abs(delta)], table.sin[abs(delta)]
-    if delta < 0:
-        sin = -sin
+    cos, sin = table.angles(delta)
+    if has_host_kernels(keys) and has_host_kernels(out):
+        rotate(vectors(keys), cos, sin, interleaved=table.interleaved, target=vectors(out))
+        return out
     rotary_dim = 2 * cos.shape[-1]
     turned = keys[..., :rotary_dim].float()
     result = torch.empty_like(turned)

@@ -1,7 +1,6 @@
 """A blend in the request's own blocks, by the engine's own attention: where there is no GPU."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -13,7 +12,7 @@ from kvblend.store import TieredStore
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.host_context import HostContext
-from kvblend.vllm_connector.host_loading import HostLoading, LoadedSpan
+from kvblend.vllm_connector.host_loading import HostLoading, LoadedSpan, LoadingThreads
 from kvblend.vllm_connector.host_pages import HostPages
 from kvblend.vllm_connector.metadata import BlendTask
 
@@ -39,10 +38,10 @@ class HostBlend(BlendJob):
         caches: EngineCaches,
         pages: HostPages,
         model: RotaryModel,
-        executor: ThreadPoolExecutor,
+        threads: LoadingThreads,
     ) -> None:
         super().__init__(task, caches)
-        self._pages, self._tables, self._executor = pages, model.rotary_tables, executor
+        self._pages, self._tables, self._threads = pages, model.rotary_tables, threads
         self._scratch: list[int] | None = None
         self.loading: HostLoading | None = None
         self.loaded_spans: list[int] = []
@@ -75,14 +74,14 @@ class HostBlend(BlendJob):
             if group not in self._pages.scratched:
                 slots[group][positions < self.task.start] = -1  # blocks of a local hit, which others share
         self.loading = self.context.source = HostLoading(
-            self._executor,
+            self._threads,
             self._pages,
             self._tables,
             [self._loaded_span(index, positions) for index in self.loaded_spans],
             slots,
             hit=self.task.start,
             read_hit=self._read_hit,
-            with_norms=self.needs_probe,
+            for_probe=self.needs_probe,
         )
 
     def finish(self) -> None:

@@ -22,7 +22,7 @@ from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.host_blend import HostBlend, HostBlendLoading
 from kvblend.vllm_connector.host_copy import HostCopy
-from kvblend.vllm_connector.host_loading import loading_threads
+from kvblend.vllm_connector.host_loading import LoadingThreads
 from kvblend.vllm_connector.host_pages import HostPages
 from kvblend.vllm_connector.kv_groups import keeps_blocks
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
@@ -89,7 +89,8 @@ class WorkerHalf:
         """Blend by the engine's own attention, and plain PyTorch."""
         specs = [group.kv_cache_spec for group in self._cache_config.kv_cache_groups]
         pages = HostPages(self.caches.layers, self.model.specs, specs, self._config)
-        threads = self._closing.enter_context(loading_threads())
+        threads = LoadingThreads()
+        self._closing.callback(threads.close)
         self._job = lambda task: HostBlend(task, self.caches, pages, self.model, threads)
         return HostBlendLoading
 
