@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from kvblend.cli.bench.kernels import kernels
 from kvblend.cli.bench.needle_command import needle
@@ -37,11 +38,16 @@ def ttft(
     dtype: DType = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Time to first token: full prefill, prefix cache on reordered passages, full reuse, and blends."""
+    """Time to first token: full prefill, prefix cache on reordered passages, full reuse, and blends by step."""
     from kvblend.cli.bench.ttft import ttft_bench
+    from kvblend.cli.bench.ttft_table import ttft_table
 
     lengths = context_tokens or [1000, 3000, 6000]
-    _run(model, lambda path, console: ttft_bench(path, lengths, dtype=dtype, repeats=repeats, console=console), as_json)
+
+    def bench(path: str, console: Console) -> dict[str, Any]:
+        return ttft_bench(path, lengths, dtype=dtype, repeats=repeats, console=console)
+
+    _run(model, bench, as_json, table=ttft_table)
 
 
 @bench_app.command()
@@ -109,7 +115,13 @@ def itl(
     _run(model, bench, as_json)
 
 
-def _run(model: str, bench: Callable[[str, Console], dict[str, Any]], as_json: bool) -> None:
+def _run(
+    model: str,
+    bench: Callable[[str, Console], dict[str, Any]],
+    as_json: bool,
+    *,
+    table: Callable[[dict[str, Any]], Table] = result_table,
+) -> None:
     from kvblend.cli.models import resolve_model
 
     result = bench(resolve_model(model), Console(stderr=True))
@@ -117,4 +129,4 @@ def _run(model: str, bench: Callable[[str, Console], dict[str, Any]], as_json: b
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
     else:
-        Console().print(result_table(result))
+        Console().print(table(result))

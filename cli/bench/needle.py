@@ -55,7 +55,8 @@ def needle_bench(
     """Measure every method on those of the cases that are of `kinds`; resumable, with more too, by `state_path`.
 
     Returns for each method rows {selector, encode, recompute_ratio, kind, flops_ratio, num_cases, same_answer,
-    same_answer_ci95, same_facts, same_facts_ci95, correct, correct_ci95, num_answered, kept, agreement, kl, kl_ci95},
+    same_answer_ci95, same_facts, same_facts_ci95, correct, correct_ci95, kl, kl_ci95, num_answered, kept, agreement,
+    dtype},
     for each kind of case and for `all`; full prefill's come first. `same_answer`: share of greedy answers whose first
     sentence has full prefill's words; `same_facts`: that name the same of the planted codes; `correct`: that name what
     was asked for and no other; `kept`: correct ones among the `num_answered` that full prefill answers correctly.
@@ -71,7 +72,8 @@ def needle_bench(
         for index, case in cases.items():
             for _ in measure_question(index, keys, state, partial(_lab, model, case, generated.unrelated)):
                 progress.advance(task)
-    return list(_rows(list(cases.values()), all_measured(state, keys, questions=list(cases))))
+    rows = _rows(list(cases.values()), all_measured(state, keys, questions=list(cases)))
+    return [row | {"dtype": settings.dtype} for row in rows]
 
 
 def _cases(model: LabModel, settings: NeedleSettings) -> NeedleCases:

@@ -87,4 +87,4 @@ def needle(
     if as_json:
         sys.stdout.write(lines)
     else:
-        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_cases']} cases"))
+        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_cases']} cases, {dtype}"))

@@ -49,8 +49,8 @@ def quality_bench(
     """Measure `methods`, (encode, selector), at every ratio on the questions; resumable where `state_path` is given.
 
     Returns rows {selector, encode, recompute_ratio, flops_ratio, num_questions, kl, kl_ci95, agreement, f1,
-    kl_fraction, kl_fraction_ci95}, means over questions; the first is full prefill itself. `kl_fraction` is the KL as
-    a fraction of CacheBlend's (values of layer 1, exact mask, passages alone) at the same ratio. The set's last
+    kl_fraction, kl_fraction_ci95, dtype}, means over questions; the first is full prefill itself. `kl_fraction` is the
+    KL as a fraction of CacheBlend's (values of layer 1, exact mask, passages alone) at the same ratio. The set's last
     question gives the unrelated warm context and is not asked.
     """
     questions = load_questions(settings.questions)
@@ -69,7 +69,7 @@ def quality_bench(
             ):
                 progress.advance(task)
     measured = all_measured(state, keys, questions=range(len(asked)))
-    return list(_rows(measured, Resamples(len(asked))))
+    return [row | {"dtype": settings.dtype} for row in _rows(measured, Resamples(len(asked)))]
 
 
 def _lab(model: LabModel, question: Question, last: Question, num_passages: int) -> QuestionLab:

@@ -92,7 +92,7 @@ def quality(
     if as_json:
         sys.stdout.write(lines)
     else:
-        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_questions']} questions"))
+        Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_questions']} questions, {dtype}"))
 
 
 def _pair(method: str) -> tuple[str, str]:

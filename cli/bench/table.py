@@ -5,20 +5,20 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["result_table", "rows_table"]
+__all__ = ["result_table", "result_title", "rows_table", "shown"]
 
 
 def result_table(result: dict[str, Any]) -> Table:
-    """One row a result; times to first token also as a ratio to the full prefill of the same run."""
-    rows = [_flat(row) for row in result["results"]]
-    full = {row["context_tokens"]: row["ttft_ms_p50"] for row in rows if row.get("mode") == "full_prefill"}
-    for row in rows:
-        if full:
-            row["full prefill / this"] = full[row["context_tokens"]] / row["ttft_ms_p50"]
+    """All columns of a result's rows."""
+    rows = result["results"]
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    return rows_table(rows, columns, title=result_title(result))
+
+
+def result_title(result: dict[str, Any]) -> str:
+    """What was measured where."""
     machine = result["machine"]
-    title = f"{result['model']}, {machine['dtype']}, {machine['threads']} thread(s) on {machine['cpu']}"
-    return rows_table(rows, columns, title=title)
+    return f"{result['model']}, {machine['dtype']}, {machine['threads']} thread(s) on {machine['cpu']}"
 
 
 def rows_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, title: str) -> Table:
@@ -27,18 +27,14 @@ def rows_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, title:
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(*(_shown(row.get(column)) for column in columns))
+        table.add_row(*(shown(row.get(column)) for column in columns))
     return table
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    steps = {f"{name} ms": value for name, value in (row.get("steps_ms") or {}).items()}
-    return {name: value for name, value in row.items() if name != "steps_ms"} | steps
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell's text: three digits of a number, nothing for None."""
     if isinstance(value, tuple):
-        return " to ".join(_shown(part) for part in value)
+        return " to ".join(shown(part) for part in value)
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return "" if value is None else str(value)

@@ -8,7 +8,7 @@ from typing import Any
 from kvblend.cli.bench.efficiency import TARGETS, Floor, step_efficiencies
 from kvblend.core.report import BlendReport
 
-__all__ = ["BlendTiming", "Timing", "blend_fields", "no_blend_fields", "ttft_fields"]
+__all__ = ["STEPS", "BlendTiming", "Timing", "blend_fields", "no_blend_fields", "ttft_fields"]
 
 STEPS = ("load", "probe", "repair")
 

@@ -5,7 +5,7 @@ from typing import Any
 from kvblend.cli.bench.divergence import mean_kl
 from kvblend.cli.bench.engine import BenchEngine
 
-__all__ = ["verify_blend"]
+__all__ = ["TOLERANCES", "verify_blend"]
 
 ANSWER_TOKENS = 16
 TOLERANCES = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 1e-2}

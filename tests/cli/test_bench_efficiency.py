@@ -1,11 +1,16 @@
 """A blend's steps as ratios to their floors, and the rows that hold them."""
 
+from io import StringIO
+
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from kvblend.cli.bench.efficiency import TARGETS, Floor, step_efficiencies
 from kvblend.cli.bench.memcpy import memcpy_ms
 from kvblend.cli.bench.ttft_row import BlendTiming, Timing, blend_fields, no_blend_fields, ttft_fields
+from kvblend.cli.bench.ttft_table import ttft_table
 from kvblend.core.report import BlendReport, StepTimes
 
 FLOOR = Floor(prefill_token=0.5, memcpy=4.0, question=20.0)
@@ -52,3 +57,25 @@ def test_memcpy_is_by_the_byte() -> None:
     """Twice the bytes take about twice as long, as no cache holds them; a cached copy would be many times faster."""
     one, two = (memcpy_ms(num_bytes, torch.device("cpu")) for num_bytes in (32 << 20, 64 << 20))
     assert two == pytest.approx(2 * one, rel=0.5)
+
+
+def test_table() -> None:
+    """Every mode is a row of 80 columns at most; a step above its target is red, one within it green."""
+    blend = blend_fields([blend_timing(250.0)], prefill_token_ms=0.7, memcpy_ms=1.0)
+    names = ("context_tokens", "mode", "recompute_ratio")
+    full = dict(zip(names, (6000, "full_prefill", None), strict=True)) | ttft_fields([Timing(500.0)])
+    rows = [
+        full | no_blend_fields(),
+        dict(zip(names, (6000, "blend", 0.15), strict=True)) | ttft_fields([Timing(250.0)]) | blend,
+    ]
+    machine = {"dtype": "bfloat16", "threads": 2, "cpu": "a CPU"}
+    verified = {"recompute_ratio": 1.0, "kl": 0.002, "tolerance": 0.01}
+    console = Console(width=80, file=StringIO(), force_terminal=True, color_system="standard")
+    console.print(ttft_table({"model": "m", "machine": machine, "verified": verified, "results": rows}))
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue()
+    assert "verified: a blend at ratio 1 is full prefill, KL 0.002 of 0.01" in text
+    plain = Text.from_ansi(text).plain
+    assert "6000 full prefill  500     1.0" in plain
+    assert "6000 blend 0.15    250     2.0 8 (8.00) 30 (1.50) 150 (1.07)" in plain
+    assert "\x1b[31m8.00" in text and "\x1b[32m1.50" in text and "\x1b[32m1.07" in text

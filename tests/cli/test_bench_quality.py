@@ -16,7 +16,9 @@ from kvblend.core.errors import InvalidRequestError
 
 
 def run(model: Path, *options: str) -> list[dict[str, Any]]:
-    arguments = ["bench", "quality", str(model), "--num-passages", "2", "--passage-tokens", "60", *options]
+    """In float32, where two ways to compute one answer agree within 1e-5 whatever the machine."""
+    arguments = ["bench", "quality", str(model), "--num-passages", "2", "--passage-tokens", "60"]
+    arguments += ["--dtype", "float32", *options]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
@@ -45,6 +47,7 @@ def test_rows_resumed_and_drawn(tiny_model_path: Callable[[str], Path], tmp_path
     assert plot.read_bytes().startswith(b"\x89PNG")
     by_method = {(row["selector"], row["encode"]): row for row in rows}
     assert by_method["full_prefill", None]["flops_ratio"] == 1.0
+    assert {row["dtype"] for row in rows} == {"float32"}
     for encode in ("alone", "warm"):
         none, everything = by_method["none", encode], by_method["all", encode]
         assert everything["kl"] < 1e-5 < none["kl"] and everything["agreement"] == 1.0
