@@ -14,7 +14,7 @@ from kvblend.sdk import Client
 
 __all__ = ["Comparison", "ask", "compared", "summary"]
 
-MAX_TOKENS = 32
+MAX_TOKENS = 96
 MODES: tuple[tuple[Reuse, str], ...] = (
     ("blend", "kvblend"),
     ("none", "vLLM, full prefill"),

@@ -31,6 +31,12 @@ QUESTIONS = (
 
 
 def demo(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="What to serve, as `kvblend serve` takes it; by default what this machine is fast enough for."
+        ),
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="Keep the service's files here; else they are deleted.")] = None,
     passages: Annotated[int, typer.Option(min=1, max=64, help="Passages in a prompt.")] = 12,
     max_model_len: Annotated[int, typer.Option(min=2048, help="vLLM's longest prompt and answer.")] = 4096,
@@ -38,12 +44,19 @@ def demo(
     """Start a service, ingest Python's library documentation, ask questions, and compare the time to first token with
     vLLM's full prefill and prefix cache on the same prompts. Ends by itself and leaves nothing running."""
     from kvblend.cli.comparison import ask, compared, summary
-    from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
+    from kvblend.cli.demo_model import choose_demo_model
+    from kvblend.cli.machine import this_machine
+    from kvblend.cli.model_sources import NAMED_MODELS
+    from kvblend.cli.models import fetch_embedding_model, resolve_model
 
     console = Console(highlight=False)
-    model, embedding_model = fetch_demo_model(), fetch_embedding_model()
+    if model is None:
+        chosen = choose_demo_model(this_machine())
+        console.print(f"The model is {NAMED_MODELS[chosen.name].folder_name}: {chosen.reason}")
+        model = chosen.name
+    model_path, embedding_model = resolve_model(model), fetch_embedding_model()
     with ExitStack() as stack:
-        client = stack.enter_context(_service(model, embedding_model, home, max_model_len, console))
+        client = stack.enter_context(_service(model_path, embedding_model, home, max_model_len, console))
         _ingest(client, console)
         ask(client, COLLECTION, "What is this about?", top_k=passages)  # the first request pays for warming up
         comparisons = []
@@ -58,7 +71,7 @@ def demo(
 
 @contextmanager
 def _service(
-    model: Path, embedding_model: Path, home: Path | None, max_model_len: int, console: Console
+    model: str, embedding_model: Path, home: Path | None, max_model_len: int, console: Console
 ) -> Iterator[Client]:
     """A service of its own, in temporary folders, ended with the block."""
     from kvblend.cli.engine import free_port
@@ -71,7 +84,7 @@ def _service(
         )
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvblend-demo-")))
         port = free_port()
-        command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(model), "--port", str(port)]
+        command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", model, "--port", str(port)]
         command += ["--home", str(folder.absolute()), "--embedding-model", str(embedding_model)]
         command += ["--max-model-len", str(max_model_len)]
         server = ServerProcess(

