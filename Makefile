@@ -9,6 +9,8 @@ INSTALLED := $(VENV)/.installed
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # What `make serve` serves: a Hugging Face name, a folder, `qwen-coder`, or `demo`, which an empty one stands for.
 MODEL ?=
+# What `make test` runs models in: float32 or bfloat16; what `kvblend serve` would choose on this machine where it is empty.
+DTYPE ?=
 
 # Keeps this folder off sys.path, where vLLM would take our folders for packages of its own.
 export PYTHONSAFEPATH := 1
@@ -23,8 +25,8 @@ demo: $(INSTALLED) ## serve the model that suits this machine, ingest a corpus, 
 serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default a small chat model
 	$(VENV)/bin/kvblend serve $(or $(MODEL),demo)
 
-test: $(INSTALLED) ## run the whole test suite, two tests at a time
-	$(VENV)/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15
+test: $(INSTALLED) ## run the whole test suite, two tests at a time, in DTYPE=<float32 or bfloat16>
+	$(VENV)/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15 $(if $(DTYPE),--dtype=$(DTYPE))
 
 check: $(INSTALLED) ## lint, formatting, strict types, and the layers of imports
 	$(VENV)/bin/ruff check

@@ -30,15 +30,25 @@ import pytest
 from hypothesis import settings
 
 from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
+from tests.dtype import add_dtype_option, dtype
 from tests.service import service
 from tests.tiny_models import make_tiny_model
+from tests.tolerances import tolerances
 
-__all__ = ["demo_model_path", "embedding_model_path", "service", "tiny_model_path"]
+__all__ = ["demo_model_path", "dtype", "embedding_model_path", "service", "tiny_model_path", "tolerances"]
 
 MODELS = ROOT / ".cache" / "models"
 
 settings.register_profile("kvblend", deadline=None)  # servers of other tests share the cores
 settings.load_profile("kvblend")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_dtype_option(parser)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"dtype: {config.getoption('dtype')}"
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook

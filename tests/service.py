@@ -66,7 +66,7 @@ class RunningService:
 
 @pytest.fixture(scope="session")
 def service(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory, dtype: str
 ) -> Iterator[RunningService]:
     """One service for the whole session: use collections of your own."""
     home = tmp_path_factory.mktemp("home")
@@ -74,7 +74,7 @@ def service(
     cpu_path = Path(tempfile.mkdtemp(prefix="kvblend-test-", dir=memory if memory.is_dir() else None))
     port = free_port()
     command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(demo_model_path), "--port", str(port)]
-    command += ["--home", str(home), "--embedding-model", str(embedding_model_path)]
+    command += ["--home", str(home), "--embedding-model", str(embedding_model_path), "--dtype", dtype]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16", "--enforce-eager"]
     environment = {
         **os.environ,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from kvblend.core.errors import UnsupportedModelError
+from kvblend.vllm_connector.support import check_engine
 
 __all__ = ["loaded_model", "register_loader"]
 
@@ -16,7 +17,11 @@ _loaded: list[weakref.ref[nn.Module]] = []
 
 
 def register_loader() -> None:
-    """Register the load format `kvblend`: vLLM's `auto`, and the model is remembered for the connector."""
+    """Register the load format `kvblend`: vLLM's `auto`, with the model remembered for the connector.
+
+    What its configuration rules out is refused before a weight is read: vLLM loads the model first and makes the
+    connector after it, and may fail in between, in words of its own.
+    """
     from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER, register_model_loader
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
@@ -29,8 +34,9 @@ def register_loader() -> None:
             automatic.load_format = "auto"
             super().__init__(automatic)
 
-        def load_model(self, *args: Any, **kwargs: Any) -> nn.Module:
-            model: nn.Module = super().load_model(*args, **kwargs)
+        def load_model(self, vllm_config: Any, model_config: Any, prefix: str = "") -> nn.Module:
+            check_engine(vllm_config)
+            model: nn.Module = super().load_model(vllm_config, model_config, prefix)
             _loaded.append(weakref.ref(model))
             return model
 

@@ -9,7 +9,7 @@ __all__ = ["check_engine", "check_layers"]
 
 
 def check_engine(vllm_config: Any) -> None:
-    """Raise UnsupportedModelError for an engine setting under which blended KV would be wrong."""
+    """Raise UnsupportedModelError for a setting, or a model by its configuration, that kvblend would blend wrongly."""
     parallel, model, cache = vllm_config.parallel_config, vllm_config.model_config, vllm_config.cache_config
     if parallel.pipeline_parallel_size > 1:
         raise UnsupportedModelError(
@@ -33,6 +33,8 @@ def check_engine(vllm_config: Any) -> None:
         raise UnsupportedModelError("kvblend does not work with multi-head latent attention (MLA)")
     if model.is_hybrid or model.is_attention_free:
         raise UnsupportedModelError("kvblend does not work with state-space layers: every layer must be attention")
+    if model.uses_alibi:
+        raise UnsupportedModelError("kvblend does not work with ALiBi: the model has no rotary attention")
     if model.uses_mrope:
         raise UnsupportedModelError("kvblend does not work with multimodal rotary positions (M-RoPE)")
 

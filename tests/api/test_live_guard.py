@@ -18,6 +18,7 @@ from kvblend.core.rest import GuardState
 from kvblend.core.settings import Settings
 from kvblend.sdk import Client
 from tests.service import RunningService
+from tests.tolerances import Tolerances
 
 LAMPS = "The lamp of {town} burns seal oil since {year}. Its keeper counts the ships that pass and writes them down. "
 TOWNS = ("Vik", "Halden", "Brenna", "Korsa")
@@ -79,21 +80,23 @@ def guarded(
         thread.join(30)
 
 
-def test_the_kl_of_a_blend_is_a_metric(guarded: GuardedService) -> None:
+def test_the_kl_of_a_blend_is_a_metric(guarded: GuardedService, tolerances: Tolerances) -> None:
     """Reference: full prefill. Ours: everything repaired, and nothing."""
     repaired = guarded.compared_kl("Since when does the lamp of Halden burn?", recompute_ratio=1.0, max_tokens=8)
     reused = guarded.compared_kl("Since when does the lamp of Vik burn?", recompute_ratio=0.0, max_tokens=8)
-    assert repaired < 1e-3 < reused
+    assert repaired < tolerances.demo
+    assert reused > tolerances.control * tolerances.demo
     assert guarded.metric('kvblend_guard_samples_total{outcome="compared"}') == guarded.state.num_compared == 2
     state = guarded.state
     assert state.mean_kl == pytest.approx((repaired + reused) / 2)
     assert (state.num_held, state.above_target) == (0, False), "the model is not calibrated"
 
 
-def test_a_sampled_temperature_is_compared_too(guarded: GuardedService) -> None:
+def test_a_sampled_temperature_is_compared_too(guarded: GuardedService, tolerances: Tolerances) -> None:
     """An answer that full prefill would not have taken is still compared token by token."""
     question = "Who counts the ships that pass?"
-    assert guarded.compared_kl(question, recompute_ratio=1.0, max_tokens=8, temperature=1.5) < 1e-3
+    kl = guarded.compared_kl(question, recompute_ratio=1.0, max_tokens=8, temperature=1.5)
+    assert kl < tolerances.demo
 
 
 def test_the_caller_does_not_see_what_the_guard_asks(guarded: GuardedService) -> None:

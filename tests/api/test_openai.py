@@ -1,13 +1,16 @@
 """OpenAI's own client against the service, with documents that the caller retrieved itself and without."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from kvblend.api.answer_tokens import TOKEN_FIELDS, AnswerToken, answer_tokens
+from kvblend.api.truncated_kl import answer_kl
 from tests.service import RunningService
+from tests.tolerances import Tolerances
 
 DOCUMENTS = [
     "The old bridge of Halden was built by Ada Brenner in 1821. It has seven arches of red granite.",
@@ -19,12 +22,21 @@ DOCUMENTS = [
 ]
 QUESTION: Any = [{"role": "user", "content": "Who built the old bridge of Halden?"}]
 BLEND = {"kvblend": {"documents": DOCUMENTS}}
+LENGTH = "Question: How long is the river Orm?\nAnswer: The river Orm is"
 
 
 @pytest.fixture(scope="module")
 def client(service: RunningService) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+def blended(ask: Callable[[], Any]) -> Any:
+    """Ask until no document is missed, and once more: from then on the request is answered from the same numbers."""
+    for _ in range(20):
+        if not kvblend_of(ask())["report"]["missed_passages"]:
+            return ask()
+    raise AssertionError("the documents are not encoded")
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +51,11 @@ def kvblend_of(answer: Any) -> Any:
 
 def test_documents_are_blended_into_a_chat(client: OpenAI, model: str) -> None:
     """The first use of a document is a miss; its KV is made in the background, and the next use reuses it."""
-    for _ in range(20):
-        answer = client.chat.completions.create(
+    answer = blended(
+        lambda: client.chat.completions.create(
             model=model, messages=QUESTION, max_tokens=24, temperature=0, extra_body=BLEND
         )
-        if not kvblend_of(answer)["report"]["missed_passages"]:
-            break
-    assert "Brenner" in (answer.choices[0].message.content or "")
+    )
     assert answer.usage is not None and answer.usage.completion_tokens <= 24
     report, sources = kvblend_of(answer)["report"], kvblend_of(answer)["sources"]
     assert report["outcome"] in ("blended", "prefix_hit")
@@ -54,10 +64,31 @@ def test_documents_are_blended_into_a_chat(client: OpenAI, model: str) -> None:
     assert sources[1]["metadata"] == {"page": 3}
 
 
+def test_an_answer_stands_on_its_documents(service: RunningService, tolerances: Tolerances) -> None:
+    """Reference: full prefill. Ours: a blend with everything recomputed. Negative control: another document."""
+
+    def first_token(river: str, outcome: str, **options: Any) -> list[AnswerToken]:
+        documents = [DOCUMENTS[0], river]
+        body = {"prompt": LENGTH, "max_tokens": 1, **TOKEN_FIELDS, "kvblend": {"documents": documents, **options}}
+        answer = httpx.post(f"{service.url}/v1/completions", json=body, timeout=60).json()
+        while outcome == "blended" and answer["kvblend"]["report"]["missed_passages"]:
+            answer = httpx.post(f"{service.url}/v1/completions", json=body, timeout=60).json()
+        assert answer["kvblend"]["report"]["outcome"] == outcome
+        return list(answer_tokens(answer))
+
+    long = "The river Orm is 212 kilometres long and runs to the sea at Halden."
+    full = first_token(long, "prefilled", reuse="none")
+    assert answer_kl(full, first_token(long, "blended", recompute_ratio=1.0)) < tolerances.demo
+    other = first_token(long.replace("212", "97"), "prefilled", reuse="none")
+    assert answer_kl(full, other) > tolerances.control * tolerances.demo
+
+
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_a_streamed_chat_ends_with_the_report(client: OpenAI, model: str, include_usage: bool) -> None:
     options: Any = {"stream_options": {"include_usage": True}} if include_usage else {}
-    request: Any = {"model": model, "messages": QUESTION, "max_tokens": 12, "temperature": 0, "extra_body": BLEND}
+    request: Any = {"model": model, "messages": QUESTION, "max_tokens": 12, "temperature": 0}
+    request["extra_body"] = {**BLEND, "ignore_eos": True}
+    blended(lambda: client.chat.completions.create(**request))
     chunks = list(client.chat.completions.create(**request, stream=True, **options))
     whole = client.chat.completions.create(**request)
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
@@ -91,7 +122,13 @@ def test_turns_after_the_first_keep_the_documents(client: OpenAI, model: str) ->
     answer = client.chat.completions.create(
         model=model, messages=messages, max_tokens=16, temperature=0, extra_body=BLEND
     )
-    assert "1821" in (answer.choices[0].message.content or "")
+    first_turn = client.chat.completions.create(
+        model=model, messages=messages[:2], max_tokens=2, temperature=0, extra_body=BLEND
+    )
+    ours, reference = kvblend_of(answer), kvblend_of(first_turn)
+    assert ours["sources"] == reference["sources"] and len(ours["sources"]) == 2
+    assert ours["report"]["context_tokens"] == reference["report"]["context_tokens"] > 0
+    assert ours["report"]["prompt_tokens"] > reference["report"]["prompt_tokens"], "the later turns stand behind them"
 
 
 def test_a_chat_over_a_collection_retrieves_for_the_newest_message(
@@ -128,17 +165,16 @@ def test_without_documents_vllm_answers_alone(client: OpenAI, model: str, servic
 
 
 def test_text_completions_take_texts_tokens_and_documents(client: OpenAI, model: str) -> None:
-    prompt = "Question: How long is the river Orm?\nAnswer: The river Orm is"
-    plain = client.completions.create(model=model, prompt=prompt, max_tokens=4, temperature=0)
-    assert plain.choices[0].text
+    request: Any = {"model": model, "prompt": LENGTH, "max_tokens": 4, "temperature": 0}
+    plain = client.completions.create(**request)
+    assert plain.usage is not None and plain.usage.completion_tokens <= 4
     tokens = client.completions.create(model=model, prompt=[1, 2, 3], max_tokens=4, temperature=0)
     assert tokens.usage is not None and tokens.usage.prompt_tokens == 3
-    blended = client.completions.create(model=model, prompt=prompt, max_tokens=4, temperature=0, extra_body=BLEND)
-    assert "212" in blended.choices[0].text
-    streamed = client.completions.create(
-        model=model, prompt=prompt, max_tokens=4, temperature=0, extra_body=BLEND, stream=True
-    )
-    assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == blended.choices[0].text
+    whole = blended(lambda: client.completions.create(**request, extra_body=BLEND))
+    assert [source["document_id"] for source in kvblend_of(whole)["sources"]] == [None, "orm"]
+    assert whole.usage.prompt_tokens > plain.usage.prompt_tokens
+    streamed = client.completions.create(**request, extra_body=BLEND, stream=True)
+    assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == whole.choices[0].text
 
 
 def test_what_vllm_refuses_is_refused_in_its_words(client: OpenAI, model: str) -> None:

@@ -50,13 +50,13 @@ def test_ttft(demo_model_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ingest", "itl"])
-def test_rates(name: str, demo_model_path: Path) -> None:
+def test_rates(name: str, demo_model_path: Path, dtype: str) -> None:
     """Ours beside vLLM's own, and their ratio."""
     small = {
         "ingest": ("--num-passages", "4", "--passage-tokens", "64"),
         "itl": ("--pairs", "1", "--context-tokens", "500"),
     }
-    (row,) = run_bench(name, str(demo_model_path), *small[name])["results"]
+    (row,) = run_bench(name, str(demo_model_path), "--dtype", dtype, *small[name])["results"]
     assert row["ratio"] > 0
     if name == "ingest":
         assert row["warm_ratio"] > 0

@@ -52,14 +52,16 @@ def test_a_running_server_is_calibrated_and_nothing_is_left_in_its_store(
 
 
 def test_a_child_is_calibrated_to_the_smallest_ratio_that_meets_the_target(
-    tiny_model_path: Callable[[str], Path], tmp_path: Path
+    tiny_model_path: Callable[[str], Path], tmp_path: Path, dtype: str
 ) -> None:
     """A target that everything meets: not even full reuse misses it."""
     model = linked_model(tiny_model_path("llama3rope"), tmp_path / "model")
-    done = run_calibrate(str(model), "--target", "50", *SMALL, environment={"KVBLEND_HOME": str(tmp_path / "home")})
+    options = ("--target", "50", "--dtype", dtype, *SMALL)
+    done = run_calibrate(str(model), *options, environment={"KVBLEND_HOME": str(tmp_path / "home")})
     assert done.returncode == 0, done.stderr[-3000:]
     calibration = Calibration.model_validate_json(done.stdout)
     assert (calibration.recompute_ratio, calibration.target_kl) == (0.0, 50.0)
+    assert calibration.dtype == dtype
     assert (calibration.num_questions, calibration.num_passages, calibration.passage_tokens) == (5, 2, 49.0)
     assert str(model / CALIBRATION_FILE) in done.stderr
     assert not (tmp_path / "home").exists(), "nothing else is written"

@@ -97,7 +97,6 @@ def test_documents_are_blended_and_reported(url: str) -> None:
     chat = ChatKVBlend(base_url=url, collection="sdk-vik", recompute_ratio=0.5, max_tokens=16)
     empty = Document(page_content="")
     answer = chat.with_documents([OVEN, empty, LAMP]).invoke(QUESTION)
-    assert "seal oil" in answer.content
     result = answer.response_metadata["kvblend"]
     assert result["report"]["outcome"] == "blended"
     assert (result["report"]["recompute_ratio"], result["report"]["missed_passages"]) == (0.5, 0)
@@ -107,9 +106,10 @@ def test_documents_are_blended_and_reported(url: str) -> None:
 
 
 def test_a_streamed_answer_equals_the_whole_one(url: str) -> None:
-    """Reference: invoke. Ours: the sum of stream's chunks."""
-    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16).with_documents([LAMP])
+    """Reference: invoke. Ours: the sum of stream's chunks. Both find the same in vLLM's cache."""
+    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16).with_documents([LAMP]).bind(ignore_eos=True)
     messages = [SystemMessage("You answer in one sentence."), HumanMessage(QUESTION)]
+    chat.invoke(messages)
     total: Any = None
     num_chunks = 0
     for chunk in chat.stream(messages):
@@ -131,27 +131,30 @@ def test_a_chain_of_retriever_and_chat_model(url: str) -> None:
     chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16)
     chain = {"documents": retriever, "question": RunnablePassthrough()} | blend_documents(chat)
     answer = chain.invoke(QUESTION)
-    assert "seal oil" in answer.content
     result = answer.response_metadata["kvblend"]
     assert (result["report"]["outcome"], result["report"]["missed_passages"]) == ("blended", 0)
     assert len(result["sources"]) == 2
     found = result["sources"][0]["metadata"]
     assert (found["document_id"], found["document_name"]) == ("lamp", "lamp") and 0.5 < found["score"] <= 1
-    assert "".join((chain | StrOutputParser()).stream(QUESTION)) == answer.content
+    again = chain.invoke(QUESTION)  # finds in vLLM's cache what the stream will find there
+    assert "".join((chain | StrOutputParser()).stream(QUESTION)) == again.content
 
 
 def test_a_chain_runs_in_one_event_loop_after_another(url: str) -> None:
     retriever = KVBlendRetriever(base_url=url, collection="sdk-vik")
-    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16)
+    chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16).bind(ignore_eos=True)
     texts = {"documents": retriever | (lambda found: found[:1]), "question": RunnablePassthrough()}
     chain = texts | blend_documents(chat) | StrOutputParser()
 
     async def streamed() -> list[str]:
         return [text async for text in chain.astream(QUESTION)]
 
+    chain.invoke(QUESTION)
+    whole = chain.invoke(QUESTION)  # finds in vLLM's cache what all later ones will find there
     for _ in range(2):
-        assert "seal oil" in asyncio.run(chain.ainvoke(QUESTION))
-        assert len(asyncio.run(streamed())) > 3
+        assert asyncio.run(chain.ainvoke(QUESTION)) == whole
+        pieces = asyncio.run(streamed())
+        assert len(pieces) > 3 and "".join(pieces) == whole
 
 
 def test_errors_are_those_of_core(url: str, odd_url: str) -> None:

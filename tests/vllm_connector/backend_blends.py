@@ -106,7 +106,7 @@ class Engine:
             windows,
             num_kv_heads=model.num_kv_heads,
             head_dim=model.head_dim,
-            dtype=torch.float32,
+            dtype=model.dtype,
             num_blocks=NUM_BLOCKS,
             block_size=BLOCK,
             kernel_block_size=pages,

@@ -23,8 +23,9 @@ def full_reuse_logprobs(
     passages: list[list[int]],
     question: list[int],
     answer: list[int],
-) -> list[float]:
-    """Log-probability of each answer token under full reuse, in fp32."""
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Log-probabilities `[len(answer), vocabulary]` under full reuse, in fp32, with the weights rounded to `dtype`."""
     tokens, positions, spans = list(preamble), list(range(len(preamble))), [(0, len(preamble), "preamble")]
     start = len(preamble)
     for passage in passages:
@@ -51,7 +52,7 @@ def full_reuse_logprobs(
                 if other != "encode context":
                     sees[first:last, before:upto] = True
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="eager").float().eval()
     position_ids = torch.tensor(positions)
     distance = position_ids[:, None] - position_ids[None]
     window = getattr(model.config, "sliding_window", None)
@@ -66,8 +67,8 @@ def full_reuse_logprobs(
         logits = model(
             input_ids=torch.tensor([tokens]), attention_mask=mask, position_ids=position_ids[None], use_cache=False
         ).logits[0, -len(answer) :]
-    chosen = logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
-    return [float(value) for value in chosen]
+    logprobs: torch.Tensor = logits.log_softmax(-1)
+    return logprobs
 
 
 def _additive(sees: torch.Tensor) -> torch.Tensor:

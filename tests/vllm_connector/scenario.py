@@ -1,15 +1,17 @@
-"""Encode and blend on real vLLM in this process, and print what came out as one JSON line.
+"""Encode and blend on real vLLM in this process, and save what came out, for `torch.load`.
 
-python scenario.py MODEL_FOLDER STORE_FOLDER [ENGINE_ARGUMENTS_JSON]
+python scenario.py MODEL_FOLDER STORE_FOLDER OUTPUT_FILE ENGINE_ARGUMENTS_JSON
 
-Of the arguments, "paged" is ours: the CUDA path, by the kernels' PyTorch references, or in Triton's interpreter where
-that is switched on, with a GPU tier of so many bytes in CPU memory; the connector is then called as model runner V2,
-CUDA's, calls it.
+Each prompt is first answered by full prefill; every other answer is made to take the same tokens, so that the two can
+be compared step by step whatever rounding may do to a choice.
+
+The arguments name the dtype. "paged" among them is ours: the CUDA path, by the kernels' PyTorch references, or in
+Triton's interpreter where that is switched on, with a GPU tier of so many bytes in CPU memory; the connector is then
+called as model runner V2, CUDA's, calls it.
 """
 
 import json
 import os
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,17 +21,20 @@ from typing import Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
+import torch
 from vllm import LLM, SamplingParams
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.worker.gpu.kv_connector import ActiveKVConnector
 from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunnerMixin
 
+from kvblend.cli.bench.forced_answer import ForcedAnswer
+from kvblend.cli.bench.question_set import load_questions
 from kvblend.core.identity import token_hash
 from kvblend.vllm_connector import engine_caches
 
 PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 33, 43, 90, 4, 14
 """The preamble fills a block of 32, which is then a local hit of every blend."""
-ANSWER_TOKENS = 8
+ANSWER_TOKENS = 16
 
 
 def connector_config(store: Path, gpu_bytes: int = 0) -> dict[str, Any]:
@@ -75,13 +80,18 @@ def call_as_runner_v2(llm: LLM) -> None:
 
 
 class Prompts:
-    """One prompt of four passages, and the orders that encode and blend it."""
+    """One prompt of four passages, and the orders that encode and blend it.
 
-    def __init__(self, seed: int = 0) -> None:
-        pick = random.Random(seed)
+    A running text, cut up: a real model's answer then depends on how the passages see each other.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        texts = dict.fromkeys(text for question in load_questions(None) for text in question.passages)
+        text: list[int] = tokenizer("\n\n".join(texts), add_special_tokens=False).input_ids
+        pieces = iter(text)
 
         def tokens(count: int) -> list[int]:
-            return [pick.randrange(1000, 40000) for _ in range(count)]
+            return [next(pieces) for _ in range(count)]
 
         self.preamble, warm = tokens(PREAMBLE), tokens(WARM)
         self.passages = [tokens(PASSAGE + index) for index in range(PASSAGES)]
@@ -109,12 +119,13 @@ class Prompts:
 class Engine:
     def __init__(self, model: str, store: Path, arguments: dict[str, Any]) -> None:
         defaults: dict[str, Any] = {
-            "dtype": "float32",
             "max_model_len": 1024,
             "block_size": 32,
             "enforce_eager": True,
             "load_format": "kvblend",
             "max_num_seqs": 8,
+            "max_logprobs": -1,
+            "logits_processors": [ForcedAnswer],
         }
         paged = arguments.pop("paged", None)
         if paged is not None:
@@ -124,8 +135,17 @@ class Engine:
             call_as_runner_v2(self.llm)
         self._salts = 0
 
-    def run(self, requests: list[tuple[list[int], dict[str, Any] | None]], *, alone: bool = False) -> list[Any]:
-        """Generate greedily for (prompt, kvblend order); `alone` keeps vLLM's prefix cache from hitting."""
+    def run(
+        self,
+        requests: list[tuple[list[int], dict[str, Any] | None]],
+        *,
+        alone: bool = False,
+        answer: list[int] | None = None,
+    ) -> list[Any]:
+        """vLLM's outputs for (prompt, kvblend order), generated greedily or just the tokens of `answer`.
+
+        `alone` keeps vLLM's prefix cache from hitting.
+        """
         prompts: list[Any] = []
         params = []
         for tokens, order in requests:
@@ -135,19 +155,10 @@ class Engine:
                 prompt["cache_salt"] = f"alone-{self._salts}"
             prompts.append(prompt)
             encode = order is not None and "encode" in order
-            extra = {"kv_transfer_params": {"kvblend": order}} if order is not None else None
-            params.append(
-                SamplingParams(
-                    temperature=0,
-                    max_tokens=1 if encode else ANSWER_TOKENS,
-                    logprobs=3,
-                    ignore_eos=True,
-                    extra_args=extra,
-                )
-            )
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+            params.append(sampling(order, 1 if encode else ANSWER_TOKENS, answer))
+        outputs: list[Any] = self.llm.generate(prompts, params, use_tqdm=False)
         self.commit()
-        return [self._summary(output) for output in outputs]
+        return outputs
 
     def commit(self) -> None:
         """Step until every passage that was encoded is written."""
@@ -155,12 +166,41 @@ class Engine:
         while scheduler.connector.has_pending_push_work():
             self.llm.llm_engine.step()
 
-    @staticmethod
-    def _summary(output: Any) -> dict[str, Any]:
-        completion = output.outputs[0]
-        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
-        report = (output.kv_transfer_params or {}).get("kvblend")
-        return {"tokens": list(completion.token_ids), "logprobs": logprobs, "report": report}
+
+def sampling(
+    order: dict[str, Any] | None, max_tokens: int, answer: list[int] | None = None, *, logprobs: int = -1
+) -> SamplingParams:
+    """Greedy sampling with a kvblend order, or of just the tokens of `answer`; with logprobs of all tokens, or of 0."""
+    extra: dict[str, Any] = {}
+    if order is not None:
+        extra["kv_transfer_params"] = {"kvblend": order}
+    if answer is not None:
+        extra["forced_answer"] = answer
+    return SamplingParams(
+        temperature=0,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        flat_logprobs=True,
+        detokenize=False,
+        ignore_eos=True,
+        extra_args=extra or None,
+    )
+
+
+def report_of(output: Any) -> dict[str, Any] | None:
+    report: dict[str, Any] | None = (output.kv_transfer_params or {}).get("kvblend")
+    return report
+
+
+def summary(output: Any) -> dict[str, Any]:
+    """An answer's tokens, the log-probabilities `[num_steps, vocabulary]` that they were taken by, the blend report."""
+    completion = output.outputs[0]
+    flat = completion.logprobs
+    steps = []
+    for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+        tokens, values = torch.tensor(flat.token_ids[start:end]), torch.tensor(flat.logprobs[start:end])
+        steps.append(torch.full((int(tokens.max()) + 1,), torch.nan).scatter(0, tokens, values))
+    return {"tokens": list(completion.token_ids), "logprobs": torch.stack(steps), "report": report_of(output)}
 
 
 def damage(store: Path) -> None:
@@ -175,12 +215,17 @@ def damage(store: Path) -> None:
 
 
 def main() -> None:
-    model, store = sys.argv[1], Path(sys.argv[2])
-    arguments = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
-    engine, prompts = Engine(model, store, arguments), Prompts()
+    model, store, output, arguments = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+    engine = Engine(model, store, arguments)
+    prompts = Prompts(engine.llm.get_tokenizer())
     prompt = prompts.prompt
     results: dict[str, Any] = {"prompt": vars(prompts)}
-    (results["fresh"],) = engine.run([(prompt, None)], alone=True)
+
+    def ask(name: str, prompt: list[int], order: dict[str, Any] | None, *, like: str = "") -> None:
+        answer = results[like]["tokens"] if like else None
+        results[name] = summary(engine.run([(prompt, order)], alone=not like, answer=answer)[0])
+
+    ask("fresh", prompt, None)
     engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
     results["files"] = len(list(store.rglob("*.kv")))
     for name, ratio, selector in (
@@ -191,20 +236,19 @@ def main() -> None:
         ("ratio_15", 0.15, "probe"),
         ("ratio_15_again", 0.15, "probe"),
     ):
-        (results[name],) = engine.run([(prompt, {"blend": prompts.plan(ratio, selector)})])
-    (results["plain_after"],) = engine.run([(prompt, None)])
-    (results["malformed"],) = engine.run([(prompt, {"blend": {"spans": [], "recompute_ratio": 2}})])
+        ask(name, prompt, {"blend": prompts.plan(ratio, selector)}, like="fresh")
+    ask("plain_after", prompt, None, like="fresh")
+    ask("malformed", prompt, {"blend": {"spans": [], "recompute_ratio": 2}}, like="fresh")
     other = prompt[:-QUESTION] + prompts.question[::-1]
-    (results["other_question"],) = engine.run([(other, {"blend": prompts.plan(1.0)})])
-    (results["other_fresh"],) = engine.run([(other, None)], alone=True)
-    results["together"] = engine.run(
-        [(prompt, {"blend": prompts.plan(0.3)}), (other, {"blend": prompts.plan(0.3)}), (other[::-1], None)]
-    )
+    ask("other_fresh", other, None)
+    ask("other_question", other, {"blend": prompts.plan(1.0)}, like="other_fresh")
+    together = [(prompt, {"blend": prompts.plan(0.3)}), (other, {"blend": prompts.plan(0.3)}), (other[::-1], None)]
+    results["together"] = [report_of(answered) for answered in engine.run(together)]
     damage(store)
     engine.llm.reset_prefix_cache()
-    results["damaged"] = engine.run([(prompt[:-1], {"blend": prompts.plan(1.0)})])[0]
-    (results["damaged_fresh"],) = engine.run([(prompt[:-1], None)], alone=True)
-    print("RESULTS " + json.dumps(results), flush=True)
+    ask("damaged_fresh", prompt[:-1], None)
+    ask("damaged", prompt[:-1], {"blend": prompts.plan(1.0)}, like="damaged_fresh")
+    torch.save(results, output)
 
 
 if __name__ == "__main__":

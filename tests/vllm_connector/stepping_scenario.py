@@ -1,6 +1,8 @@
 """Drive real vLLM step by step: aborts, preemptions, shared blocks, bursts. Prints one JSON line.
 
-python stepping_scenario.py MODEL_FOLDER STORE_FOLDER lifecycle | burst
+python stepping_scenario.py MODEL_FOLDER STORE_FOLDER DTYPE lifecycle | burst
+
+What is compared takes the same tokens, as in scenario.py.
 """
 
 import json
@@ -13,10 +15,10 @@ from typing import Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
-from vllm import SamplingParams
 from vllm.distributed.kv_transfer import get_kv_transfer_group
 
 SCENARIO = runpy.run_path(str(Path(__file__).with_name("scenario.py")))
+ANSWER_TOKENS = SCENARIO["ANSWER_TOKENS"]
 NUM_BLOCKS = 110
 BURST = 16
 
@@ -24,19 +26,40 @@ BURST = 16
 class Stepper:
     """An engine whose steps are taken one at a time."""
 
-    def __init__(self, model: str, store: Path) -> None:
-        arguments = {"num_gpu_blocks_override": NUM_BLOCKS, "max_num_seqs": BURST + 2, "async_scheduling": False}
+    def __init__(self, model: str, store: Path, dtype: str) -> None:
+        arguments = {
+            "dtype": dtype,
+            "num_gpu_blocks_override": NUM_BLOCKS,
+            "max_num_seqs": BURST + 2,
+            "async_scheduling": False,
+        }
         self.engine = SCENARIO["Engine"](model, store, arguments)
         self.core = self.engine.llm.llm_engine
         self.scheduler = self.core.engine_core.engine_core.scheduler
-        self.tokens: dict[str, list[int]] = {}
+        self.answers: dict[str, dict[str, Any]] = {}
         self.preempted: set[str] = set()
 
-    def add(self, name: str, prompt: list[int], order: dict[str, Any] | None, max_tokens: int) -> None:
-        extra = {"kv_transfer_params": {"kvblend": order}} if order is not None else None
-        params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, extra_args=extra)
-        self.core.add_request(name, {"prompt_token_ids": prompt}, params)
-        self.tokens[name] = []
+    def add(
+        self,
+        name: str,
+        prompt: list[int],
+        order: dict[str, Any] | None,
+        max_tokens: int,
+        *,
+        answer: list[int] | None = None,
+    ) -> None:
+        self.core.add_request(
+            name, {"prompt_token_ids": prompt}, SCENARIO["sampling"](order, max_tokens, answer, logprobs=0)
+        )
+        self.answers[name] = {"tokens": [], "logprobs": []}
+
+    def alone(self, prompt: list[int], max_tokens: int) -> dict[str, Any]:
+        """What a full prefill of the prompt answers, with nothing beside it and nothing cached."""
+        self.engine.llm.reset_prefix_cache()
+        self.add("alone", prompt, None, max_tokens)
+        self.drain()
+        self.engine.llm.reset_prefix_cache()
+        return self.answers["alone"]
 
     def step(self) -> float:
         """One engine step; returns its seconds."""
@@ -44,7 +67,7 @@ class Stepper:
         outputs = self.core.step()
         spent = time.perf_counter() - began
         for output in outputs:
-            self.tokens[output.request_id] = list(output.outputs[0].token_ids)
+            self.answers[output.request_id] = answer_of(output)
         self.preempted |= {name for name, request in self.scheduler.requests.items() if request.num_preemptions}
         return spent
 
@@ -64,6 +87,13 @@ class Stepper:
             "jobs": len(connector.worker.queue) + connector.worker.num_encodes,
             "requests": len(self.scheduler.requests),
         }
+
+
+def answer_of(output: Any) -> dict[str, Any]:
+    """An answer's tokens, their logprobs, and the blend report."""
+    completion = output.outputs[0]
+    logprobs = [completion.logprobs.logprobs[start] for start in completion.logprobs.start_indices]
+    return {"tokens": list(completion.token_ids), "logprobs": logprobs, "report": SCENARIO["report_of"](output)}
 
 
 def broken_forward(*_: Any) -> None:
@@ -101,47 +131,42 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     results["after_abort"] = stepper.leaks()
 
     # a plain request and a blended one in one step, sharing blocks that the plain one fills in that step
-    stepper.engine.llm.reset_prefix_cache()
+    reference = stepper.alone(ask(4), 8)
     stepper.add("plain", ask(3), None, 8)
-    stepper.add("blended", ask(4), ask.plan(1.0), 8)
+    stepper.add("blended", ask(4), ask.plan(1.0), 8, answer=reference["tokens"])
     stepper.drain()
-    stepper.engine.llm.reset_prefix_cache()
-    stepper.add("blended alone", ask(4), None, 8)
-    stepper.drain()
-    results["same_step"] = [stepper.tokens["blended"], stepper.tokens["blended alone"]]
+    results["same_step"] = [stepper.answers["blended"], reference]
 
     # a true local hit, longer than the preamble, is kept; what lies behind it is blended
-    stepper.engine.llm.reset_prefix_cache()
+    reference = stepper.alone(ask(6), ANSWER_TOKENS)
     half = len(ask.prompts.preamble) + len(ask.prompts.passages[0]) + len(ask.prompts.passages[1])
-    (_first,) = stepper.engine.run([(ask.context[:half] + ask.tail(5), None)])
-    (kept,) = stepper.engine.run([(ask(6), ask.plan(1.0))])
-    stepper.engine.llm.reset_prefix_cache()
-    (fresh,) = stepper.engine.run([(ask(6), None)])
-    results["local_hit"] = {"report": kept["report"], "tokens": kept["tokens"], "fresh": fresh["tokens"], "half": half}
+    stepper.engine.run([(ask.context[:half] + ask.tail(5), None)])
+    (kept,) = stepper.engine.run([(ask(6), ask.plan(1.0))], answer=reference["tokens"])
+    results["local_hit"] = {"ours": answer_of(kept), "fresh": reference, "half": half}
+
+    # the negative control: nothing recomputed
+    reference = stepper.alone(ask(8), ANSWER_TOKENS)
+    (reused,) = stepper.engine.run([(ask(8), ask.plan(0.0))], answer=reference["tokens"])
+    results["control"] = {"ours": answer_of(reused), "fresh": reference}
 
     # a worker that cannot repair: the request is prefilled, once
-    stepper.engine.llm.reset_prefix_cache()
+    reference = stepper.alone(ask(7), ANSWER_TOKENS)
     model = get_kv_transfer_group().worker.model
     model.forward = broken_forward
-    (failed,) = stepper.engine.run([(ask(7), ask.plan(1.0))])
+    (failed,) = stepper.engine.run([(ask(7), ask.plan(1.0))], answer=reference["tokens"])
     del model.forward
-    stepper.engine.llm.reset_prefix_cache()
-    (fresh,) = stepper.engine.run([(ask(7), None)])
-    results["failed"] = {"report": failed["report"], "tokens": failed["tokens"], "fresh": fresh["tokens"]}
+    results["failed"] = {"ours": answer_of(failed), "fresh": reference}
 
     # more decodes than blocks: some are preempted, and each ends as it does alone
-    stepper.engine.llm.reset_prefix_cache()
     names = [f"preempted {index}" for index in range(8)]
-    for index, name in enumerate(names):
-        stepper.add(name, ask(10 + index), ask.plan(1.0), 80)
+    references = [stepper.alone(ask(10 + index), 80) for index in range(len(names))]
+    for index, (name, reference) in enumerate(zip(names, references, strict=True)):
+        stepper.add(name, ask(10 + index), ask.plan(1.0), 80, answer=reference["tokens"])
     stepper.drain()
     results["num_preempted"] = len(stepper.preempted)
-    results["preempted"] = []
-    for index, name in enumerate(names):
-        stepper.engine.llm.reset_prefix_cache()
-        stepper.add("alone", ask(10 + index), None, 80)
-        stepper.drain()
-        results["preempted"].append([stepper.tokens[name], stepper.tokens["alone"]])
+    results["preempted"] = [
+        [stepper.answers[name], reference] for name, reference in zip(names, references, strict=True)
+    ]
     results["after_preemption"] = stepper.leaks()
     return results
 
@@ -158,18 +183,18 @@ def burst(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     for index in range(BURST):
         stepper.add(f"burst {index}", ask(50 + index), ask.plan(0.15), 4)
     gaps = []
-    while not stepper.tokens[f"burst {BURST - 1}"]:
+    while not stepper.answers[f"burst {BURST - 1}"]["tokens"]:
         gaps.append(stepper.step())
-    decoded = len(stepper.tokens["decode"])
+    decoded = len(stepper.answers["decode"]["tokens"])
     stepper.drain()
     return {"longest_gap_s": max(gaps), "capped_step_s": sorted(alone)[1], "steps": len(gaps), "decoded": decoded}
 
 
 def main() -> None:
-    stepper = Stepper(sys.argv[1], Path(sys.argv[2]))
-    prompts = SCENARIO["Prompts"]()
+    stepper = Stepper(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    prompts = SCENARIO["Prompts"](stepper.engine.llm.get_tokenizer())
     stepper.engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
-    results = {"lifecycle": lifecycle, "burst": burst}[sys.argv[3]](stepper, Questions(prompts))
+    results = {"lifecycle": lifecycle, "burst": burst}[sys.argv[4]](stepper, Questions(prompts))
     print("RESULTS " + json.dumps(results), flush=True)
 
 

@@ -14,6 +14,7 @@ from kvblend.core.plan import EncodeOrder
 from kvblend.vllm_connector.encode_job import EncodeJob
 from kvblend.vllm_connector.metadata import EncodeTask
 from tests.blend.paged.paged_models import make_model
+from tests.tolerances import Tolerances
 from tests.vllm_connector.backend_blends import BLOCK, Engine, Library, tokens
 
 PASSAGES = [tokens(100, 21), tokens(200, 33), tokens(300, 18), tokens(400, 26)]
@@ -30,10 +31,10 @@ MakeEngine = Callable[..., Engine]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2].name}")
-def case(request: pytest.FixtureRequest) -> tuple[HuggingFaceModel, MakeEngine]:
+def case(request: pytest.FixtureRequest, dtype: str) -> tuple[HuggingFaceModel, MakeEngine]:
     """The model, and what makes an engine over a library."""
     name, backend, layout, pages = request.param
-    model = cached_model(name)
+    model = cached_model(name, getattr(torch, dtype))
 
     def engine(library: Library, *, paged: bool = True) -> Engine:
         return Engine(model, library, backend, layout, paged=paged, pages=pages)
@@ -42,15 +43,25 @@ def case(request: pytest.FixtureRequest) -> tuple[HuggingFaceModel, MakeEngine]:
 
 
 @cache
-def cached_model(name: str) -> HuggingFaceModel:
-    return make_model(name)
+def cached_model(name: str, dtype: torch.dtype) -> HuggingFaceModel:
+    return make_model(name, dtype)
 
 
-def close(ours: Tensor, reference: Tensor) -> None:
-    torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-4, equal_nan=True)
+Close = Callable[[Tensor, Tensor], None]
 
 
-def test_everything_recomputed(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
+@pytest.fixture
+def close(tolerances: Tolerances) -> Close:
+    """Holds each element to another's, which is NaN where it is."""
+
+    def hold(ours: Tensor, reference: Tensor) -> None:
+        bounds = {"rtol": tolerances.kv_element, "atol": tolerances.kv_element / 10}
+        torch.testing.assert_close(ours, reference.to(ours.dtype), **bounds, equal_nan=True)
+
+    return hold
+
+
+def test_everything_recomputed(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, close: Close) -> None:
     """Reference: full prefill. Ours: two requests at ratio 1, one behind a local hit, in several steps."""
     model, make_engine = case
     library = Library(model, tmp_path)
@@ -69,14 +80,16 @@ def test_everything_recomputed(case: tuple[HuggingFaceModel, MakeEngine], tmp_pa
     for task, prompt in zip(tasks, prompts, strict=True):
         whole = prefill(model, prompt)[0].data[:, :, : task.plan.num_tokens]
         ours = engine.read(task)
-        close(ours, torch.where(ours.isnan(), ours, whole))
+        close(ours, torch.where(ours.isnan(), ours, whole.to(ours.dtype)))
         assert bool(ours[:, :, -BLOCK:].isfinite().all())
     assert reports["first"].exact_tokens == max(hit, len(library.preamble))
     assert reports["second"].recomputed_tokens == sum(map(len, second)) and reports["second"].tiers == {"disk": 77}
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
-def test_what_a_dense_blend_gives(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, ratio: float) -> None:
+def test_what_a_dense_blend_gives(
+    case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, ratio: float, close: Close
+) -> None:
     """Reference: plain PyTorch on a dense copy. Ours: in blocks; lost, cut and flipped files; a fresh span; local hits.
 
     The flipped bit is found while the pass already reads that passage's first layers. Then once more, from a GPU tier.
@@ -141,7 +154,7 @@ def test_encodes_across_steps(case: tuple[HuggingFaceModel, MakeEngine], tmp_pat
     num_groups = len({layer.group for layer in engine.caches.layers})
     assert engine.caches.groups is not None and len(engine.caches.groups) == num_groups
     block_ids = tuple([5 + group, 9 + group, 20 + group] for group in range(num_groups))
-    kv = torch.randn(engine.caches.kv_shape(3 * BLOCK))
+    kv = torch.randn(engine.caches.kv_shape(3 * BLOCK), dtype=engine.caches.dtype)
     for layer, (keys, values) in zip(engine.caches.layers, kv, strict=True):
         layer.write(block_ids[layer.group], 0, keys, values)
     order, prompt = EncodeOrder(start=7, end=43), tokens(0, 45)

@@ -14,8 +14,8 @@ from vllm.config import ParallelConfig
 from kvblend.core.errors import UnsupportedModelError
 from kvblend.vllm_connector.support import check_engine
 
-SCENARIO = Path(__file__).with_name("scenario.py")
-VOCABULARY = 49152
+SCENARIO = Path(__file__).with_name("start_scenario.py")
+VOCABULARY = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def assert_refused(model: Path, store: Path, sentence: str, **arguments: Any) -> None:
@@ -25,7 +25,7 @@ def assert_refused(model: Path, store: Path, sentence: str, **arguments: Any) ->
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert sentence in said, said[-3000:]
-    assert "RESULTS" not in done.stdout
+    assert "STARTED" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,11 @@ def test_settings(
     tiny_model_path: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
 ) -> None:
     """Settings under which blended KV would be wrong."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    assert_refused(tiny_model_path("llama3rope"), tmp_path, sentence, **arguments)
+    assert_refused(tiny_model_path("llama3rope"), tmp_path, sentence, dtype=dtype, **arguments)
 
 
 def test_context_parallelism() -> None:
@@ -63,43 +64,54 @@ def test_context_parallelism() -> None:
         check_engine(config)
 
 
+DEEPSEEK_V2 = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 256,
+    "first_k_dense_replace": 2,
+    "q_lora_rank": None,
+    "n_routed_experts": 2,
+    "max_position_embeddings": 2048,
+}
+
+
 @pytest.mark.parametrize(
     ("architecture", "shape", "sentence"),
     [
-        (
-            "GPT2",
-            {"n_embd": 128, "n_layer": 2, "n_head": 2, "n_positions": 1024},
-            "keys of GPT2LMHeadModel do not follow its rotary embedding: they cannot be moved",
-        ),
+        ("DeepseekV2", DEEPSEEK_V2, "kvblend does not work with multi-head latent attention (MLA)"),
         (
             "Mamba",
             {"hidden_size": 128, "num_hidden_layers": 2, "state_size": 8},
             "kvblend does not work with state-space layers: every layer must be attention",
         ),
         (
-            "DeepseekV2",
-            {
-                "hidden_size": 128,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
-                "intermediate_size": 256,
-                "first_k_dense_replace": 2,
-                "q_lora_rank": None,
-                "n_routed_experts": 2,
-                "max_position_embeddings": 2048,
-            },
-            "kvblend does not work with multi-head latent attention (MLA)",
+            "Bloom",
+            {"hidden_size": 128, "n_layer": 2, "n_head": 2},
+            "kvblend does not work with ALiBi: the model has no rotary attention",
         ),
     ],
 )
-def test_models(architecture: str, shape: dict[str, Any], sentence: str, demo_model_path: Path, tmp_path: Path) -> None:
-    """Models without rotary attention, with state-space layers, with MLA."""
+def test_models_by_their_configuration(
+    architecture: str, shape: dict[str, Any], sentence: str, demo_model_path: Path, tmp_path: Path, dtype: str
+) -> None:
+    """Models with MLA, with state-space layers, with ALiBi: before weights are read, of which the folder has none."""
     import transformers
 
-    config_class = getattr(transformers, f"{architecture}Config")
-    model_class = getattr(transformers, f"{architecture}{'LMHeadModel' if architecture == 'GPT2' else 'ForCausalLM'}")
-    model = model_class(config_class(**shape, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2))
-    model.save_pretrained(tmp_path / "model")
+    config = getattr(transformers, f"{architecture}Config")(**shape, **VOCABULARY)
+    config.architectures = [f"{architecture}ForCausalLM"]
+    config.save_pretrained(tmp_path / "model")
     transformers.AutoTokenizer.from_pretrained(demo_model_path).save_pretrained(tmp_path / "model")
-    assert_refused(tmp_path / "model", tmp_path / "store", sentence)
+    assert_refused(tmp_path / "model", tmp_path / "store", sentence, dtype=dtype)
+
+
+def test_a_model_that_does_not_follow_its_rotary_embedding(demo_model_path: Path, tmp_path: Path, dtype: str) -> None:
+    """Learned positions, of which the configuration says nothing: found by running the model."""
+    import transformers
+
+    config = transformers.GPT2Config(n_embd=128, n_layer=2, n_head=2, n_positions=1024, **VOCABULARY)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(demo_model_path).save_pretrained(tmp_path / "model")
+    sentence = "keys of GPT2LMHeadModel do not follow its rotary embedding: they cannot be moved"
+    assert_refused(tmp_path / "model", tmp_path / "store", sentence, dtype=dtype)

@@ -1,6 +1,6 @@
 """Blend one prompt on real vLLM and keep what the connector selected and the context it wrote.
 
-python recording_scenario.py MODEL_FOLDER STORE_FOLDER RATIO OUTPUT_FILE
+python recording_scenario.py MODEL_FOLDER STORE_FOLDER DTYPE RATIO OUTPUT_FILE
 """
 
 import runpy
@@ -39,12 +39,13 @@ class RecordingJob(HostBlend):
 
 
 def main() -> None:
-    model, store, ratio, output = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    model, store, dtype, ratio, output = sys.argv[1], Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5]
     vars(worker_half)["HostBlend"] = RecordingJob
-    engine, prompts = SCENARIO["Engine"](model, store, {}), SCENARIO["Prompts"]()
+    engine = SCENARIO["Engine"](model, store, {"dtype": dtype})
+    prompts = SCENARIO["Prompts"](engine.llm.get_tokenizer())
     engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])
     (answer,) = engine.run([(prompts.prompt, {"blend": prompts.plan(ratio)})])
-    torch.save({**recorded, "prompt": vars(prompts), "answer": answer["tokens"]}, output)
+    torch.save({**recorded, "prompt": vars(prompts), "answer": list(answer.outputs[0].token_ids)}, output)
 
 
 if __name__ == "__main__":

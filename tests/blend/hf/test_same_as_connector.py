@@ -1,4 +1,7 @@
-"""The lab and the connector select the same tokens and blend to the same KV, from the same passage KV files."""
+"""The lab and the connector select the same tokens and blend to the same KV, from the same passage KV files.
+
+But for rounding, which may change the places of two tokens whose scores nearly tie.
+"""
 
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from kvblend.blend.selectors import Serving
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
 from kvblend.store import PassageKVKey, TieredStore
+from tests.tolerances import Tolerances
 
 RECORDING = Path(__file__).with_name("recording_scenario.py")
 RATIO = 0.15
@@ -21,19 +25,24 @@ RATIO = 0.15
 
 @pytest.mark.parametrize("name", ["demo", "gemma3"])
 def test_same_tokens_and_kv(
-    name: str, demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_path: Path
+    name: str,
+    demo_model_path: Path,
+    tiny_model_path: Callable[[str], Path],
+    tmp_path: Path,
+    dtype: str,
+    tolerances: Tolerances,
 ) -> None:
     """Reference: the connector in vLLM. Ours: the Hugging Face adapter, through the same `blend/` code."""
     path = demo_model_path if name == "demo" else tiny_model_path(name)
     output, store = tmp_path / "recorded.pt", tmp_path / "store"
     store.mkdir()
-    command = [sys.executable, str(RECORDING), str(path), str(store), str(RATIO), str(output)]
+    command = [sys.executable, str(RECORDING), str(path), str(store), dtype, str(RATIO), str(output)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     recorded = torch.load(output)
     parts = recorded["prompt"]
 
-    model = HuggingFaceModel.load(path)
+    model = HuggingFaceModel.load(path, dtype=getattr(torch, dtype))
     tiers = TieredStore.from_settings(Settings(disk_path=store, cpu_bytes=0))
 
     def stored(encode_context: list[int], passage: list[int]) -> torch.Tensor:
@@ -47,9 +56,23 @@ def test_same_tokens_and_kv(
     passages = [EncodedPassage(passage, stored(context, passage), context) for passage in parts["passages"]]
     preamble_kv = stored([], parts["preamble"])
     prompt = lay_out(model, parts["preamble"], preamble_kv, passages, parts["question"], room=8)
-    computed = Serving(SELECTORS["probe"]).blend(prompt, recompute_ratio=RATIO)
-    assert computed.selected.tolist() == recorded["selected"].tolist()
-    torch.testing.assert_close(prompt.context.data, recorded["context"], rtol=1e-3, atol=1e-3)
+    scores = prompt.probe()
+    computed = Serving(SELECTORS["probe"]).blend(prompt.copy(), recompute_ratio=RATIO)
+    last_score = scores[computed.selected].min()
+    differing = sorted(set(computed.selected.tolist()) ^ set(recorded["selected"].tolist()))
+    assert len(computed.selected) == len(recorded["selected"])
+    assert ((scores[differing] - last_score).abs() <= tolerances.score_tie * last_score).all(), differing
+
+    recorded_kv = recorded["context"].float()
+    before = prompt.context.data.float() - recorded_kv
+    prompt.repair(recorded["selected"])
+    after = prompt.context.data.float() - recorded_kv
+    assert after.norm() < tolerances.kv * recorded_kv.norm()
+    # the negative control: without the repair the same comparison fails
+    assert before.norm() > tolerances.control * tolerances.kv * recorded_kv.norm()
+
     tail = parts["question"] + recorded["answer"][:-1]
     logits = extend(model, prompt.whole, tail, start=prompt.num_context, num_last=len(recorded["answer"]))
-    assert logits.argmax(-1).tolist() == recorded["answer"]
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(1, torch.tensor(recorded["answer"])[:, None])[:, 0]
+    assert (logprobs.max(-1).values - chosen).max() < tolerances.near_tie

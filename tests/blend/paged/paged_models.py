@@ -34,11 +34,11 @@ LAYOUTS = ("joined", "split", "keys transposed")
 GROUPS, BLOCK_SIZES = (0, 1, 0), (16, 32)
 
 
-def make_model(name: str) -> HuggingFaceModel:
+def make_model(name: str, dtype: torch.dtype = torch.float32) -> HuggingFaceModel:
     """By a name in MODELS: grouped queries; sliding windows in every other layer and a soft cap."""
     config = getattr(transformers, f"{name}Config")(**SHAPE, **MODELS[name])
     torch.manual_seed(0)
-    return HuggingFaceModel(getattr(transformers, f"{name}ForCausalLM")(config))
+    return HuggingFaceModel(getattr(transformers, f"{name}ForCausalLM")(config).to(dtype))
 
 
 def vacant_caches(model: HuggingFaceModel, layout: str, num_blocks: int) -> PagedCaches:

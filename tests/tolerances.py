@@ -1,0 +1,68 @@
+"""What rounding may do, by the dtype that a model runs in: the bounds of every comparison of two exact paths.
+
+Two such paths add the same numbers in other orders, so that their log-probabilities differ by the dtype's rounding: 24
+bits of mantissa in fp32, 8 in bf16, where vLLM's own full prefill is as far from the same model in fp32.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+__all__ = ["TOLERANCES", "Tolerances", "tolerances"]
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Bounds of one dtype. Divergences are mean KL over an answer's steps, in nats."""
+
+    full_prefill: float
+    """Divergence of everything recomputed from vLLM's full prefill, of a tiny random model."""
+    full_reuse: float
+    """Divergence of nothing recomputed from full reuse by its definition in fp32, of a tiny random model."""
+    demo: float
+    """Either divergence, of the demo model, whose distributions are flatter."""
+    kv: float
+    """Norm of the deviation of a context's keys and values, of their own norm."""
+    kv_element: float
+    """Deviation of a key's or value's element, of itself; a tenth of it for an element near 0."""
+    score_tie: float
+    """Of a probe score, how far another's may be to change places with it."""
+    logprob: float
+    """Largest difference of a token's log-probability, of a tiny random model."""
+    near_tie: float
+    """Log-probabilities of two tokens that are no farther apart may change their places, in nats."""
+    control: float
+    """How many times its tolerance each negative control goes beyond."""
+
+
+TOLERANCES: Mapping[str, Tolerances] = {
+    "float32": Tolerances(
+        full_prefill=1e-6,
+        full_reuse=4e-6,
+        demo=1e-6,
+        kv=1e-4,
+        kv_element=1e-3,
+        score_tie=0.0,
+        logprob=1e-3,
+        near_tie=1e-3,
+        control=10,
+    ),
+    "bfloat16": Tolerances(
+        full_prefill=0.05,
+        full_reuse=0.18,
+        demo=0.004,
+        kv=0.02,
+        kv_element=0.1,
+        score_tie=0.02,
+        logprob=0.5,
+        near_tie=0.5,
+        control=3,
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def tolerances(dtype: str) -> Tolerances:
+    """Those of the run's dtype."""
+    return TOLERANCES[dtype]
