@@ -68,14 +68,8 @@ def test_a_request_names_its_ratio_and_selector(
     client: Client, halden: str, ratio: float | None, selector: str
 ) -> None:
     question = "Where does the river Orm rise?"
-    report = client.query(
-        halden,
-        question,
-        top_k=3,
-        recompute_ratio=ratio,
-        selector=selector,
-        max_tokens=2,  # type: ignore[arg-type]
-    ).report
+    options = {"recompute_ratio": ratio, "selector": selector}
+    report = client.query(halden, question, top_k=3, max_tokens=2, **options).report  # type: ignore[arg-type]
     wanted = {"none": 0.0, "all": 1.0}.get(selector, ratio)
     assert wanted is not None
     assert report.outcome == "blended"

@@ -55,8 +55,8 @@ def close(tolerances: Tolerances) -> Close:
     """Holds each element to another's, which is NaN where it is."""
 
     def hold(ours: Tensor, reference: Tensor) -> None:
-        bounds = {"rtol": tolerances.kv_element, "atol": tolerances.kv_element / 10}
-        torch.testing.assert_close(ours, reference.to(ours.dtype), **bounds, equal_nan=True)
+        bound = tolerances.kv_element
+        torch.testing.assert_close(ours, reference.to(ours.dtype), rtol=bound, atol=bound / 10, equal_nan=True)
 
     return hold
 

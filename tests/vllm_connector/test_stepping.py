@@ -34,7 +34,8 @@ def lifecycle(
 def deviation(ours: dict[str, Any], reference: dict[str, Any]) -> float:
     """Largest difference of the answers' logprobs; both took the same tokens."""
     assert ours["tokens"] == reference["tokens"]
-    return max(abs(a - b) for a, b in zip(ours["logprobs"], reference["logprobs"], strict=True))
+    largest: float = max(abs(a - b) for a, b in zip(ours["logprobs"], reference["logprobs"], strict=True))
+    return largest
 
 
 def test_aborted_requests_leak_nothing(lifecycle: dict[str, Any]) -> None:
