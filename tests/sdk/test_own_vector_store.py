@@ -81,11 +81,14 @@ def test_the_second_use_of_a_document_reuses_its_kv(service: RunningService, ret
 
 
 def test_a_chat_model_says_how_much_is_recomputed(service: RunningService, retriever: Any) -> None:
-    """Everything, or nothing reused in the first place: the same prompt of the same passages."""
-    question = "Who was Captain Roos?"
+    """Everything, or nothing reused in the first place: the same prompt of the same passages.
+
+    Each attempt asks something else, as above.
+    """
     blended = ChatKVBlend(base_url=service.url, max_tokens=2, recompute_ratio=1.0)
     full = ChatKVBlend(base_url=service.url, max_tokens=2, reuse="none")
-    for _ in range(100):
+    for attempt in range(100):
+        question = f"Who was Captain Roos? ({attempt})"
         ours = result_of(chain_of(retriever, blended), question)
         if not ours["report"]["missed_passages"]:
             break

@@ -55,7 +55,7 @@ def test_same_tokens_and_kv(
     context = parts["encode_context"]
     passages = [EncodedPassage(passage, stored(context, passage), context) for passage in parts["passages"]]
     preamble_kv = stored([], parts["preamble"])
-    prompt = lay_out(model, parts["preamble"], preamble_kv, passages, parts["question"], room=8)
+    prompt = lay_out(model, parts["preamble"], preamble_kv, passages, parts["question"], room=len(recorded["answer"]))
     scores = prompt.probe()
     computed = Serving(SELECTORS["probe"]).blend(prompt.copy(), recompute_ratio=RATIO)
     last_score = scores[computed.selected].min()
@@ -75,4 +75,4 @@ def test_same_tokens_and_kv(
     logits = extend(model, prompt.whole, tail, start=prompt.num_context, num_last=len(recorded["answer"]))
     logprobs = logits.log_softmax(-1)
     chosen = logprobs.gather(1, torch.tensor(recorded["answer"])[:, None])[:, 0]
-    assert (logprobs.max(-1).values - chosen).max() < tolerances.near_tie
+    assert (logprobs.max(-1).values - chosen).max() < tolerances.logprob
