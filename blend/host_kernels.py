@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Array", "copy_with_norms", "has_host_kernels", "rotate", "vectors"]
+__all__ = ["Array", "compile_host_kernels", "copy_with_norms", "has_host_kernels", "rotate", "vectors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 def _compiled() -> dict[str, Any] | None:
     """The kernels by name; None where numba is not installed. Of bf16 numbers they see the bits."""
     try:
-        from numba import njit
+        from numba import njit  # type: ignore[import-untyped]
     except ImportError:
         return None
     widen, narrow = njit(inline="always")(_widen), njit(inline="always")(_narrow)
@@ -121,6 +121,16 @@ def has_host_kernels(tensor: Tensor) -> bool:
     return fits and _compiled() is not None
 
 
+def compile_host_kernels(dtype: torch.dtype) -> None:
+    """Have the kernels ready for tensors of a dtype, so that no request waits for them, where there are any."""
+    for interleaved in (False, True):
+        source, target = torch.zeros(2, 1, 4, dtype=dtype)
+        if has_host_kernels(source):
+            angles = torch.ones(1), torch.zeros(1)
+            rotate(vectors(source), *angles, interleaved=interleaved, target=vectors(target))
+            copy_with_norms(vectors(source), target=vectors(target), norms=torch.zeros(1).numpy())
+
+
 def vectors(tensor: Tensor) -> Array:
     """What the kernels take: a view of `[..., head_dim]` as `[n, head_dim]`, of bf16 numbers the bits (uint16)."""
     rows = tensor.view(-1, tensor.shape[-1])
@@ -131,7 +141,7 @@ def vectors(tensor: Tensor) -> Array:
 def rotate(source: Array, cos: Tensor, sin: Tensor, *, interleaved: bool, target: Array) -> None:
     """Turn the pairs of keys, `vectors` of finite numbers, by the angles of cos and sin, fp32 `[rotary_dim / 2]`.
 
-    Computed in fp32; dimensions beyond rotary_dim pass through. `target` is like `source`, and shares no memory with it.
+    Computed in fp32; dimensions beyond rotary_dim pass through. `target` is like `source`, and is other memory.
     """
     _kernel("neighbours" if interleaved else "halves", source)(source, target, cos.numpy(), sin.numpy())
 

@@ -1,4 +1,4 @@
-"""Passages on their way into a request's pages on a CPU: read, checked and rotated, beside the engine's thread or by it."""
+"""Passages on their way into a request's pages on a CPU: read, checked and rotated, ahead of the engine or by it."""
 
 import os
 from collections import deque

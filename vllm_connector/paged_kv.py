@@ -76,7 +76,7 @@ class PagedLayer:
         self.write_slots(self._cache, slots, keys[kept], values[kept])
 
     def write_slots(self, cache: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of `cache`, the layer's own or one like it."""
+        """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of `cache`: the layer's own, or like it."""
         self.layer.impl.do_kv_cache_update(self.layer, keys.contiguous(), values.contiguous(), cache, slots)
 
     def _learn_order(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""One span on its way from its file to where it goes, a layer at a time, through memory that is used again and again."""
+"""One span on its way from its file to where it goes, a layer at a time, through memory that is used again."""
 
 from collections.abc import Sequence
 

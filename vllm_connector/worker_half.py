@@ -9,6 +9,7 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
 
+from kvblend.blend.host_kernels import compile_host_kernels
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
 from kvblend.store import PassageKVKey, Stager, TieredStore
@@ -89,6 +90,7 @@ class WorkerHalf:
         """Blend by the engine's own attention, and plain PyTorch."""
         specs = [group.kv_cache_spec for group in self._cache_config.kv_cache_groups]
         pages = HostPages(self.caches.layers, self.model.specs, specs, self._config)
+        compile_host_kernels(self.caches.dtype)
         threads = LoadingThreads()
         self._closing.callback(threads.close)
         self._job = lambda task: HostBlend(task, self.caches, pages, self.model, threads)

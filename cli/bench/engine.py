@@ -102,7 +102,8 @@ class BenchEngine:
         """Bytes of one token's keys and values in all layers."""
         model, parallel = self._config.model_config, self._config.parallel_config
         num_values: int = 2 * model.get_num_layers(parallel) * model.get_num_kv_heads(parallel) * model.get_head_size()
-        return num_values * model.dtype.itemsize
+        num_bytes: int = num_values * model.dtype.itemsize
+        return num_bytes
 
     @property
     def _config(self) -> Any:
