@@ -47,6 +47,8 @@ class EngineModel:
 
     On construction it checks, on the model itself, that rotating layer i's key from position p by d gives its key at
     p + d, and that values do not depend on the position. Raises UnsupportedModelError where they do.
+
+    Attention is looked up by name when the model runs, so a model that vLLM has compiled asks us all the same.
     """
 
     def __init__(self, model: nn.Module, layer_names: Sequence[str], vllm_config: Any) -> None:
@@ -58,14 +60,17 @@ class EngineModel:
         tables: dict[int, RotaryTable] = {}
         self.rotary_tables = [self._table(name, tables) for name in self._names]
         """Each layer's; None where its keys do not turn."""
+        self._runs_compiled = False  # vLLM's own first forward compiles the model, as it would without us
         self._check_rotation()
+        self._runs_compiled = next(model.parameters()).device.type == "cpu"
+        """On CUDA it is not tried yet."""
 
     @property
     def num_layers(self) -> int:
         return len(self._names)
 
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> None:
-        context = create_forward_context(None, self._config, slot_mapping={}, skip_compiled=True)
+        context = create_forward_context(None, self._config, slot_mapping={}, skip_compiled=not self._runs_compiled)
         stand_ins = {
             name: _StandIn(layer, index, attend)
             for index, (name, layer) in enumerate(zip(self._names, self._layers, strict=True))

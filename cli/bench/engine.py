@@ -53,7 +53,6 @@ class BenchEngine:
             dtype=served_dtype(self._model, self._dtype),
             max_model_len=self._max_model_len,
             max_num_batched_tokens=max(2048, self._max_model_len),
-            enforce_eager=True,
             load_format="kvblend",
             max_logprobs=-1,
             logits_processors=[ForcedAnswer],
