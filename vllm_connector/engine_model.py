@@ -77,7 +77,8 @@ class EngineModel:
         }
         context.no_compile_layers = {**context.no_compile_layers, **stand_ins}
         with torch.inference_mode(), override_forward_context(context):
-            self._model(input_ids=token_ids, positions=positions)
+            # of vLLM's own dtypes: what it has compiled checks none
+            self._model(input_ids=token_ids.int(), positions=positions.long())
 
     def reduce_scores(self, scores: Tensor) -> Tensor:
         if get_tensor_model_parallel_world_size() == 1:
