@@ -12,9 +12,10 @@ from kvblend.core.report import BlendReport
 from kvblend.core.rest import BlendOptions, QueryResponse, Reuse, SuppliedDocument
 from kvblend.sdk import Client
 
-__all__ = ["Comparison", "ask", "compared", "summary"]
+__all__ = ["Comparison", "ask", "compared", "summary", "warm_up"]
 
 MAX_TOKENS = 96
+WARM_UP_QUESTION = "What is this about?"
 MODES: tuple[tuple[Reuse, str], ...] = (
     ("blend", "kvblend"),
     ("none", "vLLM, full prefill"),
@@ -24,7 +25,7 @@ MODES: tuple[tuple[Reuse, str], ...] = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The three answers to one question, in the order of MODES."""
+    """The three answers to one question, in the order of MODES; of the last the first token alone."""
 
     question: str
     answers: dict[Reuse, QueryResponse]
@@ -44,15 +45,22 @@ def ask(client: Client, collection: str, question: str, *, top_k: int) -> Compar
     for mode, _ in MODES:
         if mode == "prefix_cache":
             _warm_prefix_cache(client, collection, answers["blend"])
-        answers[mode] = client.query(collection, question, top_k=top_k, reuse=mode, max_tokens=MAX_TOKENS)
+        max_tokens = 1 if mode == "prefix_cache" else MAX_TOKENS  # its answer is not shown
+        answers[mode] = client.query(collection, question, top_k=top_k, reuse=mode, max_tokens=max_tokens)
     return Comparison(question, answers)
+
+
+def warm_up(client: Client, collection: str, *, top_k: int) -> None:
+    """Ask once by a blend and once by full prefill: the first request of a kind takes longer than those after it."""
+    for mode, _ in MODES[:2]:
+        client.query(collection, WARM_UP_QUESTION, top_k=top_k, reuse=mode, max_tokens=1)
 
 
 def _warm_prefix_cache(client: Client, collection: str, answer: QueryResponse) -> None:
     """Let vLLM prefill the same passages in reverse order."""
     documents: list[SuppliedDocument | str] = [source.text for source in reversed(answer.sources)]
     options = BlendOptions(documents=documents, collection=collection, reuse="prefix_cache")
-    client.chat([{"role": "user", "content": "What is this about?"}], blend=options, extra={"max_tokens": 1})
+    client.chat([{"role": "user", "content": WARM_UP_QUESTION}], blend=options, extra={"max_tokens": 1})
 
 
 def compared(comparison: Comparison) -> Group:

@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Start a service, ingest Python's library documentation, ask questions, and compare the time to first token with
     vLLM's full prefill and prefix cache on the same prompts. Ends by itself and leaves nothing running."""
-    from kvblend.cli.comparison import ask, compared, summary
+    from kvblend.cli.comparison import ask, compared, summary, warm_up
     from kvblend.cli.demo_model import choose_demo_model
     from kvblend.cli.machine import this_machine
     from kvblend.cli.model_sources import NAMED_MODELS
@@ -58,7 +58,7 @@ def demo(
     with ExitStack() as stack:
         client = stack.enter_context(_service(model_path, embedding_model, home, max_model_len, console))
         _ingest(client, console)
-        ask(client, COLLECTION, "What is this about?", top_k=passages)  # the first request pays for warming up
+        warm_up(client, COLLECTION, top_k=passages)
         comparisons = []
         for question in QUESTIONS:
             with status_progress(console) as progress:
