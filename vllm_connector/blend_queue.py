@@ -91,7 +91,6 @@ class BlendQueue:
         """Do one engine step's share of the work."""
         batch = self._admit()
         if batch:
-            self._begin_ahead(batch)
             try:
                 self._run(batch)
             except Exception as error:  # the worker's edge: whatever went wrong, vLLM can still prefill
@@ -146,6 +145,7 @@ class BlendQueue:
         new = [job for job in batch if job.todo is None]
         for job in new:
             self._begin(job)
+        self._begin_ahead(batch)
         with self._loading(new) as loading:
             scores = self._probe(new, loading)
             was_probed = loading.is_complete

@@ -4,7 +4,7 @@ from typing import Any
 
 from vllm.v1.kv_cache_interface import FullAttentionSpec, UniformTypeKVCacheSpecs
 
-__all__ = ["keeps_blocks"]
+__all__ = ["keeps_blocks", "layer_spec"]
 
 
 def keeps_blocks(spec: Any) -> bool:
@@ -14,3 +14,8 @@ def keeps_blocks(spec: Any) -> bool:
     """
     kinds = spec.kv_cache_specs.values() if isinstance(spec, UniformTypeKVCacheSpecs) else [spec]
     return all(isinstance(kind, FullAttentionSpec) for kind in kinds)
+
+
+def layer_spec(spec: Any) -> Any:
+    """What a KV cache spec says of one of its layers: kvblend works with layers of one KV shape alone."""
+    return next(iter(spec.kv_cache_specs.values())) if isinstance(spec, UniformTypeKVCacheSpecs) else spec

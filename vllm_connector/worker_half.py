@@ -25,7 +25,7 @@ from kvblend.vllm_connector.host_blend import HostBlend, HostBlendLoading
 from kvblend.vllm_connector.host_copy import HostCopy
 from kvblend.vllm_connector.host_loading import LoadingThreads
 from kvblend.vllm_connector.host_pages import HostPages
-from kvblend.vllm_connector.kv_groups import keeps_blocks
+from kvblend.vllm_connector.kv_groups import keeps_blocks, layer_spec
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.model_loader import loaded_model
 from kvblend.vllm_connector.paged_blend import PagedBlend
@@ -88,7 +88,7 @@ class WorkerHalf:
 
     def _use_engine(self) -> BeginLoading:
         """Blend by the engine's own attention, and plain PyTorch."""
-        specs = [group.kv_cache_spec for group in self._cache_config.kv_cache_groups]
+        specs = [layer_spec(group.kv_cache_spec) for group in self._cache_config.kv_cache_groups]
         pages = HostPages(self.caches.layers, self.model.specs, specs, self._config)
         compile_host_kernels(self.caches.dtype)
         threads = LoadingThreads()
