@@ -23,9 +23,9 @@ class Tolerances:
     demo: float
     """Either divergence, of the demo model, whose distributions are flatter."""
     kv: float
-    """Norm of the deviation of a context's keys and values, of their own norm."""
-    kv_element: float
-    """Deviation of a key's or value's element, of itself; a tenth of it for an element near 0."""
+    """Norm of the deviation of a context's keys or values, of their own norm."""
+    kv_vector: float
+    """The same of any one token's key or value in a head."""
     score_tie: float
     """Of a probe score, how far another's may be to change places with it."""
     logprob: float
@@ -39,8 +39,8 @@ TOLERANCES: Mapping[str, Tolerances] = {
         full_prefill=1e-6,
         full_reuse=1e-6,
         demo=1e-6,
-        kv=1e-4,
-        kv_element=1e-3,
+        kv=1e-5,
+        kv_vector=1e-3,
         score_tie=0.0,
         logprob=1e-3,
         control=10,
@@ -49,9 +49,9 @@ TOLERANCES: Mapping[str, Tolerances] = {
         full_prefill=0.05,
         full_reuse=0.15,
         demo=0.004,
-        kv=0.02,
-        kv_element=0.1,
-        score_tie=0.02,
+        kv=0.05,
+        kv_vector=0.1,
+        score_tie=0.1,
         logprob=0.8,
         control=3,
     ),

@@ -1,6 +1,7 @@
 """A tiny Hugging Face model over the caches of vLLM's CUDA backends, blended by the connector's own queue."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from kvblend.blend import Selector
 from kvblend.blend.hf import HuggingFaceModel, PassageEncoder, prefill
 from kvblend.core.identity import EMPTY_CONTEXT, token_hash
 from kvblend.core.plan import ContextPlan, Span
@@ -80,11 +82,42 @@ class Library:
         return ContextPlan(spans=tuple(spans), recompute_ratio=ratio)
 
 
+@dataclass(frozen=True)
+class SharedSelector:
+    """Selects for a request what another engine's blend of it selected, and holds its own choice to that.
+
+    Scores that differ by rounding change places only where they are no farther than `score_tie` apart, of their size:
+    a token repaired in one blend alone would hide all else that two blends have in common.
+    """
+
+    own: Selector
+    name: str
+    selected: dict[str, Tensor]
+    score_tie: float
+
+    @property
+    def needs_scores(self) -> bool:
+        return self.own.needs_scores
+
+    def count(self, num_candidates: int, *, recompute_ratio: float) -> int:
+        return self.own.count(num_candidates, recompute_ratio=recompute_ratio)
+
+    def select(self, candidates: Tensor, *, recompute_ratio: float, scores: Tensor | None) -> Tensor:
+        ours = self.own.select(candidates, recompute_ratio=recompute_ratio, scores=scores)
+        shared = self.selected.setdefault(self.name, ours)
+        assert scores is not None and len(ours) == len(shared)
+        differing = sorted(set(ours.tolist()) ^ set(shared.tolist()))
+        distances = (scores[differing] / scores[ours].min() - 1).abs()
+        assert bool((distances <= self.score_tie).all()), distances.tolist()
+        return shared
+
+
 class Engine:
     """Caches of one backend in one layout, blocks for requests, and a queue over them.
 
     `paged`: as on CUDA; on CPU the kernels' wrappers run their references, or Triton's interpreter. `pages`: tokens of
-    the backend's own pages, where they are smaller than vLLM's blocks.
+    the backend's own pages, where they are smaller than vLLM's blocks. `selected`: what blends have selected by the
+    requests' names, shared by engines that are to repair the same (`SharedSelector`).
     """
 
     def __init__(
@@ -97,7 +130,10 @@ class Engine:
         paged: bool,
         pages: int | None = None,
         tokens_per_step: int = 40,
+        selected: dict[str, Tensor] | None = None,
+        score_tie: float = 0.0,
     ) -> None:
+        self._selected, self._score_tie = selected, score_tie
         self._model, self._library = model, library
         windows = [spec.sliding_window for spec in model.specs]
         layers, _ = allocate_layers(
@@ -150,7 +186,10 @@ class Engine:
             exact = prefill(self._model, prompt[:start])[0].data
             for layer, (keys, values) in zip(self.caches.layers, exact, strict=True):
                 layer.write(block_ids[layer.group], 0, keys, values)
-        self.queue.add(self._job(task))
+        job = self._job(task)
+        if self._selected is not None and job.needs_probe:
+            job.selector = SharedSelector(job.selector, name, self._selected, self._score_tie)
+        self.queue.add(job)
         return task
 
     def run(self) -> tuple[dict[str, BlendReport], int]:
@@ -166,13 +205,13 @@ class Engine:
         return reports, steps
 
     def read(self, task: BlendTask) -> Tensor:
-        """A context's KV `[layer, k|v, token, kv_head, head_dim]`; NaN for what lies in no block."""
+        """A context's KV in fp32 `[layer, k|v, token, kv_head, head_dim]`; NaN for what lies in no block."""
         count = task.plan.num_tokens
         kv = torch.full(self.caches.kv_shape(count), torch.nan)
         for index, layer in enumerate(self.caches.layers):
             keys, values = layer.read(task.block_ids[layer.group], 0, count)
             kept = torch.tensor(task.block_ids[layer.group])[torch.arange(count) // BLOCK] != 0
-            kv[index, 0, kept], kv[index, 1, kept] = keys[kept], values[kept]
+            kv[index, 0, kept], kv[index, 1, kept] = keys[kept].float(), values[kept].float()
         return kv
 
     def _job(self, task: BlendTask) -> BlendJob:
