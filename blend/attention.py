@@ -156,15 +156,18 @@ def _flash(spec: AttentionSpec, folded: Tensor, k: Tensor, v: Tensor, mask: Tens
 
     A query that sees no key has -inf for the latter, and what it attends to is 0.
     """
-    bias = None
-    if mask is not None:
-        rows = mask.repeat_interleave(folded.shape[1] // len(mask), 0)
-        bias = torch.zeros(rows.shape, dtype=folded.dtype).masked_fill_(~rows, float("-inf"))[None, None]
+    if mask is None:
+        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            folded[None], k[None], v[None], scale=spec.scale
+        )
+        return out[0], total[0]
+    rows = mask.repeat_interleave(folded.shape[1] // len(mask), 0)
+    bias = torch.zeros(rows.shape, dtype=folded.dtype).masked_fill_(~rows, float("-inf"))
     out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        folded[None], k[None], v[None], attn_mask=bias, scale=spec.scale
+        folded[None], k[None], v[None], attn_mask=bias[None, None], scale=spec.scale
     )
-    blind = total[0].isnan() | (total[0] == float("-inf"))
-    return out[0].masked_fill(blind[..., None], 0), total[0].masked_fill(blind, float("-inf"))
+    blind = ~rows.any(1)
+    return out[0].masked_fill(blind[:, None], 0), total[0].masked_fill(blind, float("-inf"))
 
 
 def _add_weights(
