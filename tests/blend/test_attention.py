@@ -61,9 +61,7 @@ def test_scattered_queries(
 
 
 @settings(deadline=None, max_examples=100)
-@example(
-    num_context=1, num_question=7, kv_heads=1, group=1, window=7, soft_cap=None, seed=0
-)  # the last sees no context
+@example(num_context=1, num_question=7, kv_heads=1, group=1, window=7, soft_cap=None, seed=0)  # one sees none of it
 @given(
     num_context=st.integers(0, 150),
     num_question=st.integers(1, 80),

@@ -172,11 +172,15 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
 
 
 def burst(stepper: Stepper, ask: Questions) -> dict[str, Any]:
-    """Sixteen blends beside a decode: its longest gap against a step that repairs as much as one step may."""
-    alone = []
+    """Sixteen blends beside a decode: its longest gap against what one step may do.
+
+    That is to repair a step's cap (ratio 1), and to probe (a blend whose passages are all reused).
+    """
+    alone: dict[float, list[float]] = {1.0: [], 0.15: []}
     for index in range(3):
-        stepper.add(f"lone {index}", ask(40 + index), ask.plan(1.0), 1)
-        alone.append(max(stepper.drain()))
+        for ratio, longest in alone.items():
+            stepper.add(f"lone {index} {ratio}", ask(40 + index), ask.plan(ratio), 1)
+            longest.append(max(stepper.drain()))
     stepper.add("decode", ask.prompts.question, None, 120)
     for _ in range(5):
         stepper.step()
@@ -187,7 +191,9 @@ def burst(stepper: Stepper, ask: Questions) -> dict[str, Any]:
         gaps.append(stepper.step())
     decoded = len(stepper.answers["decode"]["tokens"])
     stepper.drain()
-    return {"longest_gap_s": max(gaps), "capped_step_s": sorted(alone)[1], "steps": len(gaps), "decoded": decoded}
+    repairing, probing = (sorted(longest)[1] for longest in alone.values())
+    steps = {"longest_gap_s": max(gaps), "repairing_step_s": repairing, "probing_step_s": probing}
+    return {**steps, "steps": len(gaps), "decoded": decoded}
 
 
 def main() -> None:
