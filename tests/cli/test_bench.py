@@ -20,11 +20,13 @@ def run_bench(*arguments: str) -> dict[str, Any]:
     return result
 
 
-def test_ttft(demo_model_path: Path) -> None:
+def test_ttft(demo_model_path: Path, dtype: str) -> None:
     """Every mode has its row; what is timed was verified; a blend's ratios are made of what stands beside them."""
-    result = run_bench("ttft", str(demo_model_path), "--context-tokens", "1000", "--repeats", "1")
+    options = ("--context-tokens", "1000", "--repeats", "1", "--dtype", dtype)
+    result = run_bench("ttft", str(demo_model_path), *options)
     verified = result["verified"]
-    assert verified["recompute_ratio"] == 1.0 and verified["kl"] <= verified["tolerance"] <= 1e-2
+    assert verified["recompute_ratio"] == 1.0 and result["machine"]["dtype"] == dtype
+    assert verified["kl"] <= verified["tolerance"] == TOLERANCES[dtype]
     rows = {(row["mode"], row["recompute_ratio"]): row for row in result["results"]}
     blends = [("blend", ratio) for ratio in (0.05, 0.15, 0.3)]
     assert list(rows) == [("full_prefill", None), ("prefix_cache", None), ("full_reuse", 0.0), *blends]
