@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvblend.blend.host_kernels import has_host_kernels, rotate, vectors
-
 __all__ = ["RotaryTable", "rerotate", "rerotate_into", "rerotate_layers", "rotation_tolerance"]
 
 
@@ -63,9 +61,6 @@ def rerotate_into(keys: Tensor, table: RotaryTable, *, delta: int, out: Tensor) 
     if delta == 0:
         return out.copy_(keys)
     cos, sin = table.angles(delta)
-    if has_host_kernels(keys) and has_host_kernels(out):
-        rotate(vectors(keys), cos, sin, interleaved=table.interleaved, target=vectors(out))
-        return out
     rotary_dim = 2 * cos.shape[-1]
     turned = keys[..., :rotary_dim].float()
     result = torch.empty_like(turned)

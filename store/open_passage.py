@@ -43,6 +43,13 @@ class OpenPassageKV(ABC):
     def close(self) -> None:
         """Let it go. Idempotent."""
 
+    def in_file(self) -> tuple[int, int] | None:
+        """A file descriptor and the byte of layer 0's extent, where all extents lie one after another; else None.
+
+        Whoever reads there checks what it reads. Valid until `close`.
+        """
+        return None
+
     def staged(self) -> StagedPassage | None:
         """What the kernels take, where it lies in device memory already; None where it must be read.
 

@@ -61,6 +61,9 @@ class PassageKVFile(OpenPassageKV):
     def fileno(self) -> int:
         return self._raw.fileno()
 
+    def in_file(self) -> tuple[int, int]:
+        return self.fileno(), self._payload_start
+
     def read_extent(self, layer: int, extent: memoryview) -> None:
         _read_exactly(self._raw.fileno(), extent, self._payload_start + layer * self.header.extent_bytes)
         self._check(layer, xxhash.xxh3_64(extent))

@@ -1,18 +1,17 @@
 """A blend in the request's own blocks, by the engine's own attention: where there is no GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
 
 from kvblend.blend import RotaryTable
 from kvblend.store import TieredStore
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.engine_caches import EngineCaches
 from kvblend.vllm_connector.host_context import HostContext
-from kvblend.vllm_connector.host_loading import HostLoading, LoadedSpan, LoadingThreads
+from kvblend.vllm_connector.host_loading import HostLoading, LoadedSpan, LoadingThreads, host_loading
 from kvblend.vllm_connector.host_pages import HostPages
 from kvblend.vllm_connector.metadata import BlendTask
 
@@ -67,22 +66,8 @@ class HostBlend(BlendJob):
     def settle(self, loaded: Sequence[bool]) -> None:
         super().settle(loaded)
         self.loaded_spans = [index for index, file in enumerate(self.files) if file is not None]
-        positions = self.context.readable.nonzero()[:, 0]
-        slots = {}
-        for group in self.context.tables:
-            slots[group] = self.context.slots(group, positions)
-            if group not in self._pages.scratched:
-                slots[group][positions < self.task.start] = -1  # blocks of a local hit, which others share
-        self.loading = self.context.source = HostLoading(
-            self._threads,
-            self._pages,
-            self._tables,
-            [self._loaded_span(index, positions) for index in self.loaded_spans],
-            slots,
-            hit=self.task.start,
-            read_hit=self._read_hit,
-            for_probe=self.needs_probe,
-        )
+        spans = [self._loaded_span(index) for index in self.loaded_spans]
+        self.loading = host_loading(self._threads, self.context, self._tables, spans, hit=self.task.start)
 
     def finish(self) -> None:
         assert self._scratch is not None
@@ -92,7 +77,7 @@ class HostBlend(BlendJob):
         """Stop it, and close the files. Idempotent."""
         if self.loading is not None:
             self.loading.close()
-            self.loading = self.context.source = None
+            self.loading = None
         super().close()
 
     def close(self) -> None:
@@ -101,15 +86,10 @@ class HostBlend(BlendJob):
             self._pages.release(self._scratch)
             self._scratch = None
 
-    def _loaded_span(self, index: int, positions: Tensor) -> LoadedSpan:
+    def _loaded_span(self, index: int) -> LoadedSpan:
         file, span = self.files[index], self.spans[index]
         assert file is not None
-        skipped = self.skipped(span)
-        first_row = int(torch.searchsorted(positions, span.start + skipped))
-        return LoadedSpan(file, span.start - file.header.capture_position, skipped, first_row)
-
-    def _read_hit(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self._pages.read(layer, self.context.tables[self._pages.groups[layer]], self.task.start)
+        return LoadedSpan(file, span.start, self.skipped(span))
 
 
 class HostBlendLoading:
@@ -128,26 +108,28 @@ class HostBlendLoading:
     def complete(self) -> None:
         """Load whatever no pass has."""
         for _, loading in self._jobs:
-            for layer in range(loading.num_loaded, loading.num_layers):
-                loading.ready(layer)
+            loading.ready(loading.num_layers - 1)
 
     @property
     def is_complete(self) -> bool:
-        return all(loading.num_loaded == loading.num_layers for _, loading in self._jobs)
+        return all(loading.is_complete for _, loading in self._jobs)
 
     def failures(self) -> dict[int, str]:
         """What is wrong with passages of which this rank's part cannot be used, by place in `passages`."""
         self.complete()
-        failed = [loading.failed.get(place) for job, loading in self._jobs for place in range(len(job.loaded_spans))]
-        return {place: str(error) for place, error in enumerate(failed) if error is not None}
+        failed = [own.get(place) for job, own in self._failed() for place in range(len(job.loaded_spans))]
+        return {place: reason for place, reason in enumerate(failed) if reason is not None}
 
     def keep(self, store: TieredStore) -> None:
         """Put aside what is corrupt; nothing is kept but in the pages."""
-        for job, loading in self._jobs:
-            for place in loading.failed:
+        for job, failed in self._failed():
+            for place in failed:
                 file = job.files[job.loaded_spans[place]]
                 assert file is not None
                 store.quarantine(file)
+
+    def _failed(self) -> list[tuple[HostBlend, Mapping[int, str]]]:
+        return [(job, loading.failed) for job, loading in self._jobs]
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from kvblend.blend import AttentionSpec
+from kvblend.blend.attention import scored_attention
+from kvblend.host_kernels import HostKernels, HostPagedKV, Rows, attend, probe
 from kvblend.vllm_connector.engine_attention import EngineAttention
 from kvblend.vllm_connector.paged_kv import PagedLayer
 from kvblend.vllm_connector.scratch_pages import ScratchPages
@@ -15,7 +17,7 @@ __all__ = ["HostPages"]
 
 
 class HostPages:
-    """Every layer's pages, with the engine's own attention over them.
+    """Every layer's pages, with attention over them: by our kernels, by the engine's own and PyTorch where it must be.
 
         a layer that keeps its blocks    its own cache; a context is loaded, probed and repaired where it stays
         a layer with a sliding window    a scratch cache of the same layout, as long as the context: the engine's
@@ -30,9 +32,12 @@ class HostPages:
         specs: Sequence[AttentionSpec],
         kv_cache_specs: Sequence[Any],
         vllm_config: Any,
+        kernels: HostKernels | None,
     ) -> None:
         """kv_cache_specs: of each KV cache group, as vLLM's metadata builders take them."""
         self.layers, self.specs = tuple(layers), tuple(specs)
+        self.kernels = kernels if all(layer.host_kv is not None for layer in layers) else None
+        """None where a layer's pages are in an order that they do not know, too."""
         self.groups = [layer.group for layer in layers]
         """Each layer's KV cache group."""
         self._of_group = {group: [own for own in layers if own.group == group] for group in set(self.groups)}
@@ -61,13 +66,59 @@ class HostPages:
         """Write tokens `[n, kv_heads, head_dim]` at `slots` (int64 `[n]`) of the layer's `cache`."""
         self.layers[layer].write_slots(self.cache(layer), slots, keys, values)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: Any) -> Tensor:
-        """As `EngineAttention.attend`; `metadata` is that of the layer's group."""
-        return EngineAttention.attend(self.layers[layer], q, k, v, self.cache(layer), metadata)
+    def host_kv(self, layer: int) -> HostPagedKV:
+        """A layer's pages as the kernels address them, where there are kernels."""
+        pages = self.layers[layer].host_kv
+        assert pages is not None
+        return pages
 
-    def metadata(self, group: int, positions: Sequence[Tensor], tables: Sequence[Tensor]) -> Any:
-        """As `EngineAttention.metadata`."""
+    def rows(self, group: int, positions: Sequence[Tensor], tables: Sequence[Tensor]) -> Any:
+        """What `attend` must know of a pass, the same for a group's layers; as `EngineAttention.metadata`."""
+        if self.kernels is not None:
+            return Rows.of(positions, tables)
         return self._attention[group].metadata(positions, tables)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rows: Any) -> Tensor:
+        """Attention of a pass's rows over the layer's pages, where their own keys and values lie already."""
+        if self.kernels is not None:
+            return attend(self.kernels, self.host_kv(layer), self.cache(layer), self.specs[layer], q, rows)
+        return EngineAttention.attend(self.layers[layer], q, k, v, self.cache(layer), rows)
+
+    def probe(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        positions: Tensor,
+        table: Tensor,
+        readable: Tensor,
+        scores: Tensor,
+    ) -> Tensor:
+        """Attention of a question over a context and itself; as `host_kernels.probe`, positions int64."""
+        spec = self.specs[layer]
+        if self.kernels is not None:
+            return probe(
+                self.kernels,
+                self.host_kv(layer),
+                self.cache(layer),
+                spec,
+                q,
+                k,
+                v,
+                positions=positions.int(),
+                table=table,
+                readable=readable,
+                scores=scores,
+            )
+        seen = readable.nonzero()[:, 0]
+        keys, values = (
+            torch.cat((own[seen], new)) for own, new in zip(self.read(layer, table, len(readable)), (k, v), strict=True)
+        )
+        out, own_scores = scored_attention(spec, q, keys, values, positions, torch.cat((seen, positions)))
+        scores[seen] += own_scores[: len(seen)]
+        return out
 
     def reserve(self, num_tokens: int) -> list[int] | None:
         """Scratch pages of a context, none where no layer needs them; None where it must wait until others are free.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kvblend.core.errors import UnsupportedModelError
+from kvblend.host_kernels import HostPagedKV
 from kvblend.vllm_connector.kv_view import paged_view
 
 __all__ = ["PagedLayer"]
@@ -28,8 +29,8 @@ class PagedLayer:
 
     `group`: its KV cache group. `block_size`: tokens of one of vLLM's blocks, whose ids the methods take.
     `keeps_blocks`: whether a request has all its blocks to its end; a sliding window's layers give them back early.
-    `view`: the pages for the kernels, None where strides cannot say their order; its blocks are pages, which `pages`
-    gives.
+    `view`: the pages for the kernels of a GPU, None where strides cannot say their order; its blocks are pages, which
+    `pages` gives. `host_kv`: the same for those of a CPU.
     """
 
     def __init__(self, layer: Any, group: int, *, block_size: int, keeps_blocks: bool = True) -> None:
@@ -45,6 +46,7 @@ class PagedLayer:
         key_order, value_order = self._learn_order()
         shape = (self.page_size, self.num_kv_heads, self.head_dim)
         self.view = paged_view(self._cache, key_order.view(shape), value_order.view(shape))
+        self.host_kv = HostPagedKV.of(self._cache, key_order.view(shape), value_order.view(shape))
         self._key_order, self._value_order = key_order.to(self._cache.device), value_order.to(self._cache.device)
 
     def pages(self, block_ids: Sequence[int]) -> list[int]:

@@ -6,12 +6,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from platformdirs import user_cache_path
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
 
-from kvblend.blend.host_kernels import compile_host_kernels
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
+from kvblend.host_kernels import host_kernels
 from kvblend.store import PassageKVKey, Stager, TieredStore
 from kvblend.vllm_connector.blend_job import BlendJob, PassageSource
 from kvblend.vllm_connector.blend_pages import BlendPages
@@ -87,10 +88,10 @@ class WorkerHalf:
         return lambda jobs: PassageLoading(jobs, stager)
 
     def _use_engine(self) -> BeginLoading:
-        """Blend by the engine's own attention, and plain PyTorch."""
+        """Blend by the kernels for CPUs; by the engine's own attention and plain PyTorch where they cannot be had."""
         specs = [layer_spec(group.kv_cache_spec) for group in self._cache_config.kv_cache_groups]
-        pages = HostPages(self.caches.layers, self.model.specs, specs, self._config)
-        compile_host_kernels(self.caches.dtype)
+        kernels = host_kernels(user_cache_path("kvblend") / "kernels")
+        pages = HostPages(self.caches.layers, self.model.specs, specs, self._config, kernels)
         threads = LoadingThreads()
         self._closing.callback(threads.close)
         self._job = lambda task: HostBlend(task, self.caches, pages, self.model, threads)

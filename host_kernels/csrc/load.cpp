@@ -1,0 +1,251 @@
+// Stored passages on their way into a request's pages: read, checked, rotated and written while they are in a core's
+// cache, by as many threads as call.
+#include <errno.h>
+#include <omp.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+#include "pages.h"
+#include "xxh3.h"
+
+namespace kvblend {
+
+// Mirrored by `_LoadLayer` in library.py.
+struct LoadLayer {
+  Pages pages;
+  const int32_t* table;  // the request's pages
+  int32_t write_from;    // tokens at positions below it are not written
+  int32_t angles_at;     // where in a span's angles its cos and sin begin; -1: keys do not turn
+  int32_t half;          // of the dimensions that turn
+  int32_t interleaved;   // a pair's halves are neighbours
+};
+
+// Mirrored by `_LoadSpan` in library.py.
+struct LoadSpan {
+  const uint64_t* checksums;  // [num_layers], of its extents
+  const float* angles;        // cos [half], sin [half] of one rotation after the other; null where keys stay
+  int64_t payload_start, extent_bytes;
+  int32_t fd, num_tokens, skipped;
+  int32_t start;  // position of its first token, the skipped ones counted
+};
+
+enum Failure : int32_t { SOUND = 0, CHECKSUM = 1, TOO_SHORT = 2, READ_ERROR = 3 };
+
+// Mirrored by `_LoadState` in library.py.
+struct LoadState {
+  int32_t failure, layer, error;
+};
+
+constexpr int RUN = 32;  // tokens that are rotated together
+
+class Load {
+ public:
+  Load(const LoadLayer* layers, int num_layers, const LoadSpan* spans, int num_spans)
+      : layers_(layers, layers + num_layers),
+        spans_(spans, spans + num_spans),
+        states_(num_spans, LoadState{SOUND, -1, 0}),
+        failures_(num_spans),
+        done_(num_layers) {}
+
+  // Take up layers below `end` until none is left, and wait for those that other threads are at.
+  void run(int end) {
+    Memory memory;
+    const int64_t num_items = int64_t(end) * spans_.size();
+    for (;;) {
+      int64_t item = next_.load();
+      while (item < num_items && !next_.compare_exchange_weak(item, item + 1)) {
+      }
+      if (item >= num_items) break;
+      const int layer = int(item / spans_.size()), span = int(item % spans_.size());
+      if (!stopped_ && failures_[span] == SOUND) failures_[span] = load(layer, span, memory);
+      done_[layer].fetch_add(1);
+    }
+    for (int layer = 0; layer < end; ++layer)
+      while (done_[layer].load() < int(spans_.size())) std::this_thread::yield();
+  }
+
+  bool has(int layer) const { return done_[layer].load() == int(spans_.size()); }
+  void stop() { stopped_ = true; }
+  LoadState state(int span) const { return states_[span]; }
+
+ private:
+  // A thread's own extent, at a multiple of 4 KiB as direct reads want it, kept from one call to the next.
+  struct Memory {
+    uint8_t* extent(int64_t num_bytes) {
+      thread_local struct Held {
+        uint8_t* at = nullptr;
+        int64_t num_bytes = 0;
+        ~Held() { std::free(at); }
+      } held;
+      if (held.num_bytes < num_bytes) {
+        std::free(held.at);
+        held.at = static_cast<uint8_t*>(std::aligned_alloc(4096, (num_bytes + 4095) / 4096 * 4096));
+        held.num_bytes = held.at == nullptr ? 0 : num_bytes;
+      }
+      return held.at;
+    }
+  };
+
+  int load(int layer, int index, Memory& memory) {
+    const LoadSpan& span = spans_[index];
+    uint8_t* extent = memory.extent(span.extent_bytes);
+    int error = extent == nullptr ? ENOMEM : 0;
+    const int failure = error ? READ_ERROR : read(span, layer, extent, error);
+    if (failure != SOUND) {
+      states_[index] = {failure, layer, error};
+      return failure;
+    }
+    const LoadLayer& own = layers_[layer];
+    if (own.pages.is_bf16)
+      move(own, span, reinterpret_cast<const bf16*>(extent));
+    else
+      move(own, span, reinterpret_cast<const float*>(extent));
+    return SOUND;
+  }
+
+  static int read(const LoadSpan& span, int layer, uint8_t* extent, int& error) {
+    int64_t done = 0;
+    while (done < span.extent_bytes) {
+      const ssize_t count = ::pread(span.fd, extent + done, size_t(span.extent_bytes - done),
+                                    span.payload_start + layer * span.extent_bytes + done);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) {
+        error = errno;
+        return READ_ERROR;
+      }
+      if (count == 0) return TOO_SHORT;
+      done += count;
+    }
+    return xxh3_64(extent, size_t(span.extent_bytes)) == span.checksums[layer] ? SOUND : CHECKSUM;
+  }
+
+  template <typename S>
+  void move(const LoadLayer& layer, const LoadSpan& span, const S* keys) const {
+    const Pages& pages = layer.pages;
+    const int row = pages.num_kv_heads * pages.head_dim;
+    const S* values = keys + int64_t(span.num_tokens) * row;
+    const int first = std::max(span.skipped, layer.write_from - span.start);
+    const bool turns = span.angles != nullptr && layer.angles_at >= 0;
+    const float* angles = turns ? span.angles + layer.angles_at : nullptr;
+    S turned[RUN * 512];
+    for (int token = first; token < span.num_tokens;) {
+      const int position = span.start + token, offset = position % pages.page_size;
+      const int count = std::min({RUN - offset % RUN, span.num_tokens - token, pages.page_size - offset});
+      const int64_t page = layer.table[position / pages.page_size];
+      for (int head = 0; head < pages.num_kv_heads; ++head) {
+        const S* key = keys + int64_t(token) * row + head * pages.head_dim;
+        int stride = row;
+        if (turns) {
+          for (int own = 0; own < count; ++own)
+            turn(key + int64_t(own) * row, turned + own * pages.head_dim, angles, layer, pages.head_dim);
+          key = turned, stride = pages.head_dim;
+        }
+        write_keys(pages, keys_of<S>(pages, page, head), key, stride, offset, count);
+        write_values(pages, values_of<S>(pages, page, head), values + int64_t(token) * row + head * pages.head_dim, row,
+                     offset, count);
+      }
+      token += count;
+    }
+  }
+
+  template <typename S>
+  static void turn(const S* from, S* to, const float* angles, const LoadLayer& layer, int dim) {
+    const int half = layer.half;
+    const float *cosine = angles, *sine = angles + half;
+    if (layer.interleaved) {
+      for (int pair = 0; pair < half; ++pair) {
+        const float one = widen(from[2 * pair]), other = widen(from[2 * pair + 1]);
+        to[2 * pair] = narrow<S>(one * cosine[pair] - other * sine[pair]);
+        to[2 * pair + 1] = narrow<S>(other * cosine[pair] + one * sine[pair]);
+      }
+    } else {
+#pragma omp simd
+      for (int pair = 0; pair < half; ++pair) {
+        const float one = widen(from[pair]), other = widen(from[pair + half]);
+        to[pair] = narrow<S>(one * cosine[pair] - other * sine[pair]);
+        to[pair + half] = narrow<S>(other * cosine[pair] + one * sine[pair]);
+      }
+    }
+    std::copy(from + 2 * half, from + dim, to + 2 * half);
+  }
+
+  template <typename S>
+  static void write_keys(const Pages& pages, S* page, const S* keys, int stride, int offset, int count) {
+    const int dim = pages.head_dim;
+    if (!pages.is_packed) {
+      for (int column = 0; column < dim; ++column) {
+        S* to = page + int64_t(column) * pages.page_size + offset;
+        for (int token = 0; token < count; ++token) to[token] = keys[int64_t(token) * stride + column];
+      }
+      return;
+    }
+    for (int token = 0; token < count; ++token) {
+      const int at = offset + token;
+      S* to = page + int64_t(at / 16) * 16 * dim + at % 16 * 2;
+      for (int column = 0; column < dim; column += 2)
+        std::memcpy(to + column * 16, keys + int64_t(token) * stride + column, 2 * sizeof(S));
+    }
+  }
+
+  template <typename S>
+  static void write_values(const Pages& pages, S* page, const S* values, int stride, int offset, int count) {
+    const int dim = pages.head_dim;
+    for (int token = 0; token < count; ++token) {
+      const int at = offset + token;
+      const S* from = values + int64_t(token) * stride;
+      if (!pages.is_packed) {
+        std::memcpy(page + int64_t(at) * dim, from, dim * sizeof(S));
+        continue;
+      }
+      for (int part = 0; part < dim; part += 16) {
+        S* to = page + int64_t(part) * pages.page_size + at / 2 * 32 + at % 2;
+        for (int column = 0; column < 16; ++column) to[2 * column] = from[part + column];
+      }
+    }
+  }
+
+  const std::vector<LoadLayer> layers_;
+  const std::vector<LoadSpan> spans_;
+  std::vector<LoadState> states_;
+  std::vector<std::atomic<int>> failures_, done_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> stopped_{false};
+};
+
+}  // namespace kvblend
+
+extern "C" {
+
+void* kvblend_load_new(const kvblend::LoadLayer* layers, int num_layers, const kvblend::LoadSpan* spans, int num_spans) {
+  return new kvblend::Load(layers, num_layers, spans, num_spans);
+}
+
+void kvblend_load_run(void* load, int end, int by_team) {
+  auto* own = static_cast<kvblend::Load*>(load);
+  if (by_team) {
+#pragma omp parallel
+    own->run(end);
+  } else {
+    own->run(end);
+  }
+}
+
+int kvblend_load_has(const void* load, int layer) { return static_cast<const kvblend::Load*>(load)->has(layer); }
+
+void kvblend_load_stop(void* load) { static_cast<kvblend::Load*>(load)->stop(); }
+
+kvblend::LoadState kvblend_load_state(const void* load, int span) {
+  return static_cast<const kvblend::Load*>(load)->state(span);
+}
+
+void kvblend_load_delete(void* load) { delete static_cast<kvblend::Load*>(load); }
+
+uint64_t kvblend_checksum(const uint8_t* data, size_t length) { return kvblend::xxh3_64(data, length); }
+
+
+
+}  // extern "C"

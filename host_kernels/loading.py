@@ -1,0 +1,136 @@
+"""Stored passages on their way into pages, by as many threads as there are for it."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from kvblend.host_kernels.build import HostKernels
+from kvblend.host_kernels.pages import HostPagedKV
+from kvblend.host_kernels.structures import LoadLayer, LoadSpan
+
+__all__ = ["ExtentSpan", "KernelLoading", "LayerTarget", "SpanFailure"]
+
+
+class _Failure(IntEnum):
+    """As in `csrc/load.cpp`."""
+
+    SOUND = 0
+    CHECKSUM = 1
+    TOO_SHORT = 2
+    READ_ERROR = 3
+
+
+@dataclass(frozen=True)
+class ExtentSpan:
+    """Tokens of one open file, whose layers lie one after the other, each an extent of keys and values.
+
+    checksums: xxh3_64 of each layer's extent. The first token goes to position `start`; the first `skipped` are left
+    out. rotations: cos and sin fp32 `[half]` by which keys turn, one for each rotary table of the model; none where
+    the span stays where it was computed.
+    """
+
+    fd: int
+    payload_start: int
+    extent_bytes: int
+    checksums: Sequence[int]
+    num_tokens: int
+    start: int
+    skipped: int
+    rotations: Sequence[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class LayerTarget:
+    """Where a layer's tokens go: `cache` in the order of `pages`, the request's pages `table` int32 `[num_pages]`.
+
+    Tokens at positions below `write_from` are not written: others share their blocks. `rotary`: which of a span's
+    rotations turns its keys, None where they do not turn; `interleaved`: whether pairs are neighbours.
+    """
+
+    pages: HostPagedKV
+    cache: Tensor
+    table: Tensor
+    write_from: int
+    rotary: int | None
+    interleaved: bool
+
+
+@dataclass(frozen=True)
+class SpanFailure:
+    """A layer that could not be used."""
+
+    layer: int
+    reason: str
+
+
+class KernelLoading:
+    """Reads, checks, rotates and writes every layer of every span, a layer's spans before the next layer's.
+
+    `run` is called from any number of threads at once, which share the work. A span of which a layer fails is left as
+    it is; the others go on.
+    """
+
+    def __init__(self, kernels: HostKernels, targets: Sequence[LayerTarget], spans: Sequence[ExtentSpan]) -> None:
+        self._library = kernels.library
+        self.num_layers, self._num_spans = len(targets), len(spans)
+        widths = [len(cos) for cos, _ in next((span.rotations for span in spans if span.rotations), ())]
+        begins = [0, *accumulate(2 * width for width in widths)]
+        checksums = [(ctypes.c_uint64 * len(span.checksums))(*span.checksums) for span in spans]
+        angles = [torch.cat([torch.cat(pair) for pair in span.rotations]) if span.rotations else None for span in spans]
+        layers = (LoadLayer * len(targets))()
+        for layer, target in zip(layers, targets, strict=True):
+            layer.pages, layer.table = target.pages.structure(target.cache), target.table.data_ptr()
+            layer.write_from, layer.interleaved = target.write_from, target.interleaved
+            turns = target.rotary is not None and target.rotary < len(widths)
+            layer.angles_at, layer.half = (begins[target.rotary], widths[target.rotary]) if turns else (-1, 0)
+        files = (LoadSpan * len(spans))()
+        for file, span, own_checksums, own_angles in zip(files, spans, checksums, angles, strict=True):
+            assert len(span.checksums) == len(targets) and len(span.rotations) in (0, len(widths))
+            file.checksums = ctypes.addressof(own_checksums)
+            file.angles = None if own_angles is None else own_angles.data_ptr()
+            file.fd, file.payload_start, file.extent_bytes = span.fd, span.payload_start, span.extent_bytes
+            file.num_tokens, file.skipped, file.start = span.num_tokens, span.skipped, span.start
+        self._held = (targets, checksums, angles)
+        """What the structures point to."""
+        self._load = self._library.kvblend_load_new(layers, len(targets), files, len(spans))
+
+    def run(self, end: int, *, by_team: bool = False) -> None:
+        """Have layers below `end` there: load what nobody has taken up, wait for what others are at.
+
+        `by_team`: by all of this thread's OpenMP team.
+        """
+        self._library.kvblend_load_run(self._load, end, by_team)
+
+    def has(self, layer: int) -> bool:
+        """Whether a layer is there; of a span that has failed, whatever there is."""
+        return bool(self._library.kvblend_load_has(self._load, layer))
+
+    def stop(self) -> None:
+        """Let what is left of `run` do nothing."""
+        self._library.kvblend_load_stop(self._load)
+
+    def failures(self) -> dict[int, SpanFailure]:
+        """What has failed so far, by the span's place."""
+        assert self._load is not None, "it is closed"
+        failed = {}
+        for place in range(self._num_spans):
+            state = self._library.kvblend_load_state(self._load, place)
+            if state.failure == _Failure.CHECKSUM:
+                failed[place] = SpanFailure(state.layer, "fails its checksum")
+            elif state.failure == _Failure.TOO_SHORT:
+                failed[place] = SpanFailure(state.layer, "ends before its layer's end")
+            elif state.failure == _Failure.READ_ERROR:
+                failed[place] = SpanFailure(state.layer, f"cannot be read: {os.strerror(state.error)}")
+        return failed
+
+    def close(self) -> None:
+        """Free it. No thread may be in `run`. Idempotent."""
+        if self._load is not None:
+            self._library.kvblend_load_delete(self._load)
+            self._load = None
