@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fno-math-errno",
-    "-fno-trapping-math", "-fPIC", "-shared", "-DNDEBUG",
+    "-fno-trapping-math", "-ffinite-math-only", "-fno-signed-zeros", "-fPIC", "-shared", "-DNDEBUG",
 )  # fmt: skip
 """OpenMP's own library is not linked: its functions are found in the one that torch computes with, whose threads and
 bindings are the engine's."""

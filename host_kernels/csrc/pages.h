@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -19,10 +20,7 @@ struct bf16 {
 inline float widen(float value) { return value; }
 
 inline float widen(bf16 value) {
-  uint32_t bits = uint32_t(value.bits) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof(wide));
-  return wide;
+  return std::bit_cast<float>(uint32_t(value.bits) << 16);
 }
 
 template <typename T>
@@ -36,8 +34,7 @@ inline float narrow<float>(float value) {
 // The nearest bf16 number of a finite one, ties to even.
 template <>
 inline bf16 narrow<bf16>(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
   return {uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)};
 }
 

@@ -30,11 +30,7 @@ inline float power_of_two(float x) {
   y = y * rest + 2.40226507e-1f;
   y = y * rest + 6.93147181e-1f;
   y = y * rest + 1.0f;
-  int32_t bits;
-  std::memcpy(&bits, &y, sizeof(bits));
-  bits += int32_t(whole) << 23;
-  std::memcpy(&y, &bits, sizeof(y));
-  return y;
+  return std::bit_cast<float>(std::bit_cast<int32_t>(y) + (int32_t(whole) << 23));
 }
 
 // B's elements: row k, column n of a matrix with n_columns.
@@ -124,9 +120,7 @@ struct Softmax {
 template <typename C>
 inline C weight_of(float value) {
   if constexpr (std::is_same_v<C, bf16>) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    return {uint16_t((bits + 0x8000) >> 16)};
+    return {uint16_t((std::bit_cast<uint32_t>(value) + 0x8000) >> 16)};
   } else {
     return value;
   }
@@ -154,10 +148,15 @@ inline float weigh(float* logits, C* weights, int low, int high, const Softmax& 
 #pragma omp simd
     for (int key = low; key < high; ++key) logits[key] = seen[key] ? logits[key] : 2 * NOTHING;
   }
-  float highest = NOTHING;
+  const bool whole = low == 0 && high == TILE;  // loops of a known length take half the time
+  const auto highest_of = [&](int first, int last) {
+    float highest = NOTHING;
 #pragma omp simd reduction(max : highest)
-  for (int key = low; key < high; ++key) highest = std::max(highest, logits[key]);
-  highest = std::max(maximum, highest * scale);  // scales are positive
+    for (int key = first; key < last; ++key) highest = logits[key] > highest ? logits[key] : highest;
+    return highest;
+  };
+  // scales are positive
+  const float highest = std::max(maximum, scale * (whole ? highest_of(0, TILE) : highest_of(low, high)));
   float total = 0;
   const auto weigh_keys = [&](int first, int last) {
 #pragma omp simd reduction(+ : total)
@@ -167,7 +166,7 @@ inline float weigh(float* logits, C* weights, int low, int high, const Softmax& 
       total += weight;
     }
   };
-  if (low == 0 && high == TILE) {
+  if (whole) {
     weigh_keys(0, TILE);
   } else {
     std::fill(weights, weights + low, C{});
