@@ -7,8 +7,10 @@
 #include <atomic>
 #include <cstdlib>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
+#include "lines.h"
 #include "pages.h"
 #include "xxh3.h"
 
@@ -62,6 +64,7 @@ class Load {
       if (item >= num_items) break;
       const int layer = int(item / spans_.size()), span = int(item % spans_.size());
       if (!stopped_ && failures_[span] == SOUND) failures_[span] = load(layer, span, memory);
+      end_stream();
       done_[layer].fetch_add(1);
     }
     for (int layer = 0; layer < end; ++layer)
@@ -131,7 +134,7 @@ class Load {
     const int first = std::max(span.skipped, layer.write_from - span.start);
     const bool turns = span.angles != nullptr && layer.angles_at >= 0;
     const float* angles = turns ? span.angles + layer.angles_at : nullptr;
-    S turned[RUN * 512];
+    alignas(LINE) S turned[RUN * 512];
     for (int token = first; token < span.num_tokens;) {
       const int position = span.start + token, offset = position % pages.page_size;
       const int count = std::min({RUN - offset % RUN, span.num_tokens - token, pages.page_size - offset});
@@ -177,9 +180,19 @@ class Load {
   static void write_keys(const Pages& pages, S* page, const S* keys, int stride, int offset, int count) {
     const int dim = pages.head_dim;
     if (!pages.is_packed) {
-      for (int column = 0; column < dim; ++column) {
+      int token = 0;
+#if defined(__AVX512BW__)
+      using Lines = Transposition<std::conditional_t<sizeof(S) == 2, uint16_t, uint32_t>>;
+      if (is_line(page + offset) && dim % Lines::SIZE == 0)
+        for (; token + Lines::SIZE <= count; token += Lines::SIZE)
+          for (int column = 0; column < dim; column += Lines::SIZE)
+            Lines::run(reinterpret_cast<const typename Lines::Type*>(keys + int64_t(token) * stride + column), stride,
+                       reinterpret_cast<typename Lines::Type*>(page + int64_t(column) * pages.page_size + offset + token),
+                       pages.page_size);
+#endif
+      for (int column = 0; column < dim && token < count; ++column) {
         S* to = page + int64_t(column) * pages.page_size + offset;
-        for (int token = 0; token < count; ++token) to[token] = keys[int64_t(token) * stride + column];
+        for (int own = token; own < count; ++own) to[own] = keys[int64_t(own) * stride + column];
       }
       return;
     }
@@ -198,7 +211,11 @@ class Load {
       const int at = offset + token;
       const S* from = values + int64_t(token) * stride;
       if (!pages.is_packed) {
-        std::memcpy(page + int64_t(at) * dim, from, dim * sizeof(S));
+        S* to = page + int64_t(at) * dim;
+        if (is_line(to) && dim * sizeof(S) % LINE == 0)
+          stream(to, from, dim * sizeof(S) / LINE);
+        else
+          std::memcpy(to, from, dim * sizeof(S));
         continue;
       }
       for (int part = 0; part < dim; part += 16) {

@@ -28,27 +28,22 @@ inline uint64_t xxh3_64(const uint8_t* input, size_t length) {
     std::memcpy(&value, at, 8);
     return value;
   };
-  alignas(64) uint64_t lanes[8] = {P32_3, P64_1, P64_2, P64_3, P64_4, P32_2, P64_5, P32_1};
+  typedef uint64_t Lanes __attribute__((vector_size(STRIPE)));
+  Lanes lanes = {P32_3, P64_1, P64_2, P64_3, P64_4, P32_2, P64_5, P32_1};
+  const auto load = [](const uint8_t* at) {
+    Lanes values;
+    std::memcpy(&values, at, STRIPE);
+    return values;
+  };
   const auto accumulate = [&](const uint8_t* data, const uint8_t* secret) {
-    uint64_t values[8], keyed[8];
-    std::memcpy(values, data, STRIPE);
-    std::memcpy(keyed, secret, STRIPE);
-#pragma GCC unroll 8
-    for (int lane = 0; lane < 8; ++lane) {
-      keyed[lane] ^= values[lane];
-      lanes[lane] += values[lane ^ 1] + (keyed[lane] & 0xFFFFFFFFU) * (keyed[lane] >> 32);
-    }
+    const Lanes values = load(data), keyed = values ^ load(secret);
+    lanes += __builtin_shuffle(values, Lanes{1, 0, 3, 2, 5, 4, 7, 6}) + (keyed & 0xFFFFFFFFU) * (keyed >> 32);
   };
   const size_t num_blocks = (length - 1) / BLOCK;
   for (size_t block = 0; block < num_blocks; ++block) {
     for (size_t stripe = 0; stripe < STRIPES; ++stripe)
       accumulate(input + block * BLOCK + stripe * STRIPE, SECRET + stripe * 8);
-    for (int lane = 0; lane < 8; ++lane) {
-      uint64_t value = lanes[lane];
-      value ^= value >> 47;
-      value ^= word(SECRET + sizeof(SECRET) - STRIPE + 8 * lane);
-      lanes[lane] = value * P32_1;
-    }
+    lanes = (lanes ^ (lanes >> 47) ^ load(SECRET + sizeof(SECRET) - STRIPE)) * P32_1;
   }
   const size_t num_stripes = (length - 1 - BLOCK * num_blocks) / STRIPE;
   for (size_t stripe = 0; stripe < num_stripes; ++stripe)
