@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fno-math-errno",
-    "-fno-trapping-math", "-ffinite-math-only", "-fno-signed-zeros", "-fPIC", "-shared", "-DNDEBUG",
+    "-fno-trapping-math", "-ffinite-math-only", "-fno-signed-zeros", "-fPIC", "-DNDEBUG",
 )  # fmt: skip
-"""OpenMP's own library is not linked: its functions are found in the one that torch computes with, whose threads and
-bindings are the engine's."""
+"""For compiling alone: OpenMP's library is not linked, so that its functions are found in the one that torch computes
+with, whose threads and bindings are the engine's."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,19 @@ def _compiled(compiler: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         for name, text in texts.items():
             (Path(made) / name).write_text(text)
-        command = [compiler, *FLAGS, *sorted(name for name in texts if name.endswith(".cpp")), "-o", "library.so"]
-        command += [f"-I{path}" for path in cpp_extension.include_paths()]
+        names = sorted(name for name in texts if name.endswith(".cpp"))
+        includes = [f"-I{path}" for path in cpp_extension.include_paths()]
+        _run([compiler, *FLAGS, *includes, "-c", *names], made)
+        link = [compiler, "-shared", *(str(Path(name).with_suffix(".o")) for name in names), "-o", "library.so"]
         for path in cpp_extension.library_paths():
-            command += [f"-L{path}", f"-Wl,-rpath,{path}"]
-        command += ["-ltorch_cpu", "-lc10"]
-        subprocess.run(command, cwd=made, capture_output=True, text=True, check=True)
+            link += [f"-L{path}", f"-Wl,-rpath,{path}"]
+        _run([*link, "-ltorch_cpu", "-lc10"], made)
         (Path(made) / "library.so").replace(target)  # whole or not at all, whoever else compiles it now
     return target
+
+
+def _run(command: list[str], folder: str) -> None:
+    subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
 
 
 def _cpu() -> str:

@@ -87,8 +87,8 @@ class KernelLoading:
         for layer, target in zip(layers, targets, strict=True):
             layer.pages, layer.table = target.pages.structure(target.cache), target.table.data_ptr()
             layer.write_from, layer.interleaved = target.write_from, target.interleaved
-            turns = target.rotary is not None and target.rotary < len(widths)
-            layer.angles_at, layer.half = (begins[target.rotary], widths[target.rotary]) if turns else (-1, 0)
+            rotary = target.rotary if widths else None
+            layer.angles_at, layer.half = (-1, 0) if rotary is None else (begins[rotary], widths[rotary])
         files = (LoadSpan * len(spans))()
         for file, span, own_checksums, own_angles in zip(files, spans, checksums, angles, strict=True):
             assert len(span.checksums) == len(targets) and len(span.rotations) in (0, len(widths))
@@ -105,15 +105,18 @@ class KernelLoading:
 
         `by_team`: by all of this thread's OpenMP team.
         """
+        assert self._load is not None, "it is closed"
         self._library.kvblend_load_run(self._load, end, by_team)
 
     def has(self, layer: int) -> bool:
         """Whether a layer is there; of a span that has failed, whatever there is."""
+        assert self._load is not None, "it is closed"
         return bool(self._library.kvblend_load_has(self._load, layer))
 
     def stop(self) -> None:
-        """Let what is left of `run` do nothing."""
-        self._library.kvblend_load_stop(self._load)
+        """Let what is left of `run` do nothing. Idempotent, also once it is closed."""
+        if self._load is not None:
+            self._library.kvblend_load_stop(self._load)
 
     def failures(self) -> dict[int, SpanFailure]:
         """What has failed so far, by the span's place."""

@@ -104,7 +104,7 @@ class _AheadLoading:
         *,
         hit: int,
     ) -> None:
-        distinct = list({id(table): table for table in tables if table is not None}.values())
+        distinct = _distinct(tables)
         self.num_layers, self._num_ready = len(tables), 0
         self._loading = KernelLoading(
             kernels,
@@ -128,9 +128,7 @@ class _AheadLoading:
 
     @property
     def failed(self) -> Mapping[int, str]:
-        return {
-            place: f"layer {failure.layer} {failure.reason}" for place, failure in self._loading.failures().items()
-        }
+        return {place: f"layer {failure.layer} {failure.reason}" for place, failure in self._loading.failures().items()}
 
     def close(self) -> None:
         self._loading.stop()
@@ -155,6 +153,9 @@ class _PlainLoading:
         self._context, self._tables, self._spans, self._hit = context, tables, spans, hit
         self.num_layers, self._num_ready = len(tables), 0
         self.failed: dict[int, str] = {}
+        for span in spans:
+            for table in _distinct(tables):
+                table.angles(span.delta)  # raises now, not when a layer is asked for
 
     def ready(self, layer: int) -> None:
         for own in range(self._num_ready, layer + 1):
@@ -180,9 +181,13 @@ class _PlainLoading:
         table, group = self._tables[layer], pages.groups[layer]
         if table is not None:
             keys = rerotate(keys, table, delta=span.delta)
-        first = max(span.skipped, _write_from(self._context, group, self._hit) - span.start)
+        first = min(len(keys), max(span.skipped, _write_from(self._context, group, self._hit) - span.start))
         slots = self._context.slots(group, torch.arange(span.start + first, span.start + len(keys)))
         pages.write(layer, slots, keys[first:], values[first:])
+
+
+def _distinct(tables: Sequence[RotaryTable | None]) -> list[RotaryTable]:
+    return list({id(table): table for table in tables if table is not None}.values())
 
 
 def _write_from(context: HostContext, group: int, hit: int) -> int:
@@ -216,4 +221,3 @@ def _extents(span: LoadedSpan, fd: int, payload_start: int, distinct: Sequence[R
         span.skipped,
         [table.angles(span.delta) for table in distinct] if span.delta else [],
     )
-

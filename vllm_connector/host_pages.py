@@ -36,8 +36,9 @@ class HostPages:
     ) -> None:
         """kv_cache_specs: of each KV cache group, as vLLM's metadata builders take them."""
         self.layers, self.specs = tuple(layers), tuple(specs)
-        self.kernels = kernels if all(layer.host_kv is not None for layer in layers) else None
-        """None where a layer's pages are in an order that they do not know, too."""
+        known = all(layer.host_kv is not None for layer in layers) and all(spec.sinks is None for spec in specs)
+        self.kernels = kernels if known else None
+        """None too where a layer's pages are in an order that they do not know, or its attention has sinks."""
         self.groups = [layer.group for layer in layers]
         """Each layer's KV cache group."""
         self._of_group = {group: [own for own in layers if own.group == group] for group in set(self.groups)}

@@ -8,7 +8,7 @@ namespace kvblend {
 constexpr int ROWS = 192;   // of queries, about, that share a tile
 constexpr int STEP = 8;     // tokens by which a tile's rows begin: a shape of product is compiled once
 
-// Mirrored by `_Attend` in library.py.
+// Mirrored by `AttendArguments` in structures.py.
 struct Attend {
   Pages pages;
   const void* q;

@@ -77,6 +77,21 @@ struct Transposition {
   }
 };
 
+// 32 elements of 2 bytes of two rows, taken in turn: two lines to be streamed.
+inline void stream_in_turn(const uint16_t* even, const uint16_t* odd, uint16_t* low, uint16_t* high) {
+  typedef uint16_t Line __attribute__((vector_size(LINE)));
+  Line one, other, lower, upper;
+  std::memcpy(&one, even, LINE);
+  std::memcpy(&other, odd, LINE);
+  for (int lane = 0; lane < 32; ++lane) {
+    lower[lane] = lane / 2 + lane % 2 * 32;
+    upper[lane] = lower[lane] + 16;
+  }
+  const Line first = __builtin_shuffle(one, other, lower), second = __builtin_shuffle(one, other, upper);
+  stream(low, &first, 1);
+  stream(high, &second, 1);
+}
+
 #endif
 
 }  // namespace kvblend

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <thread>
 #include <type_traits>
@@ -16,7 +17,7 @@
 
 namespace kvblend {
 
-// Mirrored by `_LoadLayer` in library.py.
+// Mirrored by `LoadLayer` in structures.py.
 struct LoadLayer {
   Pages pages;
   const int32_t* table;  // the request's pages
@@ -26,7 +27,7 @@ struct LoadLayer {
   int32_t interleaved;   // a pair's halves are neighbours
 };
 
-// Mirrored by `_LoadSpan` in library.py.
+// Mirrored by `LoadSpan` in structures.py.
 struct LoadSpan {
   const uint64_t* checksums;  // [num_layers], of its extents
   const float* angles;        // cos [half], sin [half] of one rotation after the other; null where keys stay
@@ -37,7 +38,7 @@ struct LoadSpan {
 
 enum Failure : int32_t { SOUND = 0, CHECKSUM = 1, TOO_SHORT = 2, READ_ERROR = 3 };
 
-// Mirrored by `_LoadState` in library.py.
+// Mirrored by `LoadState` in structures.py.
 struct LoadState {
   int32_t failure, layer, error;
 };
@@ -63,7 +64,7 @@ class Load {
       }
       if (item >= num_items) break;
       const int layer = int(item / spans_.size()), span = int(item % spans_.size());
-      if (!stopped_ && failures_[span] == SOUND) failures_[span] = load(layer, span, memory);
+      if (!stopped_ && failures_[span] == SOUND) load(layer, span, memory);
       end_stream();
       done_[layer].fetch_add(1);
     }
@@ -93,21 +94,21 @@ class Load {
     }
   };
 
-  int load(int layer, int index, Memory& memory) {
+  void load(int layer, int index, Memory& memory) {
     const LoadSpan& span = spans_[index];
     uint8_t* extent = memory.extent(span.extent_bytes);
     int error = extent == nullptr ? ENOMEM : 0;
     const int failure = error ? READ_ERROR : read(span, layer, extent, error);
     if (failure != SOUND) {
-      states_[index] = {failure, layer, error};
-      return failure;
+      int first = SOUND;  // others may be at layers of the span that fail as well, or do not
+      if (failures_[index].compare_exchange_strong(first, failure)) states_[index] = {failure, layer, error};
+      return;
     }
     const LoadLayer& own = layers_[layer];
     if (own.pages.is_bf16)
       move(own, span, reinterpret_cast<const bf16*>(extent));
     else
       move(own, span, reinterpret_cast<const float*>(extent));
-    return SOUND;
   }
 
   static int read(const LoadSpan& span, int layer, uint8_t* extent, int& error) {
@@ -155,6 +156,7 @@ class Load {
     }
   }
 
+  // Rounded as PyTorch's addcmul rounds: the first product, then the sum with the other.
   template <typename S>
   static void turn(const S* from, S* to, const float* angles, const LoadLayer& layer, int dim) {
     const int half = layer.half;
@@ -162,66 +164,82 @@ class Load {
     if (layer.interleaved) {
       for (int pair = 0; pair < half; ++pair) {
         const float one = widen(from[2 * pair]), other = widen(from[2 * pair + 1]);
-        to[2 * pair] = narrow<S>(one * cosine[pair] - other * sine[pair]);
-        to[2 * pair + 1] = narrow<S>(other * cosine[pair] + one * sine[pair]);
+        to[2 * pair] = narrow<S>(std::fma(-other, sine[pair], one * cosine[pair]));
+        to[2 * pair + 1] = narrow<S>(std::fma(one, sine[pair], other * cosine[pair]));
       }
     } else {
 #pragma omp simd
       for (int pair = 0; pair < half; ++pair) {
         const float one = widen(from[pair]), other = widen(from[pair + half]);
-        to[pair] = narrow<S>(one * cosine[pair] - other * sine[pair]);
-        to[pair + half] = narrow<S>(other * cosine[pair] + one * sine[pair]);
+        to[pair] = narrow<S>(std::fma(-other, sine[pair], one * cosine[pair]));
+        to[pair + half] = narrow<S>(std::fma(one, sine[pair], other * cosine[pair]));
       }
     }
     std::copy(from + 2 * half, from + dim, to + 2 * half);
   }
 
+  // Where lines can be had whole they are streamed; what is left goes element by element.
   template <typename S>
   static void write_keys(const Pages& pages, S* page, const S* keys, int stride, int offset, int count) {
-    const int dim = pages.head_dim;
-    if (!pages.is_packed) {
-      int token = 0;
+    const int dim = pages.head_dim, size = pages.page_size;
+    int token = 0;
 #if defined(__AVX512BW__)
-      using Lines = Transposition<std::conditional_t<sizeof(S) == 2, uint16_t, uint32_t>>;
-      if (is_line(page + offset) && dim % Lines::SIZE == 0)
-        for (; token + Lines::SIZE <= count; token += Lines::SIZE)
-          for (int column = 0; column < dim; column += Lines::SIZE)
-            Lines::run(reinterpret_cast<const typename Lines::Type*>(keys + int64_t(token) * stride + column), stride,
-                       reinterpret_cast<typename Lines::Type*>(page + int64_t(column) * pages.page_size + offset + token),
-                       pages.page_size);
-#endif
-      for (int column = 0; column < dim && token < count; ++column) {
-        S* to = page + int64_t(column) * pages.page_size + offset;
-        for (int own = token; own < count; ++own) to[own] = keys[int64_t(own) * stride + column];
-      }
-      return;
+    if (!pages.is_packed) {
+      using Word = std::conditional_t<sizeof(S) == 2, uint16_t, uint32_t>;
+      constexpr int SIDE = LINE / sizeof(S);
+      if (is_line(page + offset) && dim % SIDE == 0)
+        for (; token + SIDE <= count; token += SIDE)
+          for (int column = 0; column < dim; column += SIDE)
+            Transposition<Word>::run(reinterpret_cast<const Word*>(keys + int64_t(token) * stride + column), stride,
+                                     reinterpret_cast<Word*>(page + int64_t(column) * size + offset + token), size);
+    } else if (sizeof(S) == 2 && offset % 16 == 0 && is_line(page) && dim % 32 == 0) {
+      for (; token + 16 <= count; token += 16)  // pairs of dimensions change places as one
+        for (int column = 0; column < dim; column += 32)
+          Transposition<uint32_t>::run(
+              reinterpret_cast<const uint32_t*>(keys + int64_t(token) * stride + column), stride / 2,
+              reinterpret_cast<uint32_t*>(page + int64_t(offset + token) * dim + column * 16), 16);
     }
-    for (int token = 0; token < count; ++token) {
+#endif
+    for (; token < count; ++token) {
       const int at = offset + token;
-      S* to = page + int64_t(at / 16) * 16 * dim + at % 16 * 2;
-      for (int column = 0; column < dim; column += 2)
-        std::memcpy(to + column * 16, keys + int64_t(token) * stride + column, 2 * sizeof(S));
+      const S* from = keys + int64_t(token) * stride;
+      S* to = pages.is_packed ? page + int64_t(at / 16) * 16 * dim + at % 16 * 2 : page + at;
+      if (pages.is_packed)
+        for (int column = 0; column < dim; column += 2) std::memcpy(to + column * 16, from + column, 2 * sizeof(S));
+      else
+        for (int column = 0; column < dim; ++column) to[int64_t(column) * size] = from[column];
     }
   }
 
   template <typename S>
   static void write_values(const Pages& pages, S* page, const S* values, int stride, int offset, int count) {
-    const int dim = pages.head_dim;
-    for (int token = 0; token < count; ++token) {
-      const int at = offset + token;
-      const S* from = values + int64_t(token) * stride;
-      if (!pages.is_packed) {
-        S* to = page + int64_t(at) * dim;
+    const int dim = pages.head_dim, size = pages.page_size;
+    int token = 0;
+    if (!pages.is_packed) {
+      for (; token < count; ++token) {
+        const S* from = values + int64_t(token) * stride;
+        S* to = page + int64_t(offset + token) * dim;
         if (is_line(to) && dim * sizeof(S) % LINE == 0)
           stream(to, from, dim * sizeof(S) / LINE);
         else
           std::memcpy(to, from, dim * sizeof(S));
-        continue;
       }
-      for (int part = 0; part < dim; part += 16) {
-        S* to = page + int64_t(part) * pages.page_size + at / 2 * 32 + at % 2;
-        for (int column = 0; column < 16; ++column) to[2 * column] = from[part + column];
-      }
+      return;
+    }
+#if defined(__AVX512BW__)
+    if (sizeof(S) == 2 && offset % 2 == 0 && is_line(page) && dim % 32 == 0)
+      for (; token + 2 <= count; token += 2)
+        for (int column = 0; column < dim; column += 32) {
+          const auto* from = reinterpret_cast<const uint16_t*>(values + int64_t(token) * stride + column);
+          auto* to = reinterpret_cast<uint16_t*>(page + int64_t(column) * size + (offset + token) * 16);
+          stream_in_turn(from, from + stride, to, to + 16 * size);
+        }
+#endif
+    for (; token < count; ++token) {
+      const int at = offset + token;
+      const S* from = values + int64_t(token) * stride;
+      for (int column = 0; column < dim; ++column)
+        page[int64_t(column / 16) * 16 * size + at / 2 * 32 + column % 16 * 2 + at % 2] = from[column];
     }
   }
 

@@ -15,13 +15,22 @@ void multiply(int m, int n, int k, const bf16* a, const bf16* b, float* c, bool 
 
 void release_matrix_unit(bool is_bf16) { at::native::cpublas::brgemm_release(is_bf16); }
 
-bool has_bf16_products() { 
+// Whether the CPU has them and torch uses them, which raises where oneDNN is told not to.
+bool has_bf16_products() {
 #if defined(__AVX512BF16__) || defined(__AMX_BF16__)
-  return true;
+  const bf16 a[32] = {}, b[32 * 16] = {};
+  float c[16];
+  try {
+    multiply(1, 16, 32, a, b, c, false);
+    release_matrix_unit(true);
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
 #else
   return false;
 #endif
- }
+}
 
 }  // namespace kvblend
 

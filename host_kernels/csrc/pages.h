@@ -38,7 +38,7 @@ inline bf16 narrow<bf16>(float value) {
   return {uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)};
 }
 
-// Mirrored by `_Pages` in library.py. Strides and offsets are in elements.
+// Mirrored by `Pages` in structures.py. Strides and offsets are in elements.
 struct Pages {
   void* base;
   int64_t page_stride, head_stride, value_offset;

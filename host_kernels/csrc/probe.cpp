@@ -12,7 +12,7 @@ constexpr int ROWS = 128;         // of queries, about, that share a tile
 constexpr int MIN_CHUNK = 4;      // tiles
 constexpr int CHUNKS_A_THREAD = 3;  // so that threads end together
 
-// Mirrored by `_Probe` in library.py.
+// Mirrored by `ProbeArguments` in structures.py.
 struct Probe {
   Pages pages;
   const void *q, *own_keys, *own_values;  // the question's

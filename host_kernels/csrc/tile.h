@@ -20,9 +20,10 @@ bool has_bf16_products();
 
 constexpr float LOG2_E = 1.44269504f;
 
-// 2 to the power of x, of x at most 127: within 2e-7 of it, relatively; at least 2^-126.
+// 2 to the power of x, of x at most 127: within 2e-7 of it, relatively. Nothing from -127 down, so that what is masked
+// has no weight whatever its value is.
 inline float power_of_two(float x) {
-  x = x < -126.0f ? -126.0f : x;
+  x = x < -127.0f ? -127.0f : x;
   const float whole = std::nearbyint(x), rest = x - whole;
   float y = 1.33335581e-3f;
   y = y * rest + 9.61812911e-3f;

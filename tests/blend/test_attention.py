@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvblend.blend.attention import causal_attention, probe_attention, scored_attention
+from kvblend.blend.attention import causal_attention, scored_attention
 from kvblend.triton_kernels import AttentionSpec
 
 
@@ -58,50 +58,6 @@ def test_scattered_queries(
     out, scores = scored_attention(spec, q, keys, values, positions, torch.arange(num_tokens))
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(scores.double(), expected_scores, atol=1e-4, rtol=1e-4)
-
-
-@settings(deadline=None, max_examples=100)
-@example(num_context=1, num_question=7, kv_heads=1, group=1, window=7, soft_cap=None, seed=0)  # one sees none of it
-@given(
-    num_context=st.integers(0, 150),
-    num_question=st.integers(1, 80),
-    kv_heads=st.sampled_from([1, 2]),
-    group=st.sampled_from([1, 3]),
-    window=st.sampled_from([None, 1, 7, 64]),
-    soft_cap=st.sampled_from([None, 5.0]),
-    seed=st.integers(0, 1000),
-)
-def test_probe(
-    num_context: int,
-    num_question: int,
-    kv_heads: int,
-    group: int,
-    window: int | None,
-    soft_cap: float | None,
-    seed: int,
-) -> None:
-    """Reference: `definition` on context and question. Ours: apart, over the readable part of the context."""
-    torch.manual_seed(seed)
-    spec = AttentionSpec(0.25, window, soft_cap)
-    k_positions = torch.rand(num_context).lt(0.8).nonzero()[:, 0]
-    positions = torch.arange(num_context, num_context + num_question)
-    q = torch.randn(num_question, kv_heads * group, 16)
-    keys, values = torch.randn(2, len(k_positions), kv_heads, 16)
-    own_keys, own_values = torch.randn(2, num_question, kv_heads, 16)
-    seen = torch.cat((k_positions, positions))
-    whole = torch.full((2, num_context + num_question, kv_heads, 16), 0.0)
-    whole[0, seen], whole[1, seen] = torch.cat((keys, own_keys)), torch.cat((values, own_values))
-    expected, expected_scores = scored_attention(spec, q, whole[0, seen], whole[1, seen], positions, seen)
-    if len(k_positions) == num_context:
-        exact, exact_scores = definition(spec, q, whole[0], whole[1], positions)
-        torch.testing.assert_close(expected.double(), exact, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(expected_scores.double(), exact_scores, atol=1e-4, rtol=1e-4)
-    norms = values.norm(dim=-1)
-    out, scores = probe_attention(
-        spec, q, keys, values, norms, own_keys, own_values, positions=positions, k_positions=k_positions
-    )
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scores, expected_scores[: len(keys)], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

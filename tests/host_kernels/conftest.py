@@ -1,0 +1,3 @@
+from tests.host_kernels.session_kernels import kernels
+
+__all__ = ["kernels"]

@@ -1,0 +1,140 @@
+"""Files of random keys and values as the store lays them out, and what loading them into pages must give."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import torch
+import xxhash
+from torch import Tensor
+
+from kvblend.blend import RotaryTable, rerotate
+from kvblend.host_kernels import ExtentSpan, LayerTarget
+from tests.host_kernels.paged_caches import host_pages, page_tables, paged_cache
+
+__all__ = ["PAYLOAD_START", "LayerShape", "Loaded", "StoredSpan", "rotary_table"]
+
+PAYLOAD_START = 4096
+UNTOUCHED = -7.0
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """`rotary`: which table turns keys. `shift`: elements by which pages begin behind where tensors do."""
+
+    order: str
+    page_size: int
+    rotary: int | None
+    write_from: int = 0
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class StoredSpan:
+    """Tokens for positions from `start` on, moved by `delta`; `kv` is `[layer, k|v, token, kv_head, head_dim]`."""
+
+    kv: Tensor
+    start: int
+    skipped: int
+    delta: int
+    file: IO[bytes]
+    extent_bytes: int
+    checksums: list[int]
+
+    @classmethod
+    def random(cls, shape: Sequence[int], dtype: torch.dtype, *, start: int, skipped: int, delta: int) -> "StoredSpan":
+        kv = torch.randn(*shape).to(dtype)
+        layers = [layer.contiguous().view(torch.uint8).numpy().tobytes() for layer in kv]
+        extent_bytes = -(-len(layers[0]) // 4096) * 4096
+        extents = [layer.ljust(extent_bytes, b"\0") for layer in layers]
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- `Loaded` closes it
+        file.write(b"header".ljust(PAYLOAD_START, b"\0") + b"".join(extents))
+        checksums = [xxhash.xxh3_64_intdigest(extent) for extent in extents]
+        return cls(kv, start, skipped, delta, file, extent_bytes, checksums)
+
+    def extents(self, tables: Sequence[RotaryTable]) -> ExtentSpan:
+        return ExtentSpan(
+            self.file.fileno(),
+            PAYLOAD_START,
+            self.extent_bytes,
+            self.checksums,
+            self.kv.shape[2],
+            self.start,
+            self.skipped,
+            [table.angles(self.delta) for table in tables] if self.delta else [],
+        )
+
+    def damage(self, layer: int) -> None:
+        """Turn a bit of a layer's extent."""
+        place = PAYLOAD_START + layer * self.extent_bytes + 99
+        (byte,) = os.pread(self.file.fileno(), 1, place)
+        os.pwrite(self.file.fileno(), bytes([byte ^ 16]), place)
+
+
+class Loaded:
+    """A request's pages in every layer, untouched, and the same with what spans bring, by PyTorch."""
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], tables: Sequence[RotaryTable], spans: Sequence[StoredSpan]
+    ) -> None:
+        self.tables, self.spans, self.shapes = tables, spans, shapes
+        self.num_tokens = max(span.start + span.kv.shape[2] for span in spans)
+        self.page_tables = [page_tables([self.num_tokens], shape.page_size)[0] for shape in shapes]
+        self.caches = [
+            _untouched(self._dense(), table, shape) for table, shape in zip(self.page_tables, shapes, strict=True)
+        ]
+
+    def targets(self) -> list[LayerTarget]:
+        targets = []
+        for shape, cache, table in zip(self.shapes, self.caches, self.page_tables, strict=True):
+            pages = host_pages(shape.order, cache)
+            assert pages is not None
+            interleaved = shape.rotary is not None and self.tables[shape.rotary].interleaved
+            targets.append(LayerTarget(pages, cache, table, shape.write_from, shape.rotary, interleaved))
+        return targets
+
+    def expected(self, layer: int, spans: Sequence[StoredSpan] | None = None) -> Tensor:
+        """A layer's cache once some spans are there, or all."""
+        shape, dense = self.shapes[layer], self._dense()
+        for span in self.spans if spans is None else spans:
+            keys, values = span.kv[layer]
+            if shape.rotary is not None:
+                keys = rerotate(keys, self.tables[shape.rotary], delta=span.delta)
+            first = max(span.skipped, shape.write_from - span.start)
+            for half, own in zip(dense, (keys, values), strict=True):
+                half[span.start + first : span.start + len(keys)] = own[first:]
+        table = self.page_tables[layer]
+        return paged_cache(shape.order, [(dense[0], dense[1])], [table], shape.page_size, behind=UNTOUCHED)
+
+    def differing(self, spans: Sequence[StoredSpan] | None = None) -> list[int]:
+        """Layers whose caches are not `expected`, to the bit."""
+        bits = torch.int16 if self.caches[0].element_size() == 2 else torch.int32
+        return [
+            layer
+            for layer, cache in enumerate(self.caches)
+            if not torch.equal(cache.contiguous().view(bits), self.expected(layer, spans).view(bits))
+        ]
+
+    def close(self) -> None:
+        for span in self.spans:
+            span.file.close()
+
+    def _dense(self) -> Tensor:
+        kv = self.spans[0].kv
+        return torch.full((2, self.num_tokens, *kv.shape[3:]), UNTOUCHED, dtype=kv.dtype)
+
+
+def _untouched(dense: Tensor, table: Tensor, shape: LayerShape) -> Tensor:
+    """A cache whose pages lie `shift` elements off a cache line, with as many between them."""
+    whole = paged_cache(shape.order, [(dense[0], dense[1])], [table], shape.page_size, behind=UNTOUCHED)
+    if shape.shift == 0:
+        return whole
+    room = torch.full((len(whole), whole[0].numel() + shape.shift), UNTOUCHED, dtype=whole.dtype)
+    return room[:, shape.shift :].view(whole.shape)
+
+
+def rotary_table(rotary_dim: int, *, interleaved: bool) -> RotaryTable:
+    angles = torch.arange(600)[:, None] * 10000.0 ** (-torch.arange(0, rotary_dim, 2) / rotary_dim)
+    return RotaryTable(angles.cos(), angles.sin(), interleaved=interleaved)

@@ -1,0 +1,250 @@
+"""Stored passages on their way into pages, against PyTorch, to the bit."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import pytest
+import torch
+import xxhash
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kvblend.host_kernels import HostKernels, KernelLoading, SpanFailure
+from tests.host_kernels.stored_spans import PAYLOAD_START, LayerShape, Loaded, StoredSpan, rotary_table
+
+DTYPES = [torch.float32, torch.bfloat16]
+SPANS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 150), st.integers(0, 150), st.integers(-500, 500)),
+    min_size=1,
+    max_size=4,
+)
+"""(positions before it that nobody fills, tokens, of which skipped at most, delta)"""
+
+
+@contextmanager
+def loading_of(kernels: HostKernels, loaded: Loaded) -> Iterator[KernelLoading]:
+    spans = [span.extents(loaded.tables) for span in loaded.spans]
+    with closing(loaded), closing(KernelLoading(kernels, loaded.targets(), spans)) as loading:
+        yield loading
+
+
+def stored(
+    spans: list[tuple[int, int, int, int]], num_layers: int, heads: int, dim: int, dtype: torch.dtype
+) -> list[StoredSpan]:
+    made, start = [], 0
+    for gap, length, skipped, delta in spans:
+        start += gap
+        shape = (num_layers, 2, length, heads, dim)
+        made.append(StoredSpan.random(shape, dtype, start=start, skipped=min(skipped, length), delta=delta))
+        start += length
+    return made
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("order", ["plain", "packed"])
+@settings(max_examples=60)
+@example([(0, 128, 0, 77), (0, 128, 0, 0), (3, 97, 5, -9)], 2, 64, 32, False, False, 0, 0, 1, 0)
+@example([(5, 150, 0, 123)], 1, 512, 64, False, True, 0, 0, 1, 0)
+@given(
+    spans=SPANS,
+    heads=st.integers(1, 3),
+    dim=st.sampled_from([16, 32, 64, 80, 128]),
+    page_size=st.sampled_from([32, 64, 128]),
+    partial=st.booleans(),
+    interleaved=st.booleans(),
+    write_from=st.sampled_from([0, 0, 1, 33, 64, 1000]),
+    shift=st.sampled_from([0, 0, 1, 2, 16]),
+    num_threads=st.sampled_from([1, 1, 3]),
+    seed=st.integers(0, 999),
+)
+def test_load(
+    kernels: HostKernels,
+    dtype: torch.dtype,
+    order: str,
+    spans: list[tuple[int, int, int, int]],
+    heads: int,
+    dim: int,
+    page_size: int,
+    partial: bool,
+    interleaved: bool,
+    write_from: int,
+    shift: int,
+    num_threads: int,
+    seed: int,
+) -> None:
+    """Reference: `rerotate` of every layer, laid out by reshaping. Ours: `KernelLoading`, all threads at once."""
+    torch.manual_seed(seed)
+    tables = [
+        rotary_table(dim // 4 * 2 if partial else dim, interleaved=interleaved),
+        rotary_table(dim, interleaved=not interleaved),
+    ]
+    shapes = [
+        LayerShape(order, page_size, rotary=0, write_from=write_from, shift=shift),
+        LayerShape(order, page_size, rotary=None, write_from=write_from),
+        LayerShape("plain", 32, rotary=1),
+        LayerShape(order, page_size, rotary=0),
+    ]
+    loaded = Loaded(shapes, tables, stored(spans, len(shapes), heads, dim, dtype))
+    with loading_of(kernels, loaded) as loading:
+        run_by(num_threads, loading)
+        assert all(loading.has(layer) for layer in range(len(shapes))) and loading.failures() == {}
+        assert loaded.differing() == []
+
+
+def run_by(num_threads: int, loading: KernelLoading) -> None:
+    """All layers, by so many threads at once."""
+    with ThreadPoolExecutor(num_threads) as executor:
+        for work in [executor.submit(loading.run, loading.num_layers) for _ in range(num_threads)]:
+            work.result()
+
+
+def small(dtype: torch.dtype = torch.bfloat16, num_layers: int = 4, lengths: tuple[int, ...] = (40, 7, 61)) -> Loaded:
+    torch.manual_seed(0)
+    spans = stored([(1, length, 0, 11 * place) for place, length in enumerate(lengths)], num_layers, 2, 64, dtype)
+    return Loaded([LayerShape("plain", 32, 0)] * num_layers, [rotary_table(64, interleaved=False)], spans)
+
+
+def test_what_moves_it(kernels: HostKernels) -> None:
+    """Reference: one position farther, or one element more by an ulp. Ours: as it was, which neither is equal to."""
+    loaded = small(torch.float32)
+    with loading_of(kernels, loaded) as loading:
+        loading.run(4)
+        assert loaded.differing() == []
+        loaded.spans[1].kv[2, 1, 3, 0, 5] += 1e-6
+        assert loaded.differing() == [2]
+        object.__setattr__(loaded.spans[2], "delta", loaded.spans[2].delta + 1)
+        assert loaded.differing() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("by_team", [False, True])
+def test_layer_by_layer(kernels: HostKernels, by_team: bool) -> None:
+    """Reference: what is there once it is asked for. Ours: nothing of the layers above, and nothing twice."""
+    loaded = small()
+    with loading_of(kernels, loaded) as loading:
+        untouched = [cache.clone() for cache in loaded.caches]
+        for layer in range(4):
+            assert not loading.has(layer)
+            loading.run(layer + 1, by_team=by_team)
+            assert loading.has(layer)
+            assert loaded.differing() == list(range(layer + 1, 4)) and all(
+                map(torch.equal, loaded.caches[layer + 1 :], untouched[layer + 1 :])
+            )
+        loaded.caches[0].zero_()
+        loading.run(4)
+        assert not bool(loaded.caches[0].any())
+
+
+def test_team(kernels: HostKernels) -> None:
+    """Reference: `rerotate`. Ours: by the three threads of an OpenMP team."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        loaded = small(num_layers=9)
+        with loading_of(kernels, loaded) as loading:
+            loading.run(9, by_team=True)
+            assert loaded.differing() == []
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_nothing_to_load(kernels: HostKernels) -> None:
+    loaded = small()
+    with closing(loaded), closing(KernelLoading(kernels, loaded.targets(), [])) as loading:
+        loading.run(4)
+        assert loading.has(3) and loading.failures() == {}
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_corrupt_layer(kernels: HostKernels, num_threads: int) -> None:
+    """Of a span with a wrong bit in layer 2, layers below are there and 2 is not; the other spans are whole."""
+    loaded = small()
+    loaded.spans[1].damage(2)
+    with loading_of(kernels, loaded) as loading:
+        run_by(num_threads, loading)
+        assert loading.failures() == {1: SpanFailure(2, "fails its checksum")}
+        others = [loaded.spans[0], loaded.spans[2]]
+        if num_threads == 1:
+            assert loaded.differing(others) == [0, 1] and loaded.differing() == [2, 3]
+        else:  # others may have been at layer 3 when it showed
+            assert loaded.differing(others) in ([0, 1], [0, 1, 3]) and loaded.differing() in ([2, 3], [2])
+
+
+def test_last_layer_corrupt(kernels: HostKernels) -> None:
+    """A bit in the padding counts, too."""
+    loaded = small()
+    file = loaded.spans[2].file.fileno()
+    os.pwrite(file, b"\1", os.fstat(file).st_size - 1)
+    with loading_of(kernels, loaded) as loading:
+        loading.run(4)
+        assert loading.failures() == {2: SpanFailure(3, "fails its checksum")}
+        assert loaded.differing() == [3] and loaded.differing(loaded.spans[:2]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_truncated(kernels: HostKernels, num_threads: int) -> None:
+    """Of a span that ends in layer 1, layer 0 is there; the other spans are whole."""
+    loaded = small()
+    span = loaded.spans[0]
+    os.ftruncate(span.file.fileno(), PAYLOAD_START + 2 * span.extent_bytes - 1)
+    with loading_of(kernels, loaded) as loading:
+        run_by(num_threads, loading)
+        failure = loading.failures().pop(0)
+        assert failure.reason == "ends before its layer's end" and 1 <= failure.layer <= (1 if num_threads == 1 else 3)
+        assert loaded.differing() == [1, 2, 3] and loaded.differing(loaded.spans[1:]) == [0]
+
+
+def test_closed_descriptor(kernels: HostKernels) -> None:
+    loaded = small()
+    with loading_of(kernels, loaded) as loading:
+        loading.run(1)
+        loaded.spans[0].file.close()
+        loading.run(4)
+        reason = f"cannot be read: {os.strerror(errno.EBADF)}"
+        assert loading.failures() == {0: SpanFailure(1, reason)}
+        assert loaded.differing() == [1, 2, 3] and loaded.differing(loaded.spans[1:]) == [0]
+
+
+def test_stop(kernels: HostKernels) -> None:
+    """What was begun is there, nothing else comes, and `run` does not wait for what will not."""
+    loaded = small()
+    with loading_of(kernels, loaded) as loading:
+        loading.run(2)
+        before = [cache.clone() for cache in loaded.caches]
+        loading.stop()
+        loading.run(4)
+        assert all(map(torch.equal, loaded.caches, before)) and loaded.differing() == [2, 3]
+        assert loading.failures() == {}
+
+
+def test_stopped_meanwhile(kernels: HostKernels) -> None:
+    """Several threads come back, each layer's spans are whole or untouched, and closing twice is closing once."""
+    loaded = small(num_layers=60, lengths=(500, 500))
+    with loading_of(kernels, loaded) as loading:
+        with ThreadPoolExecutor(3) as executor:
+            works = [executor.submit(loading.run, 60) for _ in range(3)]
+            time.sleep(0.001)
+            loading.stop()
+        assert all(work.result() is None for work in works)
+        first, second = loaded.spans
+        both, one, other, none = (set(loaded.differing(spans)) for spans in ([first, second], [first], [second], []))
+        assert not both & one & other & none
+        loading.close()
+        loading.close()
+        loading.stop()
+
+
+@settings(max_examples=300)
+@example(b"\0", 240)
+@example(b"\1", 1024)
+@example(b"\1", 1025)
+@example(b"ab", 1 << 20)
+@given(start=st.binary(min_size=1, max_size=64), more=st.integers(240, 5000))
+def test_checksum(kernels: HostKernels, start: bytes, more: int) -> None:
+    """Reference: xxhash's own. Ours: `kvblend_checksum`, of more than 240 bytes."""
+    torch.manual_seed(more)
+    data = start + torch.randint(0, 256, (more,), dtype=torch.uint8).numpy().tobytes()
+    assert kernels.library.kvblend_checksum(data, len(data)) == xxhash.xxh3_64_intdigest(data)
