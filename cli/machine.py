@@ -1,11 +1,12 @@
 """What the machine at hand computes with, as far as commands choose by it."""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["Machine", "cpu_flags", "free_memory_bytes", "runs_on_cpu", "this_machine"]
+__all__ = ["Machine", "cpu_flags", "cpu_name", "free_memory_bytes", "runs_on_cpu", "this_machine"]
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -47,6 +48,13 @@ def cpu_flags(cpuinfo: str) -> frozenset[str]:
     """The features of the first CPU in the text of `/proc/cpuinfo`; none where the CPU is not x86."""
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     return next((frozenset(flags.split()) for name, _, flags in lines if name.strip() == "flags"), frozenset())
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def free_memory_bytes(meminfo: str, limits: Sequence[str]) -> int:

@@ -115,6 +115,22 @@ def itl(
     _run(model, bench, as_json)
 
 
+@bench_app.command()
+def rest(
+    model: Model = "demo",
+    repeats: Annotated[int, typer.Option(min=1, max=50, help="Times that each question is asked.")] = 3,
+    passages: Annotated[int, typer.Option(min=1, max=64, help="Passages in a prompt.")] = 12,
+    as_json: AsJSON = False,
+) -> None:
+    """What the service adds to the engine's time to first token: a client's beside vLLM's, request by request."""
+    from kvblend.cli.bench.rest import rest_bench
+
+    def bench(path: str, console: Console) -> dict[str, Any]:
+        return rest_bench(path, repeats=repeats, passages=passages, console=console)
+
+    _run(model, bench, as_json)
+
+
 def _run(
     model: str,
     bench: Callable[[str, Console], dict[str, Any]],

@@ -14,6 +14,7 @@ from kvblend.api.prompt import DEFAULT_PREAMBLE
 from kvblend.cli.bench.prompts import BenchPrompts
 from kvblend.cli.bench.served_dtype import served_dtype
 from kvblend.cli.bench.vllm_environment import set_vllm_environment
+from kvblend.cli.machine import cpu_name
 from kvblend.core.identity import token_hash
 
 __all__ = ["ENCODE_CONTEXT_TOKENS", "BenchEngine"]
@@ -85,7 +86,7 @@ class BenchEngine:
     @property
     def machine(self) -> dict[str, Any]:
         threads = torch.get_num_threads()
-        return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "dtype": self.dtype}
+        return {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": threads, "dtype": self.dtype}
 
     @property
     def dtype(self) -> str:
@@ -196,10 +197,3 @@ class BenchEngine:
         for row, step in zip(logprobs, steps, strict=True):
             row[torch.tensor(list(step))] = torch.tensor([entry.logprob for entry in step.values()])
         return list(output.outputs[0].token_ids), logprobs
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from kvblend.cli.corpus import MODULES, module_document
-from kvblend.cli.demo import QUESTIONS
+from kvblend.cli.demo_service import QUESTIONS
 from kvblend.retriever import PassageTokenizer, Splitter, parse_document
 
 

@@ -1,0 +1,85 @@
+"""Time to first token of a client of the service, beside what vLLM took of it."""
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kvblend.cli.bench.served_dtype import served_dtype
+from kvblend.cli.bench.ttft_row import Timing, ttft_fields
+from kvblend.cli.comparison import warm_up
+from kvblend.cli.demo_service import COLLECTION, QUESTIONS, demo_service, ingest_corpus
+from kvblend.cli.engine import engine_environment
+from kvblend.cli.machine import cpu_name
+from kvblend.cli.models import fetch_embedding_model
+from kvblend.cli.progress import status_progress
+from kvblend.core.report import BlendReport
+from kvblend.core.rest import QueryDelta, QueryResponse, Reuse
+from kvblend.sdk import Client
+
+__all__ = ["rest_bench"]
+
+MAX_TOKENS = 4
+MODES: tuple[Reuse, ...] = ("blend", "none")
+
+
+def rest_bench(model: str, *, repeats: int, passages: int, console: Console) -> dict[str, Any]:
+    """Ask the demo's questions of its corpus as a stream, blended and by full prefill in turns.
+
+    A client's time is that from its request to the first text that it sees: retrieval, the plan, vLLM, and what lies
+    between. vLLM's, of the same request, is that from the service's request to vLLM's first chunk. Returns {machine,
+    model, results}, a row a mode: {mode, requests, prompt_tokens, ttft_ms_p50, ttft_ms_p20, ttft_ms_p80,
+    engine_ttft_ms_p50, added_ms_p50, added_ms_max}, the last two of each request's difference.
+    """
+    with demo_service(model, fetch_embedding_model(), None, 4096, console) as client:
+        ingest_corpus(client, console)
+        warm_up(client, COLLECTION, top_k=passages)
+        asked: dict[Reuse, list[tuple[float, BlendReport]]] = {mode: [] for mode in MODES}
+        with status_progress(console) as progress:
+            progress.add_task("questions")
+            for _ in range(repeats):
+                for question in QUESTIONS:
+                    for mode in MODES:
+                        asked[mode].append(_ask(client, question, mode, passages))
+    return {
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": int(engine_environment(control="").get("OMP_NUM_THREADS", 0)) or None,
+            "dtype": served_dtype(model),
+        },
+        "model": Path(model).name,
+        "results": [_row(mode, answers) for mode, answers in asked.items()],
+    }
+
+
+def _ask(client: Client, question: str, mode: Reuse, passages: int) -> tuple[float, BlendReport]:
+    """Milliseconds to the first text, and the report."""
+    began, first_ms, report = time.perf_counter(), None, None
+    events = client.stream_query(COLLECTION, question, top_k=passages, reuse=mode, max_tokens=MAX_TOKENS)
+    for event in events:
+        if isinstance(event, QueryDelta) and first_ms is None:
+            first_ms = (time.perf_counter() - began) * 1e3
+        elif isinstance(event, QueryResponse):
+            report = event.report
+    if first_ms is None or report is None or report.ttft_ms is None:
+        raise RuntimeError(f"the answer to {question!r} has no text or no time: {report}")
+    return first_ms, report
+
+
+def _row(mode: Reuse, answers: list[tuple[float, BlendReport]]) -> dict[str, Any]:
+    engine = [report.ttft_ms or 0.0 for _, report in answers]
+    added = [first_ms - own for (first_ms, _), own in zip(answers, engine, strict=True)]
+    return {
+        "mode": mode,
+        "requests": len(answers),
+        "blended": sum(report.outcome == "blended" for _, report in answers),
+        "prompt_tokens": statistics.median(report.prompt_tokens for _, report in answers),
+        **ttft_fields([Timing(first_ms) for first_ms, _ in answers]),
+        "engine_ttft_ms_p50": statistics.median(engine),
+        "added_ms_p50": statistics.median(added),
+        "added_ms_max": max(added),
+    }
