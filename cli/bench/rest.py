@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from kvblend.core.report import BlendReport
 from kvblend.core.rest import QueryDelta, QueryResponse, Reuse
 from kvblend.sdk import Client
 
-__all__ = ["rest_bench"]
+__all__ = ["added_rows", "rest_bench"]
 
 MAX_TOKENS = 4
 MODES: tuple[Reuse, ...] = ("blend", "none")
@@ -31,19 +32,14 @@ def rest_bench(model: str, *, repeats: int, passages: int, console: Console) -> 
 
     A client's time is that from its request to the first text that it sees: retrieval, the plan, vLLM, and what lies
     between. vLLM's, of the same request, is that from the service's request to vLLM's first chunk. Returns {machine,
-    model, results}, a row a mode: {mode, requests, prompt_tokens, ttft_ms_p50, ttft_ms_p20, ttft_ms_p80,
-    engine_ttft_ms_p50, added_ms_p50, added_ms_max}, the last two of each request's difference.
+    model, results}, a row a mode: {mode, requests, blended, prompt_tokens, ttft_ms_p50, ttft_ms_p20, ttft_ms_p80,
+    engine_ttft_ms_p50, added_ms_p50, added_ms_max}, the last two of each request's difference; `blended` counts the
+    requests that were not prefilled.
     """
     with demo_service(model, fetch_embedding_model(), None, 4096, console) as client:
         ingest_corpus(client, console)
         warm_up(client, COLLECTION, top_k=passages)
-        asked: dict[Reuse, list[tuple[float, BlendReport]]] = {mode: [] for mode in MODES}
-        with status_progress(console) as progress:
-            progress.add_task("questions")
-            for _ in range(repeats):
-                for question in QUESTIONS:
-                    for mode in MODES:
-                        asked[mode].append(_ask(client, question, mode, passages))
+        rows = added_rows(client, COLLECTION, QUESTIONS, repeats=repeats, passages=passages, console=console)
     return {
         "machine": {
             "cpu": cpu_name(),
@@ -52,14 +48,27 @@ def rest_bench(model: str, *, repeats: int, passages: int, console: Console) -> 
             "dtype": served_dtype(model),
         },
         "model": Path(model).name,
-        "results": [_row(mode, answers) for mode, answers in asked.items()],
+        "results": rows,
     }
 
 
-def _ask(client: Client, question: str, mode: Reuse, passages: int) -> tuple[float, BlendReport]:
+def added_rows(
+    client: Client, collection: str, questions: Sequence[str], *, repeats: int, passages: int, console: Console
+) -> list[dict[str, Any]]:
+    """Ask a running service; a row a mode, as in `rest_bench`."""
+    asked: dict[Reuse, list[tuple[float, BlendReport]]] = {mode: [] for mode in MODES}
+    with status_progress(console) as progress:
+        progress.add_task("questions")
+        for question in [*questions] * repeats:
+            for mode in MODES:
+                asked[mode].append(_ask(client, collection, question, mode, passages))
+    return [_row(mode, answers) for mode, answers in asked.items()]
+
+
+def _ask(client: Client, collection: str, question: str, mode: Reuse, passages: int) -> tuple[float, BlendReport]:
     """Milliseconds to the first text, and the report."""
     began, first_ms, report = time.perf_counter(), None, None
-    events = client.stream_query(COLLECTION, question, top_k=passages, reuse=mode, max_tokens=MAX_TOKENS)
+    events = client.stream_query(collection, question, top_k=passages, reuse=mode, max_tokens=MAX_TOKENS)
     for event in events:
         if isinstance(event, QueryDelta) and first_ms is None:
             first_ms = (time.perf_counter() - began) * 1e3
