@@ -1,4 +1,4 @@
-"""A blend in the request's own blocks, by the engine's own attention: where there is no GPU."""
+"""A blend in the request's own blocks, where there is no GPU."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType

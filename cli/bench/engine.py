@@ -117,9 +117,8 @@ class BenchEngine:
         system find and clear memory for all of its blocks.
         """
         context = self._config.compilation_config.static_forward_context
-        for cache in {
-            id(own): own for own in (getattr(layer, "kv_cache", None) for layer in context.values())
-        }.values():
+        for layer in context.values():
+            cache = getattr(layer, "kv_cache", None)
             if isinstance(cache, torch.Tensor):
                 cache.zero_()
 

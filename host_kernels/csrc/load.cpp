@@ -56,7 +56,6 @@ class Load {
 
   // Take up layers below `end` until none is left, and wait for those that other threads are at.
   void run(int end) {
-    Memory memory;
     const int64_t num_items = int64_t(end) * spans_.size();
     for (;;) {
       int64_t item = next_.load();
@@ -64,7 +63,7 @@ class Load {
       }
       if (item >= num_items) break;
       const int layer = int(item / spans_.size()), span = int(item % spans_.size());
-      if (!stopped_ && failures_[span] == SOUND) load(layer, span, memory);
+      if (!stopped_ && failures_[span] == SOUND) load(layer, span);
       end_stream();
       done_[layer].fetch_add(1);
     }
@@ -78,25 +77,24 @@ class Load {
 
  private:
   // A thread's own extent, at a multiple of 4 KiB as direct reads want it, kept from one call to the next.
-  struct Memory {
-    uint8_t* extent(int64_t num_bytes) {
-      thread_local struct Held {
-        uint8_t* at = nullptr;
-        int64_t num_bytes = 0;
-        ~Held() { std::free(at); }
-      } held;
-      if (held.num_bytes < num_bytes) {
-        std::free(held.at);
-        held.at = static_cast<uint8_t*>(std::aligned_alloc(4096, (num_bytes + 4095) / 4096 * 4096));
-        held.num_bytes = held.at == nullptr ? 0 : num_bytes;
-      }
-      return held.at;
+  // Null where there is no memory.
+  static uint8_t* own_extent(int64_t num_bytes) {
+    thread_local struct Held {
+      uint8_t* at = nullptr;
+      int64_t num_bytes = 0;
+      ~Held() { std::free(at); }
+    } held;
+    if (held.num_bytes < num_bytes) {
+      std::free(held.at);
+      held.at = static_cast<uint8_t*>(std::aligned_alloc(4096, (num_bytes + 4095) / 4096 * 4096));
+      held.num_bytes = held.at == nullptr ? 0 : num_bytes;
     }
-  };
+    return held.at;
+  }
 
-  void load(int layer, int index, Memory& memory) {
+  void load(int layer, int index) {
     const LoadSpan& span = spans_[index];
-    uint8_t* extent = memory.extent(span.extent_bytes);
+    uint8_t* extent = own_extent(span.extent_bytes);
     int error = extent == nullptr ? ENOMEM : 0;
     const int failure = error ? READ_ERROR : read(span, layer, extent, error);
     if (failure != SOUND) {
