@@ -59,9 +59,10 @@ def added_rows(
     asked: dict[Reuse, list[tuple[float, BlendReport]]] = {mode: [] for mode in MODES}
     with status_progress(console) as progress:
         progress.add_task("questions")
-        for question in [*questions] * repeats:
+        for number, question in enumerate([*questions] * repeats):
             for mode in MODES:
-                asked[mode].append(_ask(client, collection, question, mode, passages))
+                # a number of its own, so that no answer is vLLM's prefix cache's
+                asked[mode].append(_ask(client, collection, f"{question} ({number})", mode, passages))
     return [_row(mode, answers) for mode, answers in asked.items()]
 
 
