@@ -1,14 +1,14 @@
 """Passage KV on tiers: one immutable, content-addressed file format and the places where such files lie."""
 
-from kvblend.store.cpu_tier import CPUTier
-from kvblend.store.disk_tier import DiskTier
+from kvblend.store.folder.cpu_tier import CPUTier
+from kvblend.store.folder.disk_tier import DiskTier
+from kvblend.store.folder.passage_file import PassageKVFile
 from kvblend.store.format import PassageKVHeader
-from kvblend.store.gpu_tier import GPUTier
+from kvblend.store.gpu.gpu_tier import GPUTier
+from kvblend.store.gpu.stager import Stager
+from kvblend.store.gpu.staging import Staging
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
-from kvblend.store.passage_file import PassageKVFile
-from kvblend.store.stager import Stager
-from kvblend.store.staging import Staging
 from kvblend.store.tier import Tier, VerifyReport
 from kvblend.store.tiered import TieredStore
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
-from kvblend.store.cpu_tier import CPUTier
-from kvblend.store.disk_tier import DiskTier
-from kvblend.store.folder_scan import scan
+from kvblend.store.folder.cpu_tier import CPUTier
+from kvblend.store.folder.disk_tier import DiskTier
+from kvblend.store.folder.folder_scan import scan
 from kvblend.store.tier import Tier
 
 __all__ = ["tiers_of"]

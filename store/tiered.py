@@ -11,7 +11,7 @@ from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, Stor
 from kvblend.core.rest import TierStats
 from kvblend.core.settings import Settings
 from kvblend.store.content import CopiedContent, TensorContent
-from kvblend.store.gpu_tier import GPUTier
+from kvblend.store.gpu.gpu_tier import GPUTier
 from kvblend.store.held_pins import HeldPins
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV

@@ -14,10 +14,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.logger import init_logger
 
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
-from kvblend.vllm_connector.scheduler_half import SchedulerHalf
+from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.settings import connector_settings
 from kvblend.vllm_connector.support import check_engine
-from kvblend.vllm_connector.worker_half import WorkerHalf
+from kvblend.vllm_connector.worker import WorkerHalf
 
 __all__ = ["KVBlendConnector"]
 

@@ -27,7 +27,7 @@ def address(tmp_path: Path) -> str:
 
 
 async def test_it_asks_the_connectors_server(address: str) -> None:
-    from kvblend.vllm_connector.control import ControlServer
+    from kvblend.vllm_connector.scheduler.control import ControlServer
 
     server = ControlServer(address, INFO)
     client = ControlClient(address)
@@ -51,7 +51,7 @@ async def test_it_asks_the_connectors_server(address: str) -> None:
 
 
 async def test_silence_is_none_until_a_server_comes(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvblend.vllm_connector.control import ControlServer
+    from kvblend.vllm_connector.scheduler.control import ControlServer
 
     monkeypatch.setattr(control, "ANSWER_TIMEOUT_S", 0.3)
     client = ControlClient(address)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
 from kvblend.store import CPUTier, DiskTier, PassageKVFile, PassageKVHeader, PassageKVKey
 from kvblend.store.content import TensorContent
-from kvblend.store.folder_tier import FolderTier
+from kvblend.store.folder.folder_tier import FolderTier
 from tests.store.samples import SHAPE, make_key, make_kv
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float16, torch.float32])

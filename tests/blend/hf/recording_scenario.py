@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from kvblend.vllm_connector import worker_half
-from kvblend.vllm_connector.blend_job import PassageSource
-from kvblend.vllm_connector.host_blend import HostBlend
+from kvblend.vllm_connector.engine.host_blend import HostBlend
+from kvblend.vllm_connector.worker.blend import PassageSource
 
 SCENARIO = runpy.run_path(str(Path(__file__).parents[2] / "vllm_connector" / "scenario.py"))
 

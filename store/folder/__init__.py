@@ -1,0 +1,1 @@
+"""Tiers that are folders of passage KV files: on tmpfs and on disk."""

@@ -1,0 +1,1 @@
+"""The GPU tier, and what brings passage KV to a device."""

@@ -1,0 +1,222 @@
+"""The CPU and disk tiers: the contract of every tier, and what is particular to a folder."""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
+from kvblend.store import CPUTier, DiskTier, PassageKVKey, Tier
+from kvblend.store.content import TensorContent
+from kvblend.store.folder.folder_tier import FolderTier
+from tests.store.samples import FILE_BYTES, make_key, make_kv
+from tests.store.tier_contract import HalfWritten, TierContract, held, keys, opened, put
+
+
+class FolderTierContract(TierContract):
+    def damage(self, tier: Tier, key: PassageKVKey, *, offset: int) -> None:
+        path = Path(tier.location) / key.file_name
+        status = path.stat()
+        damaged = bytearray(path.read_bytes())
+        damaged[offset] ^= 1
+        path.write_bytes(damaged)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # damage is no use
+
+    def test_files_outlive_the_tier(self, tier: Tier, tmp_path: Path) -> None:
+        """A tier made twice over one folder is one place."""
+        put(tier, 1)
+        again = self.make_tier(tmp_path / "tier", budget_bytes=tier.budget_bytes)
+        with opened(again, 1) as file:
+            assert torch.equal(file.read(), make_kv(1))
+        assert again.stats().used_bytes == FILE_BYTES
+        again.close()
+
+    def test_a_full_file_system_is_a_full_store(self, tier: Tier) -> None:
+        with pytest.raises(StoreFullError, match="no room"):
+            tier.put(HalfWritten(1, OSError(28, "No space left on device")))
+        assert tier.stats().used_bytes == 0
+
+    def test_a_corrupt_header_is_a_miss(self, tier: Tier, caplog: pytest.LogCaptureFixture) -> None:
+        put(tier, 1)
+        self.damage(tier, make_key(1), offset=40)
+        assert tier.open(make_key(1)) is None
+        assert not tier.contains(make_key(1))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert put(tier, 1)
+        with opened(tier, 1) as file:
+            assert torch.equal(file.read(), make_kv(1))
+
+
+class TestCPUTier(FolderTierContract):
+    @pytest.fixture
+    def tmp_path(self) -> Iterator[Path]:
+        """On tmpfs, where there is one."""
+        with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+            yield Path(folder)
+
+    def make_tier(self, folder: Path, *, budget_bytes: int) -> Tier:
+        return CPUTier(folder, budget_bytes=budget_bytes)
+
+
+class TestDiskTier(FolderTierContract):
+    def make_tier(self, folder: Path, *, budget_bytes: int) -> Tier:
+        return DiskTier(folder, budget_bytes=budget_bytes)
+
+
+@pytest.fixture(params=[CPUTier, DiskTier])
+def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FolderTier]:
+    tier: FolderTier = request.param(tmp_path / "tier", budget_bytes=4 * FILE_BYTES)
+    yield tier
+    tier.close()
+
+
+def test_a_relative_path_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"'kv/cpu' is relative; it must be absolute"):
+        CPUTier(Path("kv/cpu"), budget_bytes=1)
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidRequestError, match=r"file/kv' cannot be written"):
+        DiskTier(tmp_path / "file" / "kv", budget_bytes=1)
+    with pytest.raises(InvalidRequestError, match="cannot be written"):
+        DiskTier(Path("/proc/kvblend"), budget_bytes=1)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link", "dangling link"])
+def test_what_is_no_regular_file_is_a_miss(tier: FolderTier, tmp_path: Path, kind: str) -> None:
+    path = tier.root / make_key(1).file_name
+    put(tier, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(tier.root / make_key(2).file_name)
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    assert tier.open(make_key(1)) is None
+    assert not tier.contains(make_key(1))
+    assert held(tier) == keys(2)
+    if kind != "folder":
+        assert put(tier, 1)
+        opened(tier, 1).close()
+    assert tier.verify().quarantined == ()
+
+
+def test_other_files_in_the_folder_are_left_alone(tier: FolderTier) -> None:
+    mine = tier.root / "notes.txt"
+    mine.write_text("not ours")
+    later = tier.root / make_key(1).file_name.replace(".v1.", ".v2.")
+    later.parent.mkdir(parents=True)
+    later.write_bytes(bytes(100))
+    put(tier, 1)
+    assert tier.verify().num_files == 1
+    assert mine.exists()
+    assert later.exists()
+
+
+def test_a_dead_writers_file_is_removed_and_a_live_ones_is_not(tier: FolderTier) -> None:
+    folder = (tier.root / make_key(1).file_name).parent
+    folder.mkdir(parents=True)
+    dead = folder / ".a.1-0.tmp"
+    dead.write_bytes(bytes(FILE_BYTES))
+    seen = []
+
+    class Slow(TensorContent):
+        def write(self, fd: int) -> None:
+            seen.append(tier.verify().num_temporary_removed)
+            seen.append(tier.stats().used_bytes)
+            super().write(fd)
+
+    tier.put(Slow(make_key(1), make_kv(1), capture_position=0))
+    assert seen == [1, FILE_BYTES]
+    assert not dead.exists()
+    with opened(tier, 1) as file:
+        assert torch.equal(file.read(), make_kv(1))
+
+
+def test_a_count_that_is_lost_is_taken_again(tier: FolderTier) -> None:
+    put(tier, 1)
+    (tier.root / ".lock").write_bytes(b"")
+    put(tier, 2)
+    tier.check_integrity()
+    assert tier.stats().used_bytes == 2 * FILE_BYTES
+
+
+def test_a_folder_that_is_removed_is_made_again(tier: FolderTier) -> None:
+    put(tier, 1)
+    shutil.rmtree(tier.root)
+    assert tier.open(make_key(1)) is None
+    assert not tier.contains(make_key(1))
+    assert tier.stats().used_bytes == 0
+    put(tier, 2)
+    tier.check_integrity()
+
+
+def test_empty_folders_go_with_their_last_file(tier: FolderTier) -> None:
+    put(tier, 1)
+    tier.evict(FILE_BYTES)
+    assert [entry.name for entry in tier.root.iterdir()] == [".lock"]
+
+
+def test_a_file_that_shrinks_while_it_is_open_raises_and_never_kills(tier: FolderTier) -> None:
+    put(tier, 1)
+    with opened(tier, 1) as file:
+        os.truncate(tier.root / make_key(1).file_name, 4096)
+        with pytest.raises(CorruptPassageKVError, match="ends at byte"):
+            file.read()
+        with pytest.raises(CorruptPassageKVError, match="ends at byte"):
+            file.read(torch.empty(file.header.shape))
+
+
+def test_threads_share_one_tier(tier: FolderTier, caplog: pytest.LogCaptureFixture) -> None:
+    """Eight threads put and read twelve passages where four fit: a hit is always whole and right."""
+    caplog.set_level(logging.WARNING)
+    errors: list[BaseException] = []
+
+    def work(start: int) -> None:
+        try:
+            for step in range(40):
+                number = (start + step * 5) % 12
+                file = tier.open(make_key(number))
+                if file is None:
+                    put(tier, number)
+                else:
+                    with file:
+                        assert torch.equal(file.read(), make_kv(number))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert caplog.records == []
+    tier.check_integrity()
+
+
+def test_a_large_tier_drops_in_bulk_what_has_nowhere_to_go(tmp_path: Path) -> None:
+    """A 64th of the budget: two files of 130. The oldest go, in order."""
+    tier = CPUTier(tmp_path / "tier", budget_bytes=130 * FILE_BYTES)
+    for number in range(131):
+        put(tier, number)
+    assert held(tier) == keys(*range(3, 131))
+    put(tier, 131)
+    put(tier, 132)
+    assert held(tier) == keys(*range(3, 133))
+    slower = DiskTier(tmp_path / "slower", budget_bytes=4 * FILE_BYTES)
+    tier.slower = slower
+    put(tier, 133)
+    assert held(tier) == keys(*range(4, 134))
+    slower.close()
+    tier.close()

@@ -1,0 +1,61 @@
+"""Several processes on one store, and processes that die in the middle of a write."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from kvblend.store import TieredStore
+from tests.store.folder.writer_process import make_settings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+TMPFS = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for both tiers, under the one that the test names."""
+    with TemporaryDirectory(prefix="kvblend-", dir=request.param) as name:
+        yield Path(name)
+
+
+def start(mode: str, folder: Path, count: int, seed: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.store.folder.writer_process", mode, str(folder), str(count), str(seed)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("folder", "num_kills"), [(TMPFS, 55), (None, 15)], indirect=["folder"], ids=["tmpfs", "disk"])
+def test_a_writer_killed_at_any_moment_loses_and_tears_nothing(folder: Path, num_kills: int) -> None:
+    """On tmpfs, where much happens between two kills, and on a real disk."""
+    process = start("crash", folder, num_kills, 1)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    num_committed, num_left = map(int, output.split())
+    # The control: kills did strike writers in the middle of a write, and writers did get something done.
+    assert num_left >= num_kills // 6
+    assert num_committed >= num_kills // 2
+    assert "Warning" not in errors
+
+
+@pytest.mark.parametrize("folder", [TMPFS], indirect=True, ids=["tmpfs"])
+def test_processes_share_a_store_that_is_too_small_for_them(folder: Path) -> None:
+    processes = [start("share", folder, 250, seed) for seed in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, (output, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+        assert int(output) > 20  # hits, each of them right
+        assert "checksum" not in errors
+    with TieredStore.from_settings(make_settings(folder, disk_files=4)) as store:
+        store.check_integrity()
+        assert sum(tier.num_files for tier in store.stats()) > 0

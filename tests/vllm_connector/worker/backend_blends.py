@@ -1,0 +1,220 @@
+"""A tiny Hugging Face model over the caches of vLLM's CUDA backends, blended by the connector's own queue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from kvblend.blend import Selector
+from kvblend.blend.hf import HuggingFaceModel, PassageEncoder, prefill
+from kvblend.core.identity import EMPTY_CONTEXT, token_hash
+from kvblend.core.plan import ContextPlan, Span
+from kvblend.core.report import BlendReport
+from kvblend.store import DiskTier, GPUTier, PassageKVKey, Stager, TieredStore
+from kvblend.vllm_connector import engine_caches
+from kvblend.vllm_connector.engine.caches import EngineCaches
+from kvblend.vllm_connector.engine.device_pages import BlendPages
+from kvblend.vllm_connector.engine.layer_cache import PagedLayer
+from kvblend.vllm_connector.engine.paged_blend import PagedBlend
+from kvblend.vllm_connector.engine.passage_loading import PassageLoading
+from kvblend.vllm_connector.metadata import BlendTask
+from kvblend.vllm_connector.worker.blend import BlendJob, PassageSource
+from kvblend.vllm_connector.worker.blends import BlendQueue
+from kvblend.vllm_connector.worker.clock import StepClock
+from tests.vllm_connector.engine.backend_caches import allocate_layers
+from tests.vllm_connector.worker.dense_blend import DenseBlend, NoLoading
+
+__all__ = ["BLOCK", "Engine", "Library", "tokens"]
+
+BLOCK, NUM_BLOCKS = 16, 48
+FINGERPRINT = "model"
+
+
+def tokens(start: int, count: int) -> list[int]:
+    """Arbitrary token ids."""
+    return [(start + index) * 31 % 97 for index in range(count)]
+
+
+class Library:
+    """A store with passages encoded behind a preamble and a warm context, and plans over them."""
+
+    def __init__(self, model: HuggingFaceModel, folder: Path, *, gpu_bytes: int = 0) -> None:
+        self.preamble = tokens(3, 20)
+        warm = self.preamble + tokens(50, 11)
+        gpu = GPUTier("cpu", budget_bytes=gpu_bytes) if gpu_bytes else None
+        store = TieredStore([DiskTier(folder, budget_bytes=1 << 24)], gpu=gpu)
+        self.source = PassageSource(store, FINGERPRINT, (0, model.num_kv_heads))
+        self._encoder, self._alone = PassageEncoder(model, warm), PassageEncoder(model, [])
+        self.encode_context = token_hash(warm)
+        store.put(self.key(EMPTY_CONTEXT, self.preamble), self._alone.encode(self.preamble), capture_position=0)
+
+    def key(self, encode_context: str, passage: Sequence[int]) -> PassageKVKey:
+        return PassageKVKey(FINGERPRINT, encode_context, token_hash(passage), *self.source.heads)
+
+    def add(self, passage: Sequence[int]) -> Path:
+        """Store a passage's KV; returns its file."""
+        key, kv = self.key(self.encode_context, passage), self._encoder.encode(passage)
+        self.source.store.put(key, kv, capture_position=self._encoder.capture_position)
+        return Path(self.source.store.tiers[-1].location, key.file_name)
+
+    def drop_preamble(self) -> None:
+        self.source.store.delete(
+            model_fingerprint=FINGERPRINT, encode_context=EMPTY_CONTEXT, passage_id=token_hash(self.preamble)
+        )
+
+    def prompt(self, passages: Sequence[Sequence[int]], question: Sequence[int], *, num_fresh: int = 0) -> list[int]:
+        """Preamble, passages, some fresh tokens before the last, question."""
+        *first, last = passages
+        return [*self.preamble, *chain(*first), *tokens(7, num_fresh), *last, *question]
+
+    def plan(self, passages: Sequence[Sequence[int]], ratio: float, *, num_fresh: int = 0) -> ContextPlan:
+        spans = [Span(kind="exact", num_tokens=len(self.preamble))]
+        spans += [
+            Span(kind="passage", num_tokens=len(own), encode_context=self.encode_context) for own in passages[:-1]
+        ]
+        spans += [Span(kind="fresh", num_tokens=num_fresh)] if num_fresh else []
+        spans += [Span(kind="passage", num_tokens=len(passages[-1]), encode_context=self.encode_context)]
+        return ContextPlan(spans=tuple(spans), recompute_ratio=ratio)
+
+
+@dataclass(frozen=True)
+class SharedSelector:
+    """Selects for a request what another engine's blend of it selected, and holds its own choice to that.
+
+    Scores that differ by rounding change places only where they are no farther than `score_tie` apart, of their size:
+    a token repaired in one blend alone would hide all else that two blends have in common.
+    """
+
+    own: Selector
+    name: str
+    selected: dict[str, Tensor]
+    score_tie: float
+
+    @property
+    def needs_scores(self) -> bool:
+        return self.own.needs_scores
+
+    def count(self, num_candidates: int, *, recompute_ratio: float) -> int:
+        return self.own.count(num_candidates, recompute_ratio=recompute_ratio)
+
+    def select(self, candidates: Tensor, *, recompute_ratio: float, scores: Tensor | None) -> Tensor:
+        ours = self.own.select(candidates, recompute_ratio=recompute_ratio, scores=scores)
+        shared = self.selected.setdefault(self.name, ours)
+        assert scores is not None and len(ours) == len(shared)
+        differing = sorted(set(ours.tolist()) ^ set(shared.tolist()))
+        distances = (scores[differing] / scores[ours].min() - 1).abs()
+        assert bool((distances <= self.score_tie).all()), distances.tolist()
+        return shared
+
+
+class Engine:
+    """Caches of one backend in one layout, blocks for requests, and a queue over them.
+
+    `paged`: as on CUDA; on CPU the kernels' wrappers run their references, or Triton's interpreter. `pages`: tokens of
+    the backend's own pages, where they are smaller than vLLM's blocks. `selected`: what blends have selected by the
+    requests' names, shared by engines that are to repair the same (`SharedSelector`).
+    """
+
+    def __init__(
+        self,
+        model: HuggingFaceModel,
+        library: Library,
+        backend: str,
+        layout: KVCacheLayout,
+        *,
+        paged: bool,
+        pages: int | None = None,
+        tokens_per_step: int = 40,
+        selected: dict[str, Tensor] | None = None,
+        score_tie: float = 0.0,
+    ) -> None:
+        self._selected, self._score_tie = selected, score_tie
+        self._model, self._library = model, library
+        windows = [spec.sliding_window for spec in model.specs]
+        layers, _ = allocate_layers(
+            backend,
+            layout,
+            windows,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            dtype=model.dtype,
+            num_blocks=NUM_BLOCKS,
+            block_size=BLOCK,
+            kernel_block_size=pages,
+        )
+        self._windows = list(dict.fromkeys(windows))
+        groups = [self._windows.index(window) for window in windows]
+        with patch.object(engine_caches, "uses_kernel", lambda tensor: paged):
+            self.caches = EngineCaches(
+                [
+                    PagedLayer(layer, group, block_size=BLOCK, keeps_blocks=self._windows[group] is None)
+                    for layer, group in zip(layers.values(), groups, strict=True)
+                ]
+            )
+        self._pages = BlendPages(self.caches, model.specs, model.rotary_tables) if paged else None
+        stager = Stager("cpu", gpu=library.source.store.gpu, window_bytes=1 << 16)
+        self.queue = BlendQueue(
+            model,
+            library.source,
+            StepClock(self.caches.device),
+            loading=(lambda jobs: PassageLoading(jobs, stager)) if paged else NoLoading,
+            tokens_per_step=tokens_per_step,
+            agree=lambda here: here,
+        )
+        self._free = torch.randperm(NUM_BLOCKS - 1, generator=torch.Generator().manual_seed(1)).add(1).tolist()
+
+    @property
+    def has_windows(self) -> bool:
+        return any(window is not None for window in self._windows)
+
+    def add(self, name: str, plan: ContextPlan, prompt: list[int], *, start: int = 0) -> BlendTask:
+        """Queue a blend whose first `start` tokens are an exact local hit, in blocks as vLLM would have them."""
+        count = -(-len(prompt) // BLOCK)
+        block_ids: list[list[int]] = []
+        for window in self._windows:
+            ids = [self._free.pop() for _ in range(count)]
+            if window is not None:  # vLLM gives back what no token from the context's end on will see
+                ids = [0 if (place + 1) * BLOCK <= plan.num_tokens - window else own for place, own in enumerate(ids)]
+            block_ids.append(ids)
+        task = BlendTask(name, plan, prompt, start, tuple(block_ids))
+        if start:
+            exact = prefill(self._model, prompt[:start])[0].data
+            for layer, (keys, values) in zip(self.caches.layers, exact, strict=True):
+                layer.write(block_ids[layer.group], 0, keys, values)
+        job = self._job(task)
+        if self._selected is not None and job.needs_probe:
+            job.selector = SharedSelector(job.selector, name, self._selected, self._score_tie)
+        self.queue.add(job)
+        return task
+
+    def run(self) -> tuple[dict[str, BlendReport], int]:
+        """Step until nothing is left; returns the reports and how many steps it took."""
+        steps = 0
+        while len(self.queue):
+            self.queue.step()
+            steps += 1
+            assert steps < 50 and not self.queue.failed, self.queue.failed
+        reports, self.queue.reports = self.queue.reports, {}
+        assert self.queue.finished == set(reports)
+        self.queue.finished = set()
+        return reports, steps
+
+    def read(self, task: BlendTask) -> Tensor:
+        """A context's KV in fp32 `[layer, k|v, token, kv_head, head_dim]`; NaN for what lies in no block."""
+        count = task.plan.num_tokens
+        kv = torch.full(self.caches.kv_shape(count), torch.nan)
+        for index, layer in enumerate(self.caches.layers):
+            keys, values = layer.read(task.block_ids[layer.group], 0, count)
+            kept = torch.tensor(task.block_ids[layer.group])[torch.arange(count) // BLOCK] != 0
+            kv[index, 0, kept], kv[index, 1, kept] = keys[kept].float(), values[kept].float()
+        return kv
+
+    def _job(self, task: BlendTask) -> BlendJob:
+        if self._pages is None:
+            return DenseBlend(task, self.caches, self._model)
+        return PagedBlend(task, self.caches, self._pages)

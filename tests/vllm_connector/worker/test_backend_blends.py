@@ -1,0 +1,168 @@
+"""Blends in the caches of vLLM's CUDA backends: by the references here, by the kernels in test_interpreted."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from kvblend.blend.hf import HuggingFaceModel, prefill
+from kvblend.core.plan import EncodeOrder
+from kvblend.vllm_connector.metadata import EncodeTask
+from kvblend.vllm_connector.worker.encode import EncodeJob
+from tests.blend.paged.paged_models import make_model
+from tests.tolerances import Tolerances
+from tests.vllm_connector.worker.backend_blends import BLOCK, Engine, Library, tokens
+
+PASSAGES = [tokens(100, 21), tokens(200, 33), tokens(300, 18), tokens(400, 26)]
+QUESTION = tokens(500, 6)
+CASES = [
+    ("Llama", "FlashAttention", KVCacheLayout.LBNHC, None),
+    ("Gemma2", "FlashInfer", KVCacheLayout.BLHNC, None),
+    ("Llama", "FlashInfer", KVCacheLayout.LBHNC, 8),
+    ("Gemma2", "Triton", KVCacheLayout.LHBNC, None),
+]
+"""Model, backend, layout, and the backend's pages where they are smaller than vLLM's blocks. Gemma2 has sliding windows
+in every other layer, and so a KV cache group with null blocks."""
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2].name}")
+def case(request: pytest.FixtureRequest, dtype: str) -> tuple[HuggingFaceModel, MakeEngine]:
+    """The model, and what makes an engine over a library."""
+    name, backend, layout, pages = request.param
+    model = cached_model(name, getattr(torch, dtype))
+
+    def engine(library: Library, *, paged: bool = True, **options: Any) -> Engine:
+        return Engine(model, library, backend, layout, paged=paged, pages=pages, **options)
+
+    return model, engine
+
+
+@cache
+def cached_model(name: str, dtype: torch.dtype) -> HuggingFaceModel:
+    return make_model(name, dtype)
+
+
+Close = Callable[[Tensor, Tensor], None]
+
+
+@pytest.fixture
+def close(tolerances: Tolerances) -> Close:
+    """Holds each token's key and value in each head to another's, which is NaN where it is."""
+
+    def hold(ours: Tensor, reference: Tensor) -> None:
+        assert torch.equal(ours.isnan(), reference.isnan())
+        deviation = (ours - reference).nan_to_num().norm(dim=-1)
+        assert (deviation / reference.nan_to_num(1.0).norm(dim=-1)).max() < tolerances.kv_vector
+
+    return hold
+
+
+def test_everything_recomputed(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, close: Close) -> None:
+    """Reference: full prefill. Ours: two requests at ratio 1, one behind a local hit, in several steps."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    for passage in PASSAGES:
+        library.add(passage)
+    engine = make_engine(library)
+    first, second = PASSAGES[:2], PASSAGES[1:]
+    prompts = [library.prompt(own, QUESTION) for own in (first, second)]
+    hit = BLOCK if engine.has_windows else 2 * BLOCK  # of the preamble, and of more where it keeps its blocks
+    tasks = [
+        engine.add("first", library.plan(first, 1.0), prompts[0], start=hit),
+        engine.add("second", library.plan(second, 1.0), prompts[1]),
+    ]
+    reports, steps = engine.run()
+    assert steps > 2
+    for task, prompt in zip(tasks, prompts, strict=True):
+        whole = prefill(model, prompt)[0].data[:, :, : task.plan.num_tokens]
+        ours = engine.read(task)
+        close(ours, torch.where(ours.isnan(), ours, whole.to(ours.dtype)))
+        assert bool(ours[:, :, -BLOCK:].isfinite().all())
+    assert reports["first"].exact_tokens == max(hit, len(library.preamble))
+    assert reports["second"].recomputed_tokens == sum(map(len, second)) and reports["second"].tiers == {"disk": 77}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_what_a_dense_blend_gives(
+    case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, ratio: float, close: Close, tolerances: Tolerances
+) -> None:
+    """Reference: plain PyTorch on a dense copy. Ours: in blocks; lost, cut and flipped files; a fresh span; local hits.
+
+    The flipped bit is found while the pass already reads that passage's first layers. Then once more, from a GPU tier.
+    """
+    model, make_engine = case
+    first, second, third = [PASSAGES[0], PASSAGES[2], PASSAGES[1]], [PASSAGES[3], PASSAGES[1]], [PASSAGES[1]]
+    results: dict[bool, list[Tensor]] = {}
+    counts: dict[bool, list[dict[str, object]]] = {}
+    selected: dict[str, Tensor] = {}
+    for paged in (False, True):
+        library = Library(model, tmp_path / str(paged), gpu_bytes=1 << 22 if paged else 0)
+        files = [library.add(passage) for passage in PASSAGES]
+        files[0].unlink()
+        content = bytearray(files[3].read_bytes())
+        content[-5] ^= 1  # in the last layer
+        files[3].chmod(0o600)
+        files[3].write_bytes(content)
+        engine = make_engine(library, paged=paged, selected=selected, score_tie=tolerances.score_tie)
+        tasks = []
+        for index, (own, num_fresh, start) in enumerate([(first, 5, BLOCK), (second, 0, 0), (third, 0, BLOCK)]):
+            plan = library.plan(own, ratio, num_fresh=num_fresh)
+            prompt = library.prompt(own, QUESTION, num_fresh=num_fresh)
+            tasks.append(engine.add(str(index), plan, prompt, start=start))
+        reports, _ = engine.run()
+        results[paged] = [engine.read(task) for task in tasks]
+        counts[paged] = [reports[task.request_id].model_dump(exclude={"steps_ms", "tiers"}) for task in tasks]
+        assert reports["1"].missed_passages == 1 and reports["0"].missed_passages == 1
+        if paged:
+            again = engine.add("again", tasks[2].plan, tasks[2].token_ids)
+            assert engine.run()[0]["again"].tiers == {"gpu": 33}
+            close(engine.read(again)[:, :, 2 * BLOCK :], results[True][2][:, :, 2 * BLOCK :])
+    assert counts[True] == counts[False]
+    for ours, reference in zip(results[True], results[False], strict=True):
+        close(ours, reference)
+    assert all(bool(own[:, :, -BLOCK:].isfinite().all()) for own in results[True])
+
+
+def test_a_hit_that_windows_have_emptied(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
+    """Only the preamble can be brought back; a longer hit, or one without a stored preamble, is vLLM's to prefill."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    library.add(PASSAGES[1])
+    prompt, plan = library.prompt([PASSAGES[1]], QUESTION), library.plan([PASSAGES[1]], 1.0)
+    long_prompt, long_plan = library.prompt(PASSAGES[:3], QUESTION), library.plan(PASSAGES[:3], 1.0)
+    engine = make_engine(library)
+    if not engine.has_windows:
+        return
+    for index, (own_plan, own_prompt, start) in enumerate([(long_plan, long_prompt, 3 * BLOCK), (plan, prompt, BLOCK)]):
+        if index == 1:
+            library.drop_preamble()
+        engine.add(str(index), own_plan, own_prompt, start=start)
+        engine.queue.step()
+    assert len(engine.queue) == 0 and engine.queue.finished == {"0", "1"}
+    assert "the first 48 tokens of a local hit of 48 lie in blocks that a sliding window" in engine.queue.failed["0"]
+    assert "lost tokens of the preamble, whose KV is not in the store" in engine.queue.failed["1"]
+
+
+def test_encodes_across_steps(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
+    """Reference: what was written to the blocks. Ours: gathered in two steps, one launch for a group of layers each."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    engine = make_engine(library)
+    num_groups = len({layer.group for layer in engine.caches.layers})
+    assert engine.caches.groups is not None and len(engine.caches.groups) == num_groups
+    block_ids = tuple([5 + group, 9 + group, 20 + group] for group in range(num_groups))
+    kv = torch.randn(engine.caches.kv_shape(3 * BLOCK), dtype=engine.caches.dtype)
+    for layer, (keys, values) in zip(engine.caches.layers, kv, strict=True):
+        layer.write(block_ids[layer.group], 0, keys, values)
+    order, prompt = EncodeOrder(start=7, end=43), tokens(0, 45)
+    job = EncodeJob(order, engine.caches)
+    job.take(EncodeTask("encode", order, prompt, 0, 30, block_ids))
+    assert not job.complete
+    job.take(EncodeTask("encode", order, prompt, 30, 45, block_ids))
+    assert job.complete and torch.equal(job.kv, kv[:, :, 7:43])

@@ -1,0 +1,257 @@
+"""The connector in vLLM's scheduler process: which tokens come from passage KV, and under which block hashes."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.logger import init_logger
+
+from kvblend.core.control import EngineInfo
+from kvblend.core.errors import InvalidRequestError
+from kvblend.core.plan import KVBlendParams
+from kvblend.core.report import BlendReport
+from kvblend.core.settings import Settings
+from kvblend.store import TieredStore
+from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
+from kvblend.vllm_connector.fingerprint import model_fingerprint
+from kvblend.vllm_connector.head_ranges import head_ranges
+from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
+from kvblend.vllm_connector.scheduler.block_hashes import SaltedHashes
+from kvblend.vllm_connector.scheduler.control import ControlServer
+from kvblend.vllm_connector.scheduler.orders import read_order
+from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
+from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
+
+__all__ = ["SchedulerHalf"]
+
+logger = init_logger("vllm.kvblend.scheduler")
+
+
+@dataclass
+class _Tracked:
+    """A request with an order, from its arrival to its end."""
+
+    request: Any
+    order: KVBlendParams
+    hashes: SaltedHashes
+    report: BlendReport | None = None
+    encoded: bool = False
+    """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""
+
+
+class SchedulerHalf:
+    """Decides for each request what is reused, and tells the worker half. Its caller contains exceptions."""
+
+    def __init__(self, vllm_config: Any, kv_cache_config: Any, settings: Settings) -> None:
+        self._hash_block_size: int = kv_cache_config.hash_block_size or vllm_config.cache_config.block_size
+        self._keeps_blocks = all(keeps_blocks(group.kv_cache_spec) for group in kv_cache_config.kv_cache_groups)
+        self._heads = sorted(set(head_ranges(vllm_config)))
+        self._fingerprint = model_fingerprint(vllm_config.model_config)
+        self._store = TieredStore.from_settings(settings)
+        self._tracked: dict[str, _Tracked] = {}
+        self._new_loads: list[BlendTask] = []
+        self._dropped: list[str] = []
+        self._encodes = PendingEncodes(vllm_config.parallel_config.tensor_parallel_size)
+        self._manager: Any = None
+        self.control = ControlServer(
+            settings.control,
+            EngineInfo(
+                model=str(vllm_config.model_config.model),
+                model_fingerprint=self._fingerprint,
+                dtype=str(vllm_config.model_config.dtype).removeprefix("torch."),
+                block_size=vllm_config.cache_config.block_size,
+                max_model_len=vllm_config.model_config.max_model_len,
+                head_ranges=self._heads,
+                default_recompute_ratio=settings.recompute_ratio,
+                max_raw_logprobs=_max_raw_logprobs(vllm_config.model_config),
+            ),
+        )
+
+    def bind_kv_cache_manager(self, manager: Any) -> None:
+        self._manager = manager
+
+    def on_new_request(self, request: Any) -> None:
+        """Read the order and choose the block hashes, before vLLM looks for a local prefix hit."""
+        try:
+            order = read_order(request)
+        except InvalidRequestError as error:
+            logger.warning("Request %s is prefilled: %s", request.request_id, error)
+            self._report_refusal(request, str(error))
+            return
+        if order is None:
+            return
+        tracked = _Tracked(request, order, SaltedHashes(request, self._salt(request, order)))
+        self._tracked[request.request_id] = tracked
+        if order.encode is not None:
+            # a hit inside the passage would leave a sliding window's blocks unread
+            tracked.hashes.apply(order.encode.start // self._hash_block_size)
+        else:
+            self._choose_hashes(tracked)
+
+    def num_new_matched_tokens(self, request: Any, num_computed: int) -> int:
+        """How many context tokens beyond a local hit of `num_computed` the worker half will fill."""
+        tracked = self._tracked.get(request.request_id)
+        if tracked is None or tracked.order.blend is None or (tracked.report and tracked.report.outcome == "prefilled"):
+            return 0
+        context, block = tracked.order.blend.num_tokens, self._hash_block_size
+        first_block = num_computed // block
+        blended_hit = tracked.hashes.start is not None and first_block > tracked.hashes.start
+        if context - num_computed < (block if blended_hit else 1):
+            self._finish_report(
+                tracked, self._blank_report(tracked, "prefix_hit", exact_tokens=min(num_computed, context))
+            )
+            return 0
+        if tracked.hashes.start is None or first_block < tracked.hashes.start:
+            tracked.hashes.apply(first_block)  # e.g. after a preemption, when the exact hit has been evicted since
+        return context - num_computed
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        tracked = self._tracked.get(request.request_id)
+        if tracked is None or tracked.order.blend is None or num_external_tokens == 0:
+            return
+        plan = tracked.order.blend
+        self._new_loads.append(
+            BlendTask(
+                request.request_id,
+                plan,
+                list(request.prompt_token_ids),
+                plan.num_tokens - num_external_tokens,
+                blocks.get_block_ids(),
+            )
+        )
+
+    def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
+        metadata = StepMetadata(blends=self._new_loads, dropped=self._dropped)
+        self._new_loads, self._dropped = [], []
+        cached = scheduler_output.scheduled_cached_reqs
+        computed = {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
+        computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        for request_id, start in computed.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is None or tracked.order.encode is None or tracked.encoded:
+                continue
+            end = start + scheduler_output.num_scheduled_tokens[request_id]
+            if end >= tracked.order.encode.end:
+                tracked.encoded = True
+                self._encodes.begin(request_id, tracked.order.report_id)
+            metadata.encodes.append(
+                EncodeTask(
+                    request_id,
+                    tracked.order.encode,
+                    list(tracked.request.prompt_token_ids),
+                    start,
+                    end,
+                    self._manager.get_block_ids(request_id),
+                )
+            )
+        return metadata
+
+    def update_connector_output(self, results: StepResults) -> None:
+        for request_id, report in results.reports.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is not None:
+                self._finish_report(tracked, report)
+        for request_id, reason in results.failed.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is not None:
+                # vLLM asks again for this request's tokens: from now on there are none to load
+                self._finish_report(tracked, self._blank_report(tracked, "prefilled", reason=reason))
+        for request_id, outcomes in results.encoded.items():
+            ended = self._encodes.count(request_id, outcomes)
+            if ended is not None:
+                self.control.set_encoded(*ended)
+
+    @property
+    def has_pending_work(self) -> bool:
+        """Whether the engine must go on stepping: a commit is told to us with a step, and a write may outlast all."""
+        return len(self._encodes) > 0
+
+    def request_finished(self, request: Any) -> dict[str, Any] | None:
+        tracked = self._tracked.pop(request.request_id, None)
+        if tracked is None:
+            return None
+        self._dropped.append(request.request_id)
+        if tracked.report is None:
+            return None
+        return {"kvblend": tracked.report.model_dump(mode="json")}
+
+    def shutdown(self) -> None:
+        self.control.close()
+        self._store.close()
+
+    def _choose_hashes(self, tracked: _Tracked) -> None:
+        """Salt from the first block that holds a passage token, or from the end of a longer exact local hit that
+        keeps its blocks."""
+        plan = tracked.order.blend
+        assert plan is not None
+        spans = place_spans(plan, tracked.request.prompt_token_ids)
+        if not any(self._is_stored(span) for span in spans if span.stored_as is not None and span.start > 0):
+            reason = "no passage of this prompt is in the store"
+            missed = sum(span.stored_as is not None and span.start > 0 for span in spans)
+            self._finish_report(
+                tracked, self._blank_report(tracked, "prefilled", reason=reason, missed_passages=missed)
+            )
+            return
+        first_passage = spans[0].end if plan.spans[0].kind == "exact" else 0
+        from_passage = first_passage // self._hash_block_size
+        exact_hit = self._longest_hit(tracked, tracked.hashes.exact) // self._hash_block_size
+        start = from_passage
+        # behind a hit, layers with a sliding window have lost what the repaired tokens would look at
+        if exact_hit > from_passage and self._keeps_blocks:
+            blended_hit = self._longest_hit(tracked, tracked.hashes.salted_from(from_passage))
+            if blended_hit <= self._longest_hit(tracked, tracked.hashes.salted_from(exact_hit)):
+                start = exact_hit
+        tracked.hashes.apply(start)
+
+    def _longest_hit(self, tracked: _Tracked, hashes: list[Any]) -> int:
+        if self._manager is None or not self._manager.enable_caching:
+            return 0
+        length: int = self._manager.coordinator.find_longest_cache_hit(hashes, tracked.request.num_tokens - 1)[1]
+        return length
+
+    def _is_stored(self, span: PlacedSpan) -> bool:
+        return all(self._store.lookup(span.key(self._fingerprint, heads)) is not None for heads in self._heads)
+
+    @staticmethod
+    def _salt(request: Any, order: KVBlendParams) -> bytes:
+        """What makes two blends of the same tokens the same: for an encode, nothing but the request itself."""
+        digest = hashlib.sha256(b"kvblend 1 ")
+        if order.blend is None:
+            digest.update(request.request_id.encode())
+        else:
+            digest.update(order.blend.model_dump_json().encode())
+            digest.update(str(request.prompt_token_ids[order.blend.num_tokens :]).encode())
+        return digest.digest()
+
+    def _blank_report(self, tracked: _Tracked, outcome: Any, **counts: Any) -> BlendReport:
+        plan = tracked.order.blend
+        assert plan is not None
+        return BlendReport(
+            outcome=outcome,
+            prompt_tokens=tracked.request.num_prompt_tokens,
+            context_tokens=plan.num_tokens,
+            recompute_ratio=plan.recompute_ratio,
+            selector=plan.selector,
+            **counts,
+        )
+
+    def _finish_report(self, tracked: _Tracked, report: BlendReport) -> None:
+        tracked.report = report
+        if tracked.order.report_id is not None:
+            self.control.set_report(tracked.order.report_id, report)
+
+    def _report_refusal(self, request: Any, reason: str) -> None:
+        params = request.kv_transfer_params["kvblend"]
+        report_id = params.get("report_id") if isinstance(params, dict) else None
+        if isinstance(report_id, str):
+            report = BlendReport(outcome="prefilled", reason=reason, prompt_tokens=request.num_prompt_tokens)
+            self.control.set_report(report_id, report)
+            self.control.set_encoded(report_id, reason)
+
+
+def _max_raw_logprobs(model_config: Any) -> int:
+    """How many log-probabilities a request may ask that are the model's own; 0 where vLLM gives processed ones."""
+    if model_config.logprobs_mode != "raw_logprobs":
+        return 0
+    limit: int = model_config.max_logprobs
+    return int(model_config.get_vocab_size()) if limit == -1 else limit
