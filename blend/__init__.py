@@ -4,7 +4,7 @@ from kvblend.blend.context_kv import ContextBatch, ContextKV
 from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.flops import ModelFlops
 from kvblend.blend.model import Attend, BlendModel
-from kvblend.blend.passes import BeforeLayer, Rows, probe, repair, rows_batch
+from kvblend.blend.passes import Pass, Rows, probe, repair
 from kvblend.blend.rotary import RotaryTable, rerotate, rerotate_into, rerotate_layers, rotation_tolerance
 from kvblend.blend.selectors import LAB_SELECTORS, SELECTORS, LabPrompt, LabSelector, Selector, num_selected
 from kvblend.triton_kernels import AttentionSpec
@@ -14,7 +14,6 @@ __all__ = [
     "SELECTORS",
     "Attend",
     "AttentionSpec",
-    "BeforeLayer",
     "BlendModel",
     "ContextBatch",
     "ContextKV",
@@ -22,6 +21,7 @@ __all__ = [
     "LabPrompt",
     "LabSelector",
     "ModelFlops",
+    "Pass",
     "RotaryTable",
     "Rows",
     "Selector",
@@ -32,5 +32,4 @@ __all__ = [
     "rerotate_into",
     "rerotate_layers",
     "rotation_tolerance",
-    "rows_batch",
 ]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -72,13 +74,13 @@ class SpanFailure:
 class KernelLoading:
     """Reads, checks, rotates and writes every layer of every span, a layer's spans before the next layer's.
 
-    `run` is called from any number of threads at once, which share the work. A span of which a layer fails is left as
-    it is; the others go on.
+    Use it as a context manager. `run` is called from any number of threads at once, which share the work. A span of
+    which a layer fails is left as it is; the others go on.
     """
 
     def __init__(self, kernels: HostKernels, targets: Sequence[LayerTarget], spans: Sequence[ExtentSpan]) -> None:
         self._library = kernels.library
-        self.num_layers, self._num_spans = len(targets), len(spans)
+        self._num_spans = len(spans)
         widths = [len(cos) for cos, _ in next((span.rotations for span in spans if span.rotations), ())]
         begins = [0, *accumulate(2 * width for width in widths)]
         checksums = [(ctypes.c_uint64 * len(span.checksums))(*span.checksums) for span in spans]
@@ -100,23 +102,10 @@ class KernelLoading:
         """What the structures point to."""
         self._load = self._library.kvblend_load_new(layers, len(targets), files, len(spans))
 
-    def run(self, end: int, *, by_team: bool = False) -> None:
-        """Have layers below `end` there: load what nobody has taken up, wait for what others are at.
-
-        `by_team`: by all of this thread's OpenMP team.
-        """
+    def run(self) -> None:
+        """Load what no other thread has taken up; all is there when every thread has returned."""
         assert self._load is not None, "it is closed"
-        self._library.kvblend_load_run(self._load, end, by_team)
-
-    def has(self, layer: int) -> bool:
-        """Whether a layer is there; of a span that has failed, whatever there is."""
-        assert self._load is not None, "it is closed"
-        return bool(self._library.kvblend_load_has(self._load, layer))
-
-    def stop(self) -> None:
-        """Let what is left of `run` do nothing. Idempotent, also once it is closed."""
-        if self._load is not None:
-            self._library.kvblend_load_stop(self._load)
+        self._library.kvblend_load_run(self._load)
 
     def failures(self) -> dict[int, SpanFailure]:
         """What has failed so far, by the span's place."""
@@ -137,3 +126,11 @@ class KernelLoading:
         if self._load is not None:
             self._library.kvblend_load_delete(self._load)
             self._load = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

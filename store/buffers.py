@@ -8,9 +8,21 @@ from kvblend.core.errors import InvalidRequestError
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
 from kvblend.triton_kernels import Codec, StagedPassage
 
-__all__ = ["byte_view", "check_out", "empty_extents", "split_extents", "staged_passage"]
+__all__ = ["byte_view", "check_out", "empty_extents", "empty_on", "split_extents", "staged_passage"]
 
 
+@torch.inference_mode(False)
+def empty_on(device: torch.device, num_extents: int, extent_bytes: int) -> torch.Tensor:
+    """Allocate extents on any device: uint8 [num_extents, extent_bytes], uninitialised; on a CPU as `empty_extents`.
+
+    Whoever asks: what an engine allocates in its inference mode no thread outside of it may write.
+    """
+    if device.type == "cpu":  # reads may go straight there, past the page cache
+        return empty_extents(num_extents, extent_bytes)
+    return torch.empty((num_extents, extent_bytes), dtype=torch.uint8, device=device)
+
+
+@torch.inference_mode(False)
 def empty_extents(num_extents: int, extent_bytes: int, *, page_locked: bool = False) -> torch.Tensor:
     """Allocate extents that O_DIRECT can read into: uint8 [num_extents, extent_bytes], uninitialised.
 

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def _contained(default: Callable[[], Any]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Log whatever a scheduler-side method raises and go on with `default`: an exception there ends the engine."""
+    """Log whatever a method raises and go on with `default`: an exception there ends the engine."""
 
     def wrap(method: Callable[..., Result]) -> Callable[..., Result]:
         @functools.wraps(method)
@@ -34,7 +34,7 @@ def _contained(default: Callable[[], Any]) -> Callable[[Callable[..., Result]], 
             try:
                 return method(*args, **kwargs)
             except Exception:
-                logger.exception("kvblend's %s failed; the request is prefilled", method.__name__)
+                logger.exception("kvblend's %s failed; the engine goes on without it", method.__name__)
                 result: Result = default()
                 return result
 
@@ -90,8 +90,9 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     @_contained(lambda: (0, False))
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         num_tokens = self.scheduler.num_new_matched_tokens(request, num_computed_tokens)
-        return num_tokens, num_tokens > 0
+        return num_tokens, num_tokens != 0
 
+    @_contained(lambda: None)
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         self.scheduler.update_state_after_alloc(request, blocks, num_external_tokens)
 
@@ -102,8 +103,8 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     @_contained(lambda: None)
     def update_connector_output(self, connector_output: Any) -> None:
         results = connector_output.kv_connector_worker_meta
-        if isinstance(results, StepResults):
-            self.scheduler.update_connector_output(results)
+        finished = connector_output.finished_recving or ()
+        self.scheduler.update_connector_output(results if isinstance(results, StepResults) else None, finished)
 
     @_contained(lambda: (False, None))
     def request_finished_all_groups(
@@ -119,6 +120,7 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         self.worker.register_kv_caches(kv_caches)
 
+    @_contained(lambda: None)
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Model runner V2 gives the step's batch with it, which a blend does not need: its own forward is private."""
         self.worker.load(self._metadata())
@@ -129,6 +131,7 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
         """All layers are saved at the step's end."""
 
+    @_contained(lambda: None)
     def wait_for_save(self) -> None:
         self.worker.save(self._metadata())
 

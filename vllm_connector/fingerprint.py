@@ -17,7 +17,8 @@ def model_fingerprint(model_config: Any) -> str:
     """
     digest = hashlib.sha256()
     config = model_config.hf_config.to_dict()
-    config.pop("_name_or_path", None)
+    for of_the_reader in ("_name_or_path", "transformers_version"):
+        config.pop(of_the_reader, None)
     revision = config.pop("_commit_hash", None) or getattr(model_config.hf_config, "_commit_hash", None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(json.dumps([str(model_config.dtype), model_config.quantization]).encode())

@@ -12,15 +12,17 @@ __all__ = ["BlendTask", "EncodeTask", "StepMetadata", "StepResults"]
 
 @dataclass(frozen=True)
 class BlendTask:
-    """Fill context tokens `[start, plan.num_tokens)`; those before `start` are a local prefix hit.
+    """Fill context tokens `[start, num_tokens)`; those before `start` are a local prefix hit.
 
-    `block_ids`: the request's blocks by KV cache group; 0 is the null block.
+    The plan may go on behind `num_tokens`, with spans that vLLM prefills. `block_ids`: the request's blocks by KV cache
+    group; 0 is the null block.
     """
 
     request_id: str
     plan: ContextPlan
     token_ids: list[int]
     start: int
+    num_tokens: int
     block_ids: tuple[list[int], ...]
 
 
@@ -38,11 +40,17 @@ class EncodeTask:
 
 @dataclass
 class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
-    """Scheduler half to worker half. `dropped` requests are gone: forget them."""
+    """Scheduler half to worker half.
+
+    `refused` blends come to nothing, for a reason: their requests wait to be told. `dropped` requests are gone: forget
+    them. `num_scheduled_tokens`: of all requests, in this step's forward.
+    """
 
     blends: list[BlendTask] = field(default_factory=list)
     encodes: list[EncodeTask] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
+    num_scheduled_tokens: int = 0
 
 
 @dataclass

@@ -16,13 +16,18 @@ def check_engine(vllm_config: Any) -> None:
             f"kvblend does not work with pipeline parallelism: pipeline_parallel_size is "
             f"{parallel.pipeline_parallel_size} and must be 1"
         )
-    if parallel.data_parallel_size > 1 and parallel.enable_expert_parallel:
-        raise UnsupportedModelError("kvblend does not work with data parallel and expert parallel together")
+    if parallel.data_parallel_size > 1 and model.is_moe:
+        raise UnsupportedModelError(
+            f"kvblend does not work with data parallel experts, whose ranks run every forward together: "
+            f"data_parallel_size is {parallel.data_parallel_size} and must be 1"
+        )
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name) > 1:
             raise UnsupportedModelError(
                 f"kvblend does not work with context parallelism: {name} is {getattr(parallel, name)} and must be 1"
             )
+    if vllm_config.lora_config is not None:
+        raise UnsupportedModelError("kvblend does not work with LoRA adapters: leave enable_lora out")
     if vllm_config.speculative_config is not None:
         raise UnsupportedModelError("kvblend does not work with speculative decoding: leave speculative_config out")
     if cache.cache_dtype not in ("auto", "bfloat16", "float16", "float32"):

@@ -1,12 +1,14 @@
 """One whole blend, from passage KV in a tier to the first token's logits."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from kvblend.blend import Attend
 from kvblend.blend.benchmark.tiers import DeviceTier, PinnedTier
 from kvblend.blend.benchmark.workload import Workload
 from kvblend.blend.paged import PagedContextKV, PassageLoad, PlacedPassage
-from kvblend.blend.passes import loading
 from kvblend.blend.selectors import ProbeSelector
 
 __all__ = ["Blend"]
@@ -57,7 +59,7 @@ class Blend:
             self._load.all_layers()
             before_layer = self._tier.ready
         model.forward(
-            workload.token_ids[workload.num_context :], self._question, loading(self._probed.probe, before_layer)
+            workload.token_ids[workload.num_context :], self._question, _loading(self._probed.probe, before_layer)
         )
         self.selected = ProbeSelector().select(
             self._candidates, recompute_ratio=self._ratio, scores=self._probed.scores()
@@ -65,3 +67,13 @@ class Blend:
         self._repaired.place(torch.cat((self.selected, self._question)))
         positions = self._repaired.positions
         return model.logits(workload.token_ids[positions], positions, self._repaired.attend, num_last=1)
+
+
+def _loading(attend: Attend, before_layer: Callable[[int], object]) -> Attend:
+    """`attend`, with `before_layer` called in front of each layer."""
+
+    def attend_loaded(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        before_layer(layer)
+        return attend(layer, q, k, v)
+
+    return attend_loaded

@@ -1,13 +1,11 @@
 // Stored passages on their way into a request's pages: read, checked, rotated and written while they are in a core's
 // cache, by as many threads as call.
 #include <errno.h>
-#include <omp.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -51,28 +49,18 @@ class Load {
       : layers_(layers, layers + num_layers),
         spans_(spans, spans + num_spans),
         states_(num_spans, LoadState{SOUND, -1, 0}),
-        failures_(num_spans),
-        done_(num_layers) {}
+        failures_(num_spans) {}
 
-  // Take up layers below `end` until none is left, and wait for those that other threads are at.
-  void run(int end) {
-    const int64_t num_items = int64_t(end) * spans_.size();
-    for (;;) {
-      int64_t item = next_.load();
-      while (item < num_items && !next_.compare_exchange_weak(item, item + 1)) {
-      }
-      if (item >= num_items) break;
+  // Take up layers of spans until none is left; others may still be at some.
+  void run() {
+    const int64_t num_items = int64_t(layers_.size() * spans_.size());
+    for (int64_t item; (item = next_.fetch_add(1)) < num_items;) {
       const int layer = int(item / spans_.size()), span = int(item % spans_.size());
-      if (!stopped_ && failures_[span] == SOUND) load(layer, span);
-      end_stream();
-      done_[layer].fetch_add(1);
+      if (failures_[span] == SOUND) load(layer, span);
     }
-    for (int layer = 0; layer < end; ++layer)
-      while (done_[layer].load() < int(spans_.size())) std::this_thread::yield();
+    end_stream();
   }
 
-  bool has(int layer) const { return done_[layer].load() == int(spans_.size()); }
-  void stop() { stopped_ = true; }
   LoadState state(int span) const { return states_[span]; }
 
  private:
@@ -244,9 +232,8 @@ class Load {
   const std::vector<LoadLayer> layers_;
   const std::vector<LoadSpan> spans_;
   std::vector<LoadState> states_;
-  std::vector<std::atomic<int>> failures_, done_;
+  std::vector<std::atomic<int>> failures_;
   std::atomic<int64_t> next_{0};
-  std::atomic<bool> stopped_{false};
 };
 
 }  // namespace kvblend
@@ -257,19 +244,7 @@ void* kvblend_load_new(const kvblend::LoadLayer* layers, int num_layers, const k
   return new kvblend::Load(layers, num_layers, spans, num_spans);
 }
 
-void kvblend_load_run(void* load, int end, int by_team) {
-  auto* own = static_cast<kvblend::Load*>(load);
-  if (by_team) {
-#pragma omp parallel
-    own->run(end);
-  } else {
-    own->run(end);
-  }
-}
-
-int kvblend_load_has(const void* load, int layer) { return static_cast<const kvblend::Load*>(load)->has(layer); }
-
-void kvblend_load_stop(void* load) { static_cast<kvblend::Load*>(load)->stop(); }
+void kvblend_load_run(void* load) { static_cast<kvblend::Load*>(load)->run(); }
 
 kvblend::LoadState kvblend_load_state(const void* load, int span) {
   return static_cast<const kvblend::Load*>(load)->state(span);

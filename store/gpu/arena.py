@@ -3,7 +3,7 @@
 import torch
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.store.buffers import empty_extents
+from kvblend.store.buffers import empty_on
 from kvblend.store.content import PassageKVContent
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
 from kvblend.store.gpu.device_stream import DeviceEvent, SideStream, current_event, has_passed
@@ -28,7 +28,7 @@ class Arena:
         self.stream = SideStream(device)
         num_bytes -= num_bytes % EXTENT_ALIGNMENT
         try:
-            self._memory = _allocate(num_bytes, self.stream.device)
+            self._memory = empty_on(self.stream.device, 1, num_bytes)[0]
         except RuntimeError as error:  # a GPU's torch.OutOfMemoryError is one too
             raise InvalidRequestError(
                 f"{num_bytes} bytes for KVBLEND_GPU_BYTES cannot be had on {device}; lower it, or vLLM's "
@@ -71,9 +71,3 @@ class Arena:
     def close(self) -> None:
         """Let the buffer go; it is freed with the last view of it."""
         self._memory = self._memory[:0].clone()
-
-
-def _allocate(num_bytes: int, device: torch.device) -> torch.Tensor:
-    if device.type == "cpu":  # reads may go straight there, past the page cache
-        return empty_extents(1, num_bytes)[0]
-    return torch.empty(num_bytes, dtype=torch.uint8, device=device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kvblend.store.buffers import empty_extents, staged_passage
+from kvblend.store.buffers import empty_on, staged_passage
 from kvblend.store.format import PassageKVHeader
 from kvblend.store.gpu.arena_passage import ArenaPassage
 from kvblend.triton_kernels import StagedPassage
@@ -58,10 +58,7 @@ class Landing:
                 self._starts[place] = row_bytes
                 row_bytes += header.extent_bytes
         self.num_rows = min(num_layers, max(2, window_bytes // row_bytes)) if row_bytes else num_layers
-        if device.type == "cpu":  # reads may go straight there, past the page cache
-            self._window = empty_extents(self.num_rows, row_bytes)
-        else:
-            self._window = torch.empty((self.num_rows, row_bytes), dtype=torch.uint8, device=device)
+        self._window = empty_on(device, self.num_rows, row_bytes)
 
     @property
     def has_window(self) -> bool:

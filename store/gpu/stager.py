@@ -69,10 +69,10 @@ class Stager:
         self._issuer = ThreadPoolExecutor(1, thread_name_prefix="kvblend-stage", initializer=self._stream.bind_thread)
 
     def stage(self, files: Sequence[OpenPassageKV]) -> Staging:
-        """Begin to bring `files` to the device; the staging closes them.
+        """Begin to bring `files` to the device; they stay open as long as the staging.
 
         Raises InvalidRequestError where they have not all as many layers, torch.OutOfMemoryError where the device has
-        no room for the window; then the files are the caller's still.
+        no room for the window.
         """
         staging = Staging(files, self._device, gpu=self._gpu, window_bytes=self._window_bytes)
         self._stream.wait_for_current()  # the window's memory may be in use until there
@@ -97,6 +97,7 @@ class Stager:
     ) -> None:
         self.close()
 
+    @torch.inference_mode()
     def _run(self, staging: Staging) -> None:
         """Begin reads in layer order, some ahead, and finish them in that order. None stands for a layer's end."""
         reads: deque[_Read | None] = deque()

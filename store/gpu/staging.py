@@ -29,8 +29,8 @@ class Staging:
     `passages` are the files' in order. Those that lie on the device already are views of where they lie. The others
     have room in the GPU tier or, where that has none, in a window that holds some layers at a time, so that no whole
     context lies on the device twice: there a layer is overwritten some time after the next one was asked for. Of a
-    passage that failed everything is undefined. The files are closed with the staging. It is used by one thread, on
-    the stream that was current when it was made, before another that the same stager begins.
+    passage that failed everything is undefined. The files stay open as long as the staging. It is used by one thread,
+    on the stream that was current when it was made.
 
     Raises InvalidRequestError where the files have not all as many layers.
     """
@@ -98,12 +98,12 @@ class Staging:
         return sum(self._gpu.commit(passage, written) for passage in sound)
 
     def close(self) -> None:
-        """Stop reading and close the files; what was staged is not to be used any more. Idempotent."""
+        """Stop reading; what was staged is not to be used any more. The files are the caller's to close. Idempotent."""
         if self.progress.is_closed:
             return
         self.progress.close()
         make_current_wait(self._device, self.progress.wait_for_end())
-        for passage in (*self.landing.reserved.values(), *self.files):
+        for passage in self.landing.reserved.values():
             passage.close()
 
     def __enter__(self) -> Self:

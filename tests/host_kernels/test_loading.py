@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -28,7 +27,7 @@ SPANS = st.lists(
 @contextmanager
 def loading_of(kernels: HostKernels, loaded: Loaded) -> Iterator[KernelLoading]:
     spans = [span.extents(loaded.tables) for span in loaded.spans]
-    with closing(loaded), closing(KernelLoading(kernels, loaded.targets(), spans)) as loading:
+    with closing(loaded), KernelLoading(kernels, loaded.targets(), spans) as loading:
         yield loading
 
 
@@ -91,14 +90,13 @@ def test_load(
     loaded = Loaded(shapes, tables, stored(spans, len(shapes), heads, dim, dtype))
     with loading_of(kernels, loaded) as loading:
         run_by(num_threads, loading)
-        assert all(loading.has(layer) for layer in range(len(shapes))) and loading.failures() == {}
-        assert loaded.differing() == []
+        assert loading.failures() == {} and loaded.differing() == []
 
 
 def run_by(num_threads: int, loading: KernelLoading) -> None:
-    """All layers, by so many threads at once."""
+    """Load everything, by so many threads at once."""
     with ThreadPoolExecutor(num_threads) as executor:
-        for work in [executor.submit(loading.run, loading.num_layers) for _ in range(num_threads)]:
+        for work in [executor.submit(loading.run) for _ in range(num_threads)]:
             work.result()
 
 
@@ -112,7 +110,7 @@ def test_what_moves_it(kernels: HostKernels) -> None:
     """Reference: one position farther, or one element more by an ulp. Ours: as it was, which neither is equal to."""
     loaded = small(torch.float32)
     with loading_of(kernels, loaded) as loading:
-        loading.run(4)
+        loading.run()
         assert loaded.differing() == []
         loaded.spans[1].kv[2, 1, 3, 0, 5] += 1e-6
         assert loaded.differing() == [2]
@@ -120,42 +118,33 @@ def test_what_moves_it(kernels: HostKernels) -> None:
         assert loaded.differing() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("by_team", [False, True])
-def test_layer_by_layer(kernels: HostKernels, by_team: bool) -> None:
-    """Reference: what is there once it is asked for. Ours: nothing of the layers above, and nothing twice."""
+def test_nothing_to_load(kernels: HostKernels) -> None:
+    loaded = small()
+    untouched = [cache.clone() for cache in loaded.caches]
+    with closing(loaded), KernelLoading(kernels, loaded.targets(), []) as loading:
+        loading.run()
+        assert loading.failures() == {} and all(map(torch.equal, loaded.caches, untouched))
+
+
+def test_run_again(kernels: HostKernels) -> None:
+    """Nothing is loaded twice."""
     loaded = small()
     with loading_of(kernels, loaded) as loading:
-        untouched = [cache.clone() for cache in loaded.caches]
-        for layer in range(4):
-            assert not loading.has(layer)
-            loading.run(layer + 1, by_team=by_team)
-            assert loading.has(layer)
-            assert loaded.differing() == list(range(layer + 1, 4)) and all(
-                map(torch.equal, loaded.caches[layer + 1 :], untouched[layer + 1 :])
-            )
+        loading.run()
+        assert loaded.differing() == []
         loaded.caches[0].zero_()
-        loading.run(4)
+        loading.run()
         assert not bool(loaded.caches[0].any())
 
 
-def test_team(kernels: HostKernels) -> None:
-    """Reference: `rerotate`. Ours: by the three threads of an OpenMP team."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        loaded = small(num_layers=9)
-        with loading_of(kernels, loaded) as loading:
-            loading.run(9, by_team=True)
-            assert loaded.differing() == []
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_nothing_to_load(kernels: HostKernels) -> None:
+def test_closed_twice(kernels: HostKernels) -> None:
+    """What is loaded stays, and closing twice is closing once."""
     loaded = small()
-    with closing(loaded), closing(KernelLoading(kernels, loaded.targets(), [])) as loading:
-        loading.run(4)
-        assert loading.has(3) and loading.failures() == {}
+    with loading_of(kernels, loaded) as loading:
+        loading.run()
+        loading.close()
+        loading.close()
+        assert loaded.differing() == []
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -179,7 +168,7 @@ def test_last_layer_corrupt(kernels: HostKernels) -> None:
     file = loaded.spans[2].file.fileno()
     os.pwrite(file, b"\1", os.fstat(file).st_size - 1)
     with loading_of(kernels, loaded) as loading:
-        loading.run(4)
+        loading.run()
         assert loading.failures() == {2: SpanFailure(3, "fails its checksum")}
         assert loaded.differing() == [3] and loaded.differing(loaded.spans[:2]) == [0, 1, 2]
 
@@ -198,43 +187,13 @@ def test_truncated(kernels: HostKernels, num_threads: int) -> None:
 
 
 def test_closed_descriptor(kernels: HostKernels) -> None:
+    """Of a span whose file cannot be read, nothing is there; the other spans are whole."""
     loaded = small()
     with loading_of(kernels, loaded) as loading:
-        loading.run(1)
         loaded.spans[0].file.close()
-        loading.run(4)
-        reason = f"cannot be read: {os.strerror(errno.EBADF)}"
-        assert loading.failures() == {0: SpanFailure(1, reason)}
-        assert loaded.differing() == [1, 2, 3] and loaded.differing(loaded.spans[1:]) == [0]
-
-
-def test_stop(kernels: HostKernels) -> None:
-    """What was begun is there, nothing else comes, and `run` does not wait for what will not."""
-    loaded = small()
-    with loading_of(kernels, loaded) as loading:
-        loading.run(2)
-        before = [cache.clone() for cache in loaded.caches]
-        loading.stop()
-        loading.run(4)
-        assert all(map(torch.equal, loaded.caches, before)) and loaded.differing() == [2, 3]
-        assert loading.failures() == {}
-
-
-def test_stopped_meanwhile(kernels: HostKernels) -> None:
-    """Several threads come back, each layer's spans are whole or untouched, and closing twice is closing once."""
-    loaded = small(num_layers=60, lengths=(500, 500))
-    with loading_of(kernels, loaded) as loading:
-        with ThreadPoolExecutor(3) as executor:
-            works = [executor.submit(loading.run, 60) for _ in range(3)]
-            time.sleep(0.001)
-            loading.stop()
-        assert all(work.result() is None for work in works)
-        first, second = loaded.spans
-        both, one, other, none = (set(loaded.differing(spans)) for spans in ([first, second], [first], [second], []))
-        assert not both & one & other & none
-        loading.close()
-        loading.close()
-        loading.stop()
+        loading.run()
+        assert loading.failures() == {0: SpanFailure(0, f"cannot be read: {os.strerror(errno.EBADF)}")}
+        assert loaded.differing(loaded.spans[1:]) == [] and loaded.differing() == [0, 1, 2, 3]
 
 
 @settings(max_examples=300)

@@ -30,7 +30,7 @@ from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunne
 from kvblend.cli.bench.forced_answer import ForcedAnswer
 from kvblend.cli.bench.question_set import load_questions
 from kvblend.core.identity import token_hash
-from kvblend.vllm_connector import engine_caches
+from kvblend.vllm_connector.engine import caches as engine_caches
 
 PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 33, 43, 90, 4, 14
 """The preamble fills a block of 32, which is then a local hit of every blend."""

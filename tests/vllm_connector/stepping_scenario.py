@@ -73,7 +73,7 @@ class Stepper:
 
     def drain(self) -> list[float]:
         spent = []
-        while self.core.has_unfinished_requests():
+        while self.core.has_unfinished_requests() or self.scheduler.connector.has_pending_push_work():
             spent.append(self.step())
         self.step()  # what finished last is told to the worker half with the next step
         return spent
@@ -83,8 +83,8 @@ class Stepper:
         connector = get_kv_transfer_group()
         return {
             "blocks": NUM_BLOCKS - 1 - self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
-            "tracked": len(self.scheduler.connector.scheduler._tracked),
-            "jobs": len(connector.worker.queue) + connector.worker.num_encodes,
+            "tracked": self.scheduler.connector.scheduler.num_tracked,
+            "jobs": len(connector.worker.blends) + len(connector.worker.encodes),
             "requests": len(self.scheduler.requests),
         }
 
@@ -122,8 +122,9 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     results: dict[str, Any] = {}
     # an abort while the repair is under way (ratio 1: three capped steps), and one before it begins
     stepper.add("aborted", ask(1), ask.plan(1.0), 8)
-    stepper.step()
-    results["loading"] = len(get_kv_transfer_group().worker.queue)
+    while not len(get_kv_transfer_group().worker.blends):
+        stepper.step()
+    results["loading"] = len(get_kv_transfer_group().worker.blends)
     stepper.add("aborted early", ask(2), ask.plan(1.0), 8)
     stepper.core.abort_request(["aborted", "aborted early"])
     stepper.step()

@@ -40,6 +40,7 @@ def assert_refused(model: Path, store: Path, sentence: str, **arguments: Any) ->
             {"pipeline_parallel_size": 2},
             "kvblend does not work with pipeline parallelism: pipeline_parallel_size is 2 and must be 1",
         ),
+        ({"enable_lora": True}, "kvblend does not work with LoRA adapters: leave enable_lora out"),
     ],
 )
 def test_settings(
@@ -53,6 +54,15 @@ def test_settings(
     """Settings under which blended KV would be wrong."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     assert_refused(tiny_model_path("llama3rope"), tmp_path, sentence, dtype=dtype, **arguments)
+
+
+def test_data_parallel_experts() -> None:
+    """Ranks that exchange tokens in every forward; asked of vLLM's own config, since a CPU's vLLM refuses it first."""
+    parallel = ParallelConfig()
+    parallel.data_parallel_size = 2
+    config = SimpleNamespace(parallel_config=parallel, model_config=SimpleNamespace(is_moe=True), cache_config=None)
+    with pytest.raises(UnsupportedModelError, match="data_parallel_size is 2 and must be 1"):
+        check_engine(config)
 
 
 def test_context_parallelism() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from kvblend.vllm_connector.engine.layer_cache import PagedLayer
+from kvblend.vllm_connector.engine.layer_cache import LayerCache
 
 __all__ = ["EngineAttention", "sequence_lengths"]
 
@@ -22,7 +22,7 @@ class EngineAttention:
     windows and soft caps are the backend's own. All rows of a batch, of whatever requests, are one call a layer.
     """
 
-    def __init__(self, layers: Sequence[PagedLayer], kv_cache_spec: Any, vllm_config: Any) -> None:
+    def __init__(self, layers: Sequence[LayerCache], kv_cache_spec: Any, vllm_config: Any) -> None:
         first = layers[0].layer
         names = [layer.layer.layer_name for layer in layers]
         builder = first.get_attn_backend().get_builder_cls()
@@ -57,7 +57,7 @@ class EngineAttention:
         )
 
     @staticmethod
-    def attend(layer: PagedLayer, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, metadata: Any) -> Tensor:
+    def attend(layer: LayerCache, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, metadata: Any) -> Tensor:
         """Attention of a pass's rows over `cache`, where their own keys and values lie already: `[n, heads, dim]`."""
         out = torch.empty_like(q)
         layer.layer.impl.forward(layer.layer, q, k, v, cache, metadata, output=out)

@@ -9,7 +9,7 @@ from torch import Tensor
 from kvblend.core.errors import UnsupportedModelError
 from kvblend.triton_kernels import PagedKV, PagedLayers, StagedPassage, gather_quantize
 from kvblend.triton_kernels.launch import to_device, uses_kernel
-from kvblend.vllm_connector.engine.layer_cache import PagedLayer
+from kvblend.vllm_connector.engine.layer_cache import LayerCache
 
 __all__ = ["EngineCaches", "LayerGroup"]
 
@@ -21,7 +21,7 @@ class LayerGroup:
     indices: tuple[int, ...]
     """Which of the model's layers they are, ascending."""
     caches: PagedLayers
-    first: PagedLayer
+    first: LayerCache
 
     def slots(self, block_ids: Sequence[Sequence[int]], positions: Tensor) -> Tensor:
         """Slots of a request's tokens at `positions` (int64 `[n]`, on CPU), int64 `[n]`; in a null block they are -1.
@@ -41,7 +41,7 @@ class EngineCaches:
     UnsupportedModelError where the kernels must run and cannot address a layer's cache.
     """
 
-    def __init__(self, layers: Sequence[PagedLayer]) -> None:
+    def __init__(self, layers: Sequence[LayerCache]) -> None:
         self.layers = tuple(layers)
         self.groups: tuple[LayerGroup, ...] | None = None
         if uses_kernel(self.layers[0].layer.kv_cache):
@@ -83,7 +83,7 @@ class EngineCaches:
             )
 
 
-def _grouped(layers: Sequence[PagedLayer]) -> list[LayerGroup]:
+def _grouped(layers: Sequence[LayerCache]) -> list[LayerGroup]:
     views: dict[tuple[object, ...], list[tuple[int, PagedKV]]] = {}
     for index, layer in enumerate(layers):
         if layer.view is None:

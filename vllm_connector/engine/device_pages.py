@@ -1,76 +1,90 @@
-"""The pages that blends work on: the engine's own, and others for layers whose blocks the engine frees early."""
+"""The pages that blends on a GPU work on: the engine's own, and others for layers whose blocks it frees early."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kvblend.blend import AttentionSpec, RotaryTable
-from kvblend.blend.paged import PagedCaches
+from kvblend.blend.paged import PagedCaches, PagedContextKV, PassageLoad, PlacedPassage
+from kvblend.store import Stager, Staging
+from kvblend.store.gpu.device_stream import SideStream
 from kvblend.triton_kernels import PagedKV, PagedLayers
 from kvblend.vllm_connector.engine.caches import EngineCaches, LayerGroup
 from kvblend.vllm_connector.engine.move_kv import move_kv
+from kvblend.vllm_connector.engine.pages import PlacedKV
 from kvblend.vllm_connector.engine.scratch_pages import ScratchPages
 
-__all__ = ["SCRATCH_GROUP", "BlendPages"]
+__all__ = ["DevicePages"]
 
 SCRATCH_GROUP = -1
 """The block tables' group of layers that have scratch pages."""
 
 
-class BlendPages:
+class DevicePages:
     """One `PagedCaches` for the blends of a worker.
 
         a layer that keeps its blocks    its own pages; a context is loaded, probed and repaired where it stays
         a layer with a sliding window    scratch pages, as many as the context has: the engine's blocks behind the
                                          window are null, and what lies in the others is copied there and back
 
-    Scratch pages are allotted to contexts by `reserve`; their memory grows, to two of the largest context, when no
-    context has any.
+    Passages come in by `stager` and kernels on a stream beside the engine's. `Pages` says what each method is for.
     """
 
-    def __init__(
-        self, caches: EngineCaches, specs: Sequence[AttentionSpec], tables: Sequence[RotaryTable | None]
-    ) -> None:
+    def __init__(self, caches: EngineCaches, stager: Stager) -> None:
         assert caches.groups is not None
-        self._engine, self._specs, self._tables = caches, specs, tables
+        self._engine, self._stager = caches, stager
+        self._stream = SideStream(caches.device)
         self._scratched = [group for group in caches.groups if not group.first.keeps_blocks]
         self._page_size = self._scratched[0].first.page_size if self._scratched else 1
         self._pages = ScratchPages(self._allocate)
 
     def reserve(self, num_tokens: int) -> list[int] | None:
-        """Scratch pages of a context, none where no layer needs them; None where it must wait until others are free.
-
-        Give them back with `release`.
-        """
         return self._pages.reserve(-(-num_tokens // self._page_size) if self._scratched else 0)
 
-    def release(self, pages: Sequence[int]) -> None:
-        self._pages.release(pages)
+    def release(self, scratch: Sequence[int]) -> None:
+        self._pages.release(scratch)
 
-    def block_tables(
-        self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], num_tokens: int
-    ) -> dict[int, Tensor]:
-        """A context's pages by group, for `PagedContextKV`; block_ids are the request's, by KV cache group."""
+    def context(
+        self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], *, num_tokens: int, hit: int
+    ) -> PagedContextKV:
         tables = {}
-        for index, layer in enumerate(self._engine.layers):
-            group = self.caches.groups[index]
-            if group not in tables:
-                pages = scratch if group == SCRATCH_GROUP else layer.pages(block_ids[group])
-                table = torch.tensor(pages[: -(-num_tokens // self.caches.layers[index].block_size)])
-                assert bool((table != 0).all()), f"KV cache group {group} has freed blocks of a request that is blended"
-                tables[group] = table
-        return tables
+        for layer, view, index in zip(self._engine.layers, self._caches.layers, self._caches.groups, strict=True):
+            if index not in tables:
+                pages = scratch if index == SCRATCH_GROUP else layer.pages(block_ids[index])
+                table = torch.tensor(pages[: -(-num_tokens // view.block_size)])
+                assert bool((table != 0).all()), f"KV cache group {index} has freed blocks of a request that is blended"
+                tables[index] = table
+        for group, scratch_layers, ours, theirs in self._both(block_ids, scratch, torch.arange(hit)):
+            move_kv(group.caches, theirs, scratch_layers, ours)
+        self._stream.wait_for_current()  # what the blocks' last owner was given to do is to be over
+        readable = torch.zeros(num_tokens, dtype=torch.bool)
+        return PagedContextKV(self._caches, tables, num_tokens=num_tokens, readable=readable)
 
-    def copy_in(self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], positions: Tensor) -> None:
-        """Copy tokens at `positions` from the engine's blocks to scratch pages, without those that it has freed."""
-        for group, pages, ours, theirs in self._both(block_ids, scratch, positions):
-            move_kv(group.caches, theirs, pages, ours)
+    def bring(self, context: PagedContextKV, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
+        if not passages:
+            return {}
+        with self._stream.use(), self._stager.stage([passage.file for passage in passages]) as staging:
+            target = _without_hit(context, hit)
+            load = PassageLoad([_placed(staging, place, passage, target) for place, passage in enumerate(passages)])
+            for layer in range(staging.num_layers):
+                staging.ready(layer)
+                load.layer(layer)
+            failed = {place: str(staging.failed[place]) for place in sorted(staging.wait())}
+            staging.keep()
+            written = self._stream.event()
+        if written is not None:
+            written.synchronize()
+        return failed
 
-    def copy_back(self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], positions: Tensor) -> None:
-        """Undo `copy_in`."""
-        for group, pages, ours, theirs in self._both(block_ids, scratch, positions):
-            move_kv(pages, ours, group.caches, theirs)
+    def copy_back(
+        self, context: PagedContextKV, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], *, hit: int
+    ) -> None:
+        behind = torch.arange(hit, context.num_tokens)
+        for group, scratch_layers, ours, theirs in self._both(block_ids, scratch, behind):
+            move_kv(scratch_layers, ours, group.caches, theirs)
+
+    def close(self) -> None:
+        self._stager.close()
 
     def _both(
         self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], positions: Tensor
@@ -88,7 +102,8 @@ class BlendPages:
 
     def _allocate(self, num_pages: int) -> None:
         """Scratch memory for so many pages, besides the null page; zeros, since what is masked must be finite."""
-        layers, groups, scratch_layers = self._views(), [layer.group for layer in self._engine.layers], []
+        own = self._engine.layers
+        layers, groups, scratch_layers = self._views(), [layer.group for layer in own], []
         for group in self._scratched:
             shape = (len(group.indices), 2, num_pages + 1, self._page_size, *group.caches.first.keys.shape[2:])
             memory = torch.zeros(shape, dtype=self._engine.dtype, device=self._engine.device)
@@ -97,4 +112,28 @@ class BlendPages:
                 layers[index], groups[index] = view, SCRATCH_GROUP
             scratch_layers.append(PagedLayers.of(views))
         self._scratch_layers = scratch_layers
-        self.caches = PagedCaches.of(layers, self._specs, tables=self._tables, groups=groups)
+        self._caches = PagedCaches.of(
+            layers, [layer.spec for layer in own], tables=[layer.rotary for layer in own], groups=groups
+        )
+
+
+def _without_hit(context: PagedContextKV, hit: int) -> PagedContextKV:
+    """The context, but that in the engine's own blocks of the local hit, which others share, nothing is written."""
+    tables = {}
+    for group, table in context.block_tables.items():
+        tables[group] = table.clone()
+        if group != SCRATCH_GROUP:
+            tables[group][: hit // context.caches.block_sizes[group]] = 0
+    return PagedContextKV(context.caches, tables, num_tokens=context.num_tokens)
+
+
+def _placed(staging: Staging, place: int, passage: PlacedKV, context: PagedContextKV) -> PlacedPassage:
+    staged = staging.passages[place]
+    return PlacedPassage(
+        staged,
+        context,
+        passage.start,
+        passage.delta,
+        skipped=passage.skipped,
+        num_rows=None if staged.num_layers == staging.num_layers else staged.num_layers,
+    )

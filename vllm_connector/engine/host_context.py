@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kvblend.vllm_connector.engine.host_pages import HostPages
+if TYPE_CHECKING:
+    from kvblend.vllm_connector.engine.host_pages import HostPages
 
 __all__ = ["HostBatch", "HostContext"]
 
@@ -19,7 +20,7 @@ class HostContext:
     tables[group] int32 `[num_pages]`; readable bool `[token]`: whether a token's KV is there before it is repaired.
     """
 
-    pages: HostPages
+    pages: "HostPages"
     tables: Mapping[int, Tensor]
     readable: Tensor
 
@@ -46,7 +47,7 @@ class HostBatch:
         self._scores = [torch.zeros(count) for count in self.num_context_tokens]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        group = self._pages.groups[layer]
+        group = self._pages.layers[layer].group
         if group not in self._rows:
             pairs = zip(self._contexts, self._own, strict=True)
             self._slots[group] = torch.cat([context.slots(group, own) for context, own in pairs])
@@ -57,7 +58,7 @@ class HostBatch:
         return self._pages.attend(layer, q, k, v, self._rows[group])
 
     def probe(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        group, parts = self._pages.groups[layer], []
+        group, parts = self._pages.layers[layer].group, []
         split = [torch.split(tensor, self._lengths) for tensor in (q, k, v)]
         for context, own, scores, own_q, own_k, own_v in zip(
             self._contexts, self._own, self._scores, *split, strict=True

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvblend.blend import AttentionSpec
 from kvblend.blend.attention import scored_attention
 from kvblend.host_kernels import HostKernels, HostPagedKV, Rows, attend, probe
 from kvblend.vllm_connector.engine.attention import EngineAttention
-from kvblend.vllm_connector.engine.layer_cache import PagedLayer
+from kvblend.vllm_connector.engine.host_context import HostContext
+from kvblend.vllm_connector.engine.host_loading import HostLoader
+from kvblend.vllm_connector.engine.layer_cache import LayerCache
+from kvblend.vllm_connector.engine.pages import PlacedKV
 from kvblend.vllm_connector.engine.scratch_pages import ScratchPages
 
 __all__ = ["HostPages"]
@@ -23,25 +25,23 @@ class HostPages:
         a layer with a sliding window    a scratch cache of the same layout, as long as the context: the engine's
                                          blocks behind the window are null, the others are copied there and back
 
-    Scratch pages are allotted to contexts by `reserve`.
+    `Pages` says what each method is for.
     """
 
     def __init__(
         self,
-        layers: Sequence[PagedLayer],
-        specs: Sequence[AttentionSpec],
+        layers: Sequence[LayerCache],
         kv_cache_specs: Sequence[Any],
         vllm_config: Any,
         kernels: HostKernels | None,
     ) -> None:
         """kv_cache_specs: of each KV cache group, as vLLM's metadata builders take them."""
-        self.layers, self.specs = tuple(layers), tuple(specs)
-        known = all(layer.host_kv is not None for layer in layers) and all(spec.sinks is None for spec in specs)
+        self.layers = tuple(layers)
+        known = all(layer.host_kv is not None and layer.spec.sinks is None for layer in layers)
         self.kernels = kernels if known else None
         """None too where a layer's pages are in an order that they do not know, or its attention has sinks."""
-        self.groups = [layer.group for layer in layers]
-        """Each layer's KV cache group."""
-        self._of_group = {group: [own for own in layers if own.group == group] for group in set(self.groups)}
+        groups = {layer.group for layer in layers}
+        self._of_group = {group: [own for own in layers if own.group == group] for group in groups}
         self._attention = {
             group: EngineAttention(own, kv_cache_specs[group], vllm_config) for group, own in self._of_group.items()
         }
@@ -50,6 +50,7 @@ class HostPages:
         self._page_size = max((self._of_group[group][0].page_size for group in self.scratched), default=1)
         self._scratch: dict[int, Tensor] = {}
         self._pages = ScratchPages(self._allocate)
+        self._loader = HostLoader(self.kernels)
 
     def page_size(self, group: int) -> int:
         return self._of_group[group][0].page_size
@@ -82,7 +83,7 @@ class HostPages:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rows: Any) -> Tensor:
         """Attention of a pass's rows over the layer's pages, where their own keys and values lie already."""
         if self.kernels is not None:
-            return attend(self.kernels, self.host_kv(layer), self.cache(layer), self.specs[layer], q, rows)
+            return attend(self.kernels, self.host_kv(layer), self.cache(layer), self.layers[layer].spec, q, rows)
         return EngineAttention.attend(self.layers[layer], q, k, v, self.cache(layer), rows)
 
     def probe(
@@ -98,7 +99,7 @@ class HostPages:
         scores: Tensor,
     ) -> Tensor:
         """Attention of a question over a context and itself; as `host_kernels.probe`, positions int64."""
-        spec = self.specs[layer]
+        spec = self.layers[layer].spec
         if self.kernels is not None:
             return probe(
                 self.kernels,
@@ -121,35 +122,40 @@ class HostPages:
         scores[seen] += own_scores[: len(seen)]
         return out
 
-    def reserve(self, num_tokens: int) -> list[int] | None:
-        """Scratch pages of a context, none where no layer needs them; None where it must wait until others are free.
+    def write_from(self, group: int, hit: int) -> int:
+        """The first position of a context behind a local hit that may be written: scratch pages are nobody else's."""
+        return 0 if group in self.scratched else hit
 
-        Give them back with `release`.
-        """
+    def reserve(self, num_tokens: int) -> list[int] | None:
         return self._pages.reserve(-(-num_tokens // self._page_size) if self.scratched else 0)
 
-    def release(self, pages: Sequence[int]) -> None:
-        self._pages.release(pages)
+    def release(self, scratch: Sequence[int]) -> None:
+        self._pages.release(scratch)
 
-    def tables(self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], num_tokens: int) -> dict[int, Tensor]:
-        """A context's pages by group, int32 `[num_pages]`; block_ids are the request's, by KV cache group."""
+    def context(
+        self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], *, num_tokens: int, hit: int
+    ) -> HostContext:
         tables = {}
         for group, own in self._of_group.items():
             pages = scratch if group in self.scratched else own[0].pages(block_ids[group])
             tables[group] = torch.tensor(pages[: -(-num_tokens // own[0].page_size)], dtype=torch.int32)
             assert bool((tables[group] != 0).all()), f"KV cache group {group} has freed blocks of a blended request"
-        return tables
-
-    def copy_in(self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], end: int) -> None:
-        """Copy the pages of tokens below `end` from the engine's caches to scratch, without those that it has freed."""
-        for layer, ours, theirs in self._both(block_ids, scratch[: -(-end // self._page_size)], 0):
+        for layer, ours, theirs in self._both(block_ids, scratch[: -(-hit // self._page_size)], 0):
             self._scratch[layer][ours] = self.layers[layer].layer.kv_cache[theirs]
+        return HostContext(self, tables, torch.zeros(num_tokens, dtype=torch.bool))
 
-    def copy_back(self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], start: int) -> None:
-        """Copy the pages from that of token `start`, a page's first, to those of the engine that it has not freed."""
-        assert not scratch or start % self._page_size == 0, f"token {start} is not the first of a page"
-        for layer, ours, theirs in self._both(block_ids, scratch, start // self._page_size):
+    def bring(self, context: HostContext, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
+        return self._loader.load(context, passages, hit=hit)
+
+    def copy_back(
+        self, context: HostContext, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], *, hit: int
+    ) -> None:
+        assert not scratch or hit % self._page_size == 0, f"token {hit} is not the first of a page"
+        for layer, ours, theirs in self._both(block_ids, scratch, hit // self._page_size):
             self.layers[layer].layer.kv_cache[theirs] = self._scratch[layer][ours]
+
+    def close(self) -> None:
+        self._loader.close()
 
     def _both(
         self, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], first: int

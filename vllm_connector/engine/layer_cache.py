@@ -14,27 +14,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvblend.blend import AttentionSpec, RotaryTable
 from kvblend.core.errors import UnsupportedModelError
 from kvblend.host_kernels import HostPagedKV
 from kvblend.vllm_connector.engine.kv_view import paged_view
 
-__all__ = ["PagedLayer"]
+__all__ = ["LayerCache"]
 
 DIGIT = 128
 """Numbers are written in base 128: each digit is exact in every float dtype of a KV cache."""
 
 
-class PagedLayer:
-    """One attention layer's paged cache.
+class LayerCache:
+    """One attention layer's paged cache, and how the layer attends.
 
-    `group`: its KV cache group. `block_size`: tokens of one of vLLM's blocks, whose ids the methods take.
+    `group`: its KV cache group. `spec`: its attention. `rotary`: what turns its keys, None where they do not turn.
+    `block_size`: tokens of one of vLLM's blocks, whose ids the methods take.
     `keeps_blocks`: whether a request has all its blocks to its end; a sliding window's layers give them back early.
     `view`: the pages for the kernels of a GPU, None where strides cannot say their order; its blocks are pages, which
     `pages` gives. `host_kv`: the same for those of a CPU.
     """
 
-    def __init__(self, layer: Any, group: int, *, block_size: int, keeps_blocks: bool = True) -> None:
-        self.layer, self.group, self.block_size, self.keeps_blocks = layer, group, block_size, keeps_blocks
+    def __init__(
+        self,
+        layer: Any,
+        group: int,
+        spec: AttentionSpec,
+        rotary: RotaryTable | None,
+        *,
+        block_size: int,
+        keeps_blocks: bool = True,
+    ) -> None:
+        self.layer, self.group, self.spec, self.rotary = layer, group, spec, rotary
+        self.block_size, self.keeps_blocks = block_size, keeps_blocks
         self._cache: Tensor = layer.kv_cache
         self.page_size: int = self._cache.shape[2]
         if block_size % self.page_size:

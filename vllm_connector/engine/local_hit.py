@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from kvblend.vllm_connector.engine.layer_cache import PagedLayer
+from kvblend.vllm_connector.engine.layer_cache import LayerCache
 
 __all__ = ["num_lost_tokens"]
 
 
-def num_lost_tokens(layers: Iterable[PagedLayer], block_ids: Sequence[Sequence[int]], hit: int) -> int:
+def num_lost_tokens(layers: Iterable[LayerCache], block_ids: Sequence[Sequence[int]], hit: int) -> int:
     """How many of a hit's first tokens are gone in some layer, though tokens that a blend repairs look at them.
 
     vLLM keeps the window before the end of all that is computed, the tokens that we bring in among them

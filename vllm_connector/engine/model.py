@@ -10,11 +10,32 @@ from vllm.forward_context import create_forward_context, override_forward_contex
 
 from kvblend.blend import Attend, AttentionSpec, RotaryTable, rerotate_layers, rotation_tolerance
 from kvblend.core.errors import UnsupportedModelError
+from kvblend.vllm_connector.engine.ranks import Ranks
 
 __all__ = ["EngineModel"]
 
 PROBE_POSITIONS = 8
 PROBE_DELTA = 37
+
+
+class _Answers:
+    """The attention of one forward. An error is kept until the forward has ended: other ranks are in it too."""
+
+    def __init__(self, attend: Attend) -> None:
+        self._attend = attend
+        self.failure: Exception | None = None
+
+    def __call__(self, index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.failure is None:
+            try:
+                return self._attend(index, query, key, value)
+            except Exception as error:
+                self.failure = error
+        return torch.zeros_like(query)
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
 
 class _StandIn:
@@ -48,11 +69,12 @@ class EngineModel:
     On construction it checks, on the model itself, that rotating layer i's key from position p by d gives its key at
     p + d, and that values do not depend on the position. Raises UnsupportedModelError where they do.
 
-    Attention is looked up by name when the model runs, so a model that vLLM has compiled asks us all the same.
+    Attention is looked up by name when the model runs, so a model that vLLM has compiled asks us all the same. Where an
+    answer raises, the forward is gone through with zeros and then raises, on every rank.
     """
 
-    def __init__(self, model: nn.Module, layer_names: Sequence[str], vllm_config: Any) -> None:
-        self._model, self._config = model, vllm_config
+    def __init__(self, model: nn.Module, layer_names: Sequence[str], vllm_config: Any, ranks: Ranks) -> None:
+        self._model, self._config, self._ranks = model, vllm_config, ranks
         self._names = list(layer_names)
         context = vllm_config.compilation_config.static_forward_context
         self._layers = [context[name] for name in self._names]
@@ -71,14 +93,16 @@ class EngineModel:
 
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> None:
         context = create_forward_context(None, self._config, slot_mapping={}, skip_compiled=not self._runs_compiled)
+        answers = _Answers(attend)
         stand_ins = {
-            name: _StandIn(layer, index, attend)
+            name: _StandIn(layer, index, answers)
             for index, (name, layer) in enumerate(zip(self._names, self._layers, strict=True))
         }
         context.no_compile_layers = {**context.no_compile_layers, **stand_ins}
         with torch.inference_mode(), override_forward_context(context):
             # of vLLM's own dtypes: what it has compiled checks none
             self._model(input_ids=token_ids.int(), positions=positions.long())
+        self._ranks.attempt(answers.check)
 
     def reduce_scores(self, scores: Tensor) -> Tensor:
         if get_tensor_model_parallel_world_size() == 1:

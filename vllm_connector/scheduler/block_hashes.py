@@ -39,6 +39,15 @@ class SaltedHashes:
         self._request.block_hashes[:] = self.salted_from(start)
         self._request.update_block_hashes()
 
+    def lift(self) -> None:
+        """Undo `apply`: no block of the request is to hold blended KV."""
+        if self._exact_hasher is None or self.start is None:
+            return
+        self.start = None
+        self._request._block_hasher = self._exact_hasher
+        self._request.block_hashes[:] = self._exact
+        self._request.update_block_hashes()
+
     def _hash_new_blocks(self, request: Any) -> list[Any]:
         assert self._exact_hasher is not None and self.start is not None
         new = self._exact_hasher(request)

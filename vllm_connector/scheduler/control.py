@@ -1,12 +1,13 @@
 """The connector's control channel: a local socket that answers for reports and commits (core/control.py)."""
 
 import contextlib
+import fcntl
 import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zmq
 from pydantic import ValidationError
@@ -16,12 +17,26 @@ from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.report import BlendReport
 
-__all__ = ["ControlServer"]
+__all__ = ["ControlServer", "engine_address"]
 
 logger = init_logger("vllm.kvblend.control")
 
 KEPT_RESULTS = 8192
 POLL_MS = 200
+
+
+def engine_address(address: str, parallel_config: Any) -> str:
+    """Where an engine core's own control channel is: those of data parallel ranks above 0 have one each.
+
+    `ipc://.../control.sock` gives `ipc://.../control.sock.dp1`, and `tcp://host:6000` gives `tcp://host:6001`.
+    """
+    rank = parallel_config.data_parallel_rank
+    if rank == 0:
+        return address
+    start, separator, port = address.rpartition(":")
+    if address.startswith("tcp://") and separator and port.isdigit():
+        return f"{start}:{int(port) + rank}"
+    return f"{address}.dp{rank}"
 
 
 @dataclass
@@ -42,14 +57,14 @@ class ControlServer:
         self._lock = threading.Lock()
         self._reports: OrderedDict[str, BlendReport] = OrderedDict()
         self._encoded: OrderedDict[str, str | None] = OrderedDict()
+        self._lock_file = _lock(address)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
-        if address.startswith("ipc://"):
-            Path(address.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
             raise InvalidRequestError(f"the control channel's address {address!r} cannot be bound: {error}") from error
         # results wake the thread through a pair of its own: a ZeroMQ socket belongs to one thread
         self._wake_in = self._context.socket(zmq.PAIR)
@@ -73,6 +88,8 @@ class ControlServer:
         self._wake_out.send(b"")
         self._thread.join(timeout=2)
         self._context.destroy(linger=0)
+        if self._lock_file is not None:
+            self._lock_file.close()
 
     def _set(self, results: OrderedDict[str, Any], report_id: str, result: Any) -> None:
         with self._lock:
@@ -124,3 +141,23 @@ class ControlServer:
 
     def _send(self, client: bytes, reply: ControlReply) -> None:
         self._socket.send_multipart([client, b"", reply.model_dump_json().encode()])
+
+
+def _lock(address: str) -> IO[str] | None:
+    """Hold a local socket's address: ZeroMQ would take it away from another engine without a word.
+
+    Raises InvalidRequestError where another engine holds it.
+    """
+    if not address.startswith("ipc://"):
+        return None
+    path = Path(address.removeprefix("ipc://"))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = path.with_name(path.name + ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InvalidRequestError(
+            f"the control channel's address {address!r} is another engine's: set KVBLEND_CONTROL to one of its own"
+        ) from error
+    return file

@@ -1,11 +1,14 @@
 """The connector in vLLM's scheduler process: which tokens come from passage KV, and under which block hashes."""
 
 import hashlib
+from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from vllm.logger import init_logger
 
+from kvblend.blend import SELECTORS
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.plan import KVBlendParams
@@ -16,11 +19,13 @@ from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
+from kvblend.vllm_connector.scheduler.admission import Admission
 from kvblend.vllm_connector.scheduler.block_hashes import SaltedHashes
-from kvblend.vllm_connector.scheduler.control import ControlServer
+from kvblend.vllm_connector.scheduler.control import ControlServer, engine_address
+from kvblend.vllm_connector.scheduler.lookups import Found, Lookups
 from kvblend.vllm_connector.scheduler.orders import read_order
 from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
-from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
+from kvblend.vllm_connector.span_keys import place_spans
 
 __all__ = ["SchedulerHalf"]
 
@@ -34,34 +39,49 @@ class _Tracked:
     request: Any
     order: KVBlendParams
     hashes: SaltedHashes
+    lookup: Future[Found] | None = None
+    """Of a blend: what the store has."""
     report: BlendReport | None = None
     encoded: bool = False
     """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""
 
+    def cost(self, found: Found) -> int:
+        """About how many tokens its blend puts through the model."""
+        plan = self.order.blend
+        assert plan is not None
+        selected = SELECTORS[plan.selector].count(found.reused, recompute_ratio=plan.recompute_ratio)
+        return found.fresh + selected
+
 
 class SchedulerHalf:
-    """Decides for each request what is reused, and tells the worker half. Its caller contains exceptions."""
+    """Decides for each request what is reused, and tells the worker half. It waits for nothing.
+
+    Its caller contains exceptions, and prefills the request. A request whose blend vLLM has been promised is told so by
+    the worker half, since it waits for that.
+    """
 
     def __init__(self, vllm_config: Any, kv_cache_config: Any, settings: Settings) -> None:
         self._hash_block_size: int = kv_cache_config.hash_block_size or vllm_config.cache_config.block_size
         self._keeps_blocks = all(keeps_blocks(group.kv_cache_spec) for group in kv_cache_config.kv_cache_groups)
-        self._heads = sorted(set(head_ranges(vllm_config)))
-        self._fingerprint = model_fingerprint(vllm_config.model_config)
-        self._store = TieredStore.from_settings(settings)
+        heads = sorted(set(head_ranges(vllm_config)))
+        fingerprint = model_fingerprint(vllm_config.model_config)
+        self._lookups = Lookups(TieredStore.from_settings(settings), fingerprint, heads)
+        self._admission = Admission(settings.repair_tokens_per_step)
         self._tracked: dict[str, _Tracked] = {}
         self._new_loads: list[BlendTask] = []
+        self._refused: dict[str, str] = {}
         self._dropped: list[str] = []
         self._encodes = PendingEncodes(vllm_config.parallel_config.tensor_parallel_size)
         self._manager: Any = None
         self.control = ControlServer(
-            settings.control,
+            engine_address(settings.control, vllm_config.parallel_config),
             EngineInfo(
                 model=str(vllm_config.model_config.model),
-                model_fingerprint=self._fingerprint,
+                model_fingerprint=fingerprint,
                 dtype=str(vllm_config.model_config.dtype).removeprefix("torch."),
                 block_size=vllm_config.cache_config.block_size,
                 max_model_len=vllm_config.model_config.max_model_len,
-                head_ranges=self._heads,
+                head_ranges=heads,
                 default_recompute_ratio=settings.recompute_ratio,
                 max_raw_logprobs=_max_raw_logprobs(vllm_config.model_config),
             ),
@@ -81,48 +101,59 @@ class SchedulerHalf:
         if order is None:
             return
         tracked = _Tracked(request, order, SaltedHashes(request, self._salt(request, order)))
-        self._tracked[request.request_id] = tracked
         if order.encode is not None:
             # a hit inside the passage would leave a sliding window's blocks unread
             tracked.hashes.apply(order.encode.start // self._hash_block_size)
         else:
-            self._choose_hashes(tracked)
+            self._begin_blend(tracked)
+        self._tracked[request.request_id] = tracked
 
-    def num_new_matched_tokens(self, request: Any, num_computed: int) -> int:
-        """How many context tokens beyond a local hit of `num_computed` the worker half will fill."""
+    def num_new_matched_tokens(self, request: Any, num_computed: int) -> int | None:
+        """How many context tokens beyond a local hit of `num_computed` the worker half will fill.
+
+        None where vLLM is to ask again later: what is stored is not known yet, or the worker half has enough to do.
+        """
         tracked = self._tracked.get(request.request_id)
-        if tracked is None or tracked.order.blend is None or (tracked.report and tracked.report.outcome == "prefilled"):
+        if tracked is None or tracked.lookup is None or (tracked.report and tracked.report.outcome == "prefilled"):
             return 0
-        context, block = tracked.order.blend.num_tokens, self._hash_block_size
+        if not tracked.lookup.done():
+            return None
+        found = tracked.lookup.result()
+        if found.end == 0:
+            reason = "no passage of this prompt is in the store"
+            self._finish_report(tracked, _blank_report(tracked, "prefilled", reason, missed_passages=found.missed))
+            tracked.hashes.lift()
+            return None  # its local hit is another one now
+        context, block = found.end, self._hash_block_size
         first_block = num_computed // block
         blended_hit = tracked.hashes.start is not None and first_block > tracked.hashes.start
         if context - num_computed < (block if blended_hit else 1):
-            self._finish_report(
-                tracked, self._blank_report(tracked, "prefix_hit", exact_tokens=min(num_computed, context))
-            )
+            self._finish_report(tracked, _blank_report(tracked, "prefix_hit", exact_tokens=min(num_computed, context)))
             return 0
+        if not self._admission.admits(tracked.cost(found)):
+            return None
         if tracked.hashes.start is None or first_block < tracked.hashes.start:
             tracked.hashes.apply(first_block)  # e.g. after a preemption, when the exact hit has been evicted since
         return context - num_computed
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """Have the worker half fill what vLLM has made room for; from here on vLLM waits for its word."""
         tracked = self._tracked.get(request.request_id)
-        if tracked is None or tracked.order.blend is None or num_external_tokens == 0:
+        if tracked is None or tracked.lookup is None or num_external_tokens == 0:
             return
-        plan = tracked.order.blend
-        self._new_loads.append(
-            BlendTask(
-                request.request_id,
-                plan,
-                list(request.prompt_token_ids),
-                plan.num_tokens - num_external_tokens,
-                blocks.get_block_ids(),
-            )
-        )
+        try:
+            self._begin_load(tracked, blocks, num_external_tokens)
+        except Exception as error:
+            logger.exception("Request %s is prefilled", request.request_id)
+            self._refused[request.request_id] = f"its blend could not be begun: {error}"
 
     def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
-        metadata = StepMetadata(blends=self._new_loads, dropped=self._dropped)
-        self._new_loads, self._dropped = [], []
+        metadata = StepMetadata(
+            blends=self._new_loads,
+            refused=self._refused,
+            dropped=self._dropped,
+            num_scheduled_tokens=scheduler_output.total_num_scheduled_tokens,
+        )
         cached = scheduler_output.scheduled_cached_reqs
         computed = {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
         computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
@@ -131,31 +162,30 @@ class SchedulerHalf:
             if tracked is None or tracked.order.encode is None or tracked.encoded:
                 continue
             end = start + scheduler_output.num_scheduled_tokens[request_id]
+            tokens, block_ids = list(tracked.request.prompt_token_ids), self._manager.get_block_ids(request_id)
+            metadata.encodes.append(EncodeTask(request_id, tracked.order.encode, tokens, start, end, block_ids))
             if end >= tracked.order.encode.end:
                 tracked.encoded = True
                 self._encodes.begin(request_id, tracked.order.report_id)
-            metadata.encodes.append(
-                EncodeTask(
-                    request_id,
-                    tracked.order.encode,
-                    list(tracked.request.prompt_token_ids),
-                    start,
-                    end,
-                    self._manager.get_block_ids(request_id),
-                )
-            )
+        # only now: where this raises, the next step tells what this one could not
+        self._new_loads, self._refused, self._dropped = [], {}, []
         return metadata
 
-    def update_connector_output(self, results: StepResults) -> None:
+    def update_connector_output(self, results: StepResults | None, finished: Collection[str]) -> None:
+        """Take up what the worker half has done, and whose loads have `finished`."""
+        for request_id in finished:
+            self._admission.end(request_id)
+        if results is None:
+            return
         for request_id, report in results.reports.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
-                self._finish_report(tracked, report)
+                self._finish_report(tracked, _whole_report(tracked, report))
         for request_id, reason in results.failed.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
                 # vLLM asks again for this request's tokens: from now on there are none to load
-                self._finish_report(tracked, self._blank_report(tracked, "prefilled", reason=reason))
+                self._finish_report(tracked, _blank_report(tracked, "prefilled", reason))
         for request_id, outcomes in results.encoded.items():
             ended = self._encodes.count(request_id, outcomes)
             if ended is not None:
@@ -163,8 +193,13 @@ class SchedulerHalf:
 
     @property
     def has_pending_work(self) -> bool:
-        """Whether the engine must go on stepping: a commit is told to us with a step, and a write may outlast all."""
-        return len(self._encodes) > 0
+        """Whether the engine must go on stepping: commits and the ends of blends, also of aborted requests', come so."""
+        return len(self._encodes) > 0 or len(self._admission) > 0
+
+    @property
+    def num_tracked(self) -> int:
+        """Requests with an order, and blends that the worker half has."""
+        return len(self._tracked) + len(self._admission)
 
     def request_finished(self, request: Any) -> dict[str, Any] | None:
         tracked = self._tracked.pop(request.request_id, None)
@@ -177,22 +212,15 @@ class SchedulerHalf:
 
     def shutdown(self) -> None:
         self.control.close()
-        self._store.close()
+        self._lookups.close()
 
-    def _choose_hashes(self, tracked: _Tracked) -> None:
-        """Salt from the first block that holds a passage token, or from the end of a longer exact local hit that
-        keeps its blocks."""
+    def _begin_blend(self, tracked: _Tracked) -> None:
+        """Ask the store, and salt as if it had the first passage: from the first block that holds a token of it, or
+        from the end of a longer exact local hit that keeps its blocks."""
         plan = tracked.order.blend
         assert plan is not None
-        spans = place_spans(plan, tracked.request.prompt_token_ids)
-        if not any(self._is_stored(span) for span in spans if span.stored_as is not None and span.start > 0):
-            reason = "no passage of this prompt is in the store"
-            missed = sum(span.stored_as is not None and span.start > 0 for span in spans)
-            self._finish_report(
-                tracked, self._blank_report(tracked, "prefilled", reason=reason, missed_passages=missed)
-            )
-            return
-        first_passage = spans[0].end if plan.spans[0].kind == "exact" else 0
+        tracked.lookup = self._lookups.begin(place_spans(plan, tracked.request.prompt_token_ids))
+        first_passage = plan.spans[0].num_tokens if plan.spans[0].kind == "exact" else 0
         from_passage = first_passage // self._hash_block_size
         exact_hit = self._longest_hit(tracked, tracked.hashes.exact) // self._hash_block_size
         start = from_passage
@@ -203,14 +231,20 @@ class SchedulerHalf:
                 start = exact_hit
         tracked.hashes.apply(start)
 
+    def _begin_load(self, tracked: _Tracked, blocks: Any, num_external_tokens: int) -> None:
+        plan, request = tracked.order.blend, tracked.request
+        assert plan is not None and tracked.lookup is not None
+        found = tracked.lookup.result()
+        start, tokens = found.end - num_external_tokens, list(request.prompt_token_ids)
+        task = BlendTask(request.request_id, plan, tokens, start, found.end, blocks.get_block_ids())
+        self._admission.begin(request.request_id, tracked.cost(found))
+        self._new_loads.append(task)
+
     def _longest_hit(self, tracked: _Tracked, hashes: list[Any]) -> int:
         if self._manager is None or not self._manager.enable_caching:
             return 0
         length: int = self._manager.coordinator.find_longest_cache_hit(hashes, tracked.request.num_tokens - 1)[1]
         return length
-
-    def _is_stored(self, span: PlacedSpan) -> bool:
-        return all(self._store.lookup(span.key(self._fingerprint, heads)) is not None for heads in self._heads)
 
     @staticmethod
     def _salt(request: Any, order: KVBlendParams) -> bytes:
@@ -222,18 +256,6 @@ class SchedulerHalf:
             digest.update(order.blend.model_dump_json().encode())
             digest.update(str(request.prompt_token_ids[order.blend.num_tokens :]).encode())
         return digest.digest()
-
-    def _blank_report(self, tracked: _Tracked, outcome: Any, **counts: Any) -> BlendReport:
-        plan = tracked.order.blend
-        assert plan is not None
-        return BlendReport(
-            outcome=outcome,
-            prompt_tokens=tracked.request.num_prompt_tokens,
-            context_tokens=plan.num_tokens,
-            recompute_ratio=plan.recompute_ratio,
-            selector=plan.selector,
-            **counts,
-        )
 
     def _finish_report(self, tracked: _Tracked, report: BlendReport) -> None:
         tracked.report = report
@@ -247,6 +269,33 @@ class SchedulerHalf:
             report = BlendReport(outcome="prefilled", reason=reason, prompt_tokens=request.num_prompt_tokens)
             self.control.set_report(report_id, report)
             self.control.set_encoded(report_id, reason)
+
+
+def _blank_report(tracked: _Tracked, outcome: Any, reason: str | None = None, **counts: int) -> BlendReport:
+    plan = tracked.order.blend
+    assert plan is not None
+    return BlendReport(
+        outcome=outcome,
+        reason=reason,
+        prompt_tokens=tracked.request.num_prompt_tokens,
+        context_tokens=plan.num_tokens,
+        recompute_ratio=plan.recompute_ratio,
+        selector=plan.selector,
+        **counts,
+    )
+
+
+def _whole_report(tracked: _Tracked, report: BlendReport) -> BlendReport:
+    """The worker half's report, with what vLLM prefills behind the last stored passage."""
+    plan = tracked.order.blend
+    assert plan is not None and tracked.lookup is not None
+    behind = plan.num_tokens - report.context_tokens
+    counts = {
+        "context_tokens": plan.num_tokens,
+        "recomputed_tokens": report.recomputed_tokens + behind,
+        "missed_passages": report.missed_passages + tracked.lookup.result().missed_behind,
+    }
+    return report.model_copy(update=counts)
 
 
 def _max_raw_logprobs(model_config: Any) -> int:

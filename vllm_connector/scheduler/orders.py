@@ -26,8 +26,6 @@ def read_order(request: Any) -> KVBlendParams | None:
         raise InvalidRequestError(f"kv_transfer_params.kvblend: {where}: {first['msg']}") from error
     if request.prompt_token_ids is None or request.mm_features:
         raise InvalidRequestError("kvblend takes prompts of token ids, without embeddings or media")
-    if request.lora_request is not None:
-        raise InvalidRequestError("a request with a LoRA adapter is prefilled")
     num_tokens = request.num_prompt_tokens
     if order.blend is not None and order.blend.num_tokens >= num_tokens:
         raise InvalidRequestError(

@@ -1,24 +1,27 @@
-"""One request's blend in the worker, over as many engine steps as its repair takes."""
+"""One request's blend in the worker, from the step that takes it up to the one in which its context is whole."""
 
-from abc import ABC, abstractmethod
+import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 from vllm.logger import init_logger
 
-from kvblend.blend import SELECTORS, ContextKV, Rows
+from kvblend.blend import SELECTORS, Rows
 from kvblend.core.errors import KVBlendError
 from kvblend.core.report import BlendReport
 from kvblend.store import OpenPassageKV, TieredStore
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.local_hit import num_lost_tokens
+from kvblend.vllm_connector.engine.pages import BlendContext, Pages, PlacedKV
 from kvblend.vllm_connector.metadata import BlendTask
 from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
 
-__all__ = ["BlendJob", "PassageSource"]
+__all__ = ["Blend", "PassageSource", "Readiness", "State"]
 
 logger = init_logger("vllm.kvblend.blend")
 
@@ -26,49 +29,68 @@ MAX_PROBE_TOKENS = 256
 """A longer question is probed by its last tokens: a bound on the probe's cost."""
 
 
-class Context(ContextKV, Protocol):
-    """A context of which some tokens may be missing: `readable` bool `[token]`, on CPU."""
+class State(StrEnum):
+    """Where a blend is in its life. Each of the first four leads to the next one, and to `failed`."""
 
-    readable: Tensor
+    OPENED = "opened"
+    """Taken up. It waits for scratch pages, where layers with sliding windows need them and other blends have them."""
+    STAGING = "staging"
+    """A thread opens its passages and brings their KV into its blocks."""
+    PROBING = "probing"
+    """They are there, on every rank. It waits for a step that has room for its question's forward."""
+    REPAIRING = "repairing"
+    """What to recompute is chosen; steps recompute it, as much as each has room for."""
+    DONE = "done"
+    FAILED = "failed"
+    """vLLM prefills the request, or has dropped it."""
+
+
+class Readiness:
+    """How near a rank is to a blend's next state: the least of all ranks counts."""
+
+    FAILED, WAITING, READY = range(3)
 
 
 @dataclass(frozen=True)
 class PassageSource:
-    """Where this rank's passage KV is, and what it goes by there."""
+    """Where this rank's passage KV is, what it goes by there, and who brings it in."""
 
     store: TieredStore
     model_fingerprint: str
     heads: tuple[int, int]
+    threads: Executor
 
 
-class BlendJob(ABC):
-    """Load, probe, select and repair one request's context; the passes themselves are run by the queue, batched.
+class Blend:
+    """The spans of one plan, brought into the request's blocks and repaired there.
 
-    `todo` holds the context positions still to repair, ascending; None until they are selected. `files` are the open
-    passage KV of `spans`, None where there is none that can be used. Spans in `lost` are not looked for again.
+    It is polled, by the engine's thread, and never waited for; its staging has a thread. `todo` holds the context
+    positions still to repair, ascending; empty until they are chosen. What a request drops, or what fails, keeps its
+    blocks until its thread has ended: `is_over`.
 
     Where layers have sliding windows, a local hit may have lost its first tokens: those of the preamble come from the
     store, for what is blended behind the hit to look at; a blend that would need others is not made.
     """
 
-    context: Context
-    loads_ahead = False
-    """Whether `load` and `settle` may come before a step takes the job up."""
+    context: BlendContext
 
-    def __init__(self, task: BlendTask, caches: EngineCaches) -> None:
-        self.task, self.caches = task, caches
+    def __init__(self, task: BlendTask, caches: EngineCaches, pages: Pages) -> None:
+        self.task, self.state = task, State.OPENED
+        self.failure: str | None = None
+        self.caches, self._pages = caches, pages
+        self.num_tokens = task.num_tokens
         self.num_lost_tokens = num_lost_tokens(caches.layers, task.block_ids, task.start)
         self.spans = [
             span
             for span in place_spans(task.plan, task.token_ids)
-            if span.end > task.start or (span.start == 0 and self.num_lost_tokens > 0)
+            if span.start < self.num_tokens
+            and (span.end > task.start or (span.start == 0 and self.num_lost_tokens > 0))
         ]
-        self.files: list[OpenPassageKV | None] = []
-        self.lost: set[int] = set()
-        self.num_tokens = task.plan.num_tokens
         self.token_ids = torch.tensor(task.token_ids)
         self.selector = SELECTORS[task.plan.selector]
-        self.todo: Tensor | None = None
+        self.todo = torch.empty(0, dtype=torch.int64)
+        self._scratch: list[int] | None = None
+        self._staging: Future[list[str | None]] | None = None
         self.report = BlendReport(
             outcome="blended",
             prompt_tokens=len(task.token_ids),
@@ -78,119 +100,81 @@ class BlendJob(ABC):
         )
 
     @property
-    def expected_cost(self) -> int:
-        """About how many tokens this blend will put through the model, before it is loaded."""
-        reused = sum(self._fills(span)[1] for span in self.spans if span.stored_as is not None)
-        fresh = self.num_tokens - self.task.start - reused
-        selected = self.selector.count(reused, recompute_ratio=self.task.plan.recompute_ratio)
-        return fresh + selected + (self.num_question_tokens if self.needs_probe else 0)
+    def num_question_tokens(self) -> int:
+        return min(MAX_PROBE_TOKENS, len(self.task.token_ids) - self.task.plan.num_tokens)
 
     @property
     def needs_probe(self) -> bool:
         ratio = self.task.plan.recompute_ratio
-        return self.selector.needs_scores and 0.0 < ratio < 1.0
+        return self.selector.needs_scores and 0.0 < ratio < 1.0 and self.report.reused_tokens > 0
 
     @property
-    def num_question_tokens(self) -> int:
-        return min(MAX_PROBE_TOKENS, len(self.task.token_ids) - self.num_tokens)
+    def cost(self) -> int:
+        """About how many tokens are still to go through the model."""
+        if self.state is State.REPAIRING:
+            return len(self.todo)
+        selected = self.selector.count(self.report.reused_tokens, recompute_ratio=self.task.plan.recompute_ratio)
+        return int(self._must_repair.sum()) + selected + (self.num_question_tokens if self.needs_probe else 0)
 
-    def reserve(self) -> bool:
-        """Take what memory the context needs beside the request's blocks; False where it must wait for another's."""
-        return True
+    def poll(self) -> list[int]:
+        """How near this rank is to the next state, and of each span whether its KV is there. Raises nothing."""
+        everything = [1] * len(self.spans)
+        try:
+            if self.state is State.OPENED:
+                if self._scratch is None:
+                    self._scratch = self._pages.reserve(self.num_tokens)
+                return [Readiness.WAITING if self._scratch is None else Readiness.READY, *everything]
+            assert self._staging is not None
+            if not self._staging.done():
+                return [Readiness.WAITING, *everything]
+            return [Readiness.READY, *(tier is not None for tier in self._staging.result())]
+        except Exception as error:  # no memory, or a store that cannot be read: the ranks agree on it
+            self.fail(f"the blend failed: {error}", error)
+            return [Readiness.FAILED, *everything]
 
-    @abstractmethod
-    def load(self, source: PassageSource) -> list[bool]:
-        """Make the context, with the local hit in it, and bring in or begin to bring in every span's KV.
+    def stage(self, source: PassageSource) -> None:
+        """Opened to staging: take the blocks, and let a thread fill them."""
+        assert self._scratch is not None
+        self.context = self._pages.context(
+            self.task.block_ids, self._scratch, num_tokens=self.num_tokens, hit=self.task.start
+        )
+        self._staging = source.threads.submit(self._bring, source)
+        self.state = State.STAGING
 
-        Returns which spans are there. Every file is opened before one is read, so that an eviction meanwhile hurts
-        nothing.
-        """
-
-    @abstractmethod
-    def finish(self) -> None:
-        """See that the whole blended context is in the request's blocks."""
-
-    def close(self) -> None:
-        """Let go of files and of what was reserved. Idempotent."""
-        for file in self.files:
-            if file is not None:
-                file.close()
-
-    def skipped(self, span: PlacedSpan) -> int:
-        """How many of a span's first tokens the context has from a local hit."""
-        return 0 if span.start == 0 and self.num_lost_tokens > 0 else max(0, self.task.start - span.start)
-
-    def open_files(self, source: PassageSource) -> None:
-        """Open what the store has of every span, of the model's shape and dtype.
-
-        Raises KVBlendError where a local hit lacks what no span can bring back.
-        """
-        first = self.spans[0]
-        if self.num_lost_tokens > 0 and not (first.exact and self.num_lost_tokens <= first.end):
-            raise KVBlendError(
-                f"the first {self.num_lost_tokens} tokens of a local hit of {self.task.start} lie in blocks that a "
-                "sliding window has given back, and are not all the preamble's"
-            )
-        self.files = [
-            None
-            if span.stored_as is None or index in self.lost
-            else source.store.open(span.key(source.model_fingerprint, source.heads))
-            for index, span in enumerate(self.spans)
-        ]
-        for index, (file, span) in enumerate(zip(self.files, self.spans, strict=True)):
-            if file is None:
-                continue
-            expected = self.caches.kv_shape(span.end - span.start)
-            if file.header.shape != expected or file.header.torch_dtype != self.caches.dtype:
-                self.note_lost(index, f"it is {file.header.shape} {file.header.dtype}, {expected} expected")
-                file.close()
-                self.files[index] = None
-
-    def note_lost(self, index: int, reason: object) -> None:
-        """A span's KV cannot be used after all: it will be recomputed."""
-        self.lost.add(index)
-        logger.warning("Passage KV of request %s is recomputed: %s", self.task.request_id, reason)
-
-    def settle(self, loaded: Sequence[bool]) -> None:
-        """Take up which spans every rank has: the others are repaired in full."""
-        report = self.report
-        report.exact_tokens, report.reused_tokens, report.missed_passages, report.tiers = self.task.start, 0, 0, {}
+    def settle(self, there: Sequence[int]) -> None:
+        """Staging to probing, with the spans that every rank has; the others are repaired in full."""
+        assert self._staging is not None
+        tiers, report = self._staging.result(), self.report
+        report.exact_tokens = self.task.start
         self.context.readable[: self.task.start] = True
         self._must_repair = torch.zeros(self.num_tokens, dtype=torch.bool)
         self._candidates = torch.zeros(self.num_tokens, dtype=torch.bool)
-        for index, (span, there) in enumerate(zip(self.spans, loaded, strict=True)):
-            file = self.files[index]
-            tokens, count = self._fills(span)
-            if not there:
+        for span, is_there, tier in zip(self.spans, there, tiers, strict=True):
+            tokens = slice(max(span.start, self.task.start), max(span.end, self.task.start))
+            count = tokens.stop - tokens.start
+            if not is_there:
                 if self.num_lost_tokens > span.start:
                     raise KVBlendError("a local hit has lost tokens of the preamble, whose KV is not in the store")
-                if file is not None:
-                    file.close()
-                    self.files[index] = None
                 self._must_repair[tokens] = True
                 report.missed_passages += span.stored_as is not None and span.start > 0
                 continue
-            assert file is not None
+            assert tier is not None
             self.context.readable[tokens] = True
             if span.start > 0 or not span.exact:
-                report.tiers[file.tier] = report.tiers.get(file.tier, 0) + count
+                report.tiers[tier] = report.tiers.get(tier, 0) + count
             if span.exact:
                 report.exact_tokens += count
             else:
                 self._candidates[tokens] = True
                 report.reused_tokens += count
-
-    def _fills(self, span: PlacedSpan) -> tuple[slice, int]:
-        """The tokens of a span that are behind the local hit, and how many they are."""
-        tokens = slice(max(span.start, self.task.start), max(span.end, self.task.start))
-        return tokens, tokens.stop - tokens.start
+        self.state = State.PROBING
 
     def question_rows(self) -> Rows:
         start = len(self.task.token_ids) - self.num_question_tokens
         return Rows(self.context, self.token_ids[start:], torch.arange(start, len(self.task.token_ids)))
 
     def select(self, scores: Tensor | None) -> None:
-        """Choose what to repair; `scores` are on CPU."""
+        """Probing to repairing: choose what to repair; `scores` are on CPU."""
         candidates = self._candidates.nonzero()[:, 0]
         ratio = self.task.plan.recompute_ratio
         if self.selector.needs_scores and scores is None:
@@ -202,9 +186,88 @@ class BlendJob(ABC):
         self.todo = chosen.nonzero()[:, 0]
         self.report.selected_tokens = len(selected)
         self.report.recomputed_tokens = len(self.todo)
+        self.state = State.REPAIRING
 
-    def take_rows(self, room: int) -> Rows:
-        """The next tokens to repair, at most `room`."""
-        assert self.todo is not None
-        positions, self.todo = self.todo[:room], self.todo[room:]
+    def rows(self, room: int) -> Rows:
+        """The next tokens to repair, at most `room`; `repaired` takes them off."""
+        positions = self.todo[:room]
         return Rows(self.context, self.token_ids[positions], positions)
+
+    def repaired(self, count: int) -> None:
+        self.todo = self.todo[count:]
+
+    def finish(self) -> None:
+        """Repairing to done: see that the whole context is in the request's blocks."""
+        assert self._scratch is not None
+        self._pages.copy_back(self.context, self.task.block_ids, self._scratch, hit=self.task.start)
+        self.state = State.DONE
+
+    def fail(self, reason: str, error: Exception | None = None) -> None:
+        """Any state to failed; what it was first stays. Its staging ends by itself."""
+        if self.state is not State.FAILED:
+            self.state, self.failure = State.FAILED, reason
+            logger.error("Request %s is prefilled: %s", self.task.request_id, reason, exc_info=error)
+
+    def drop(self) -> None:
+        """The request is gone."""
+        self.state = State.FAILED
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and nothing of it touches the request's blocks; it has given its scratch pages back."""
+        if self.state not in (State.DONE, State.FAILED):
+            return False
+        if self._staging is not None and not self._staging.cancel() and not self._staging.done():
+            return False
+        if self._scratch is not None:
+            self._pages.release(self._scratch)
+            self._scratch = None
+        return True
+
+    def _bring(self, source: PassageSource) -> list[str | None]:
+        """In a thread: the tier that each span came from; None of one that is to be recomputed."""
+        began = time.perf_counter()
+        self._check_hit()
+        with torch.inference_mode(), ExitStack() as closing:
+            # every file is opened before one is read, so that an eviction meanwhile hurts nothing
+            files = [self._open(span, source) for span in self.spans]
+            for file in files:
+                if file is not None:
+                    closing.callback(file.close)
+            there = [(index, file) for index, file in enumerate(files) if file is not None]
+            placed = [PlacedKV(file, self.spans[index].start, self._skipped(index)) for index, file in there]
+            for place, reason in self._pages.bring(self.context, placed, hit=self.task.start).items():
+                index, file = there[place]
+                self._note_lost(reason)
+                source.store.quarantine(file)
+                files[index] = None
+            self.report.steps_ms.load = (time.perf_counter() - began) * 1e3
+            return [None if file is None else file.tier for file in files]
+
+    def _check_hit(self) -> None:
+        first = self.spans[0]
+        if self.num_lost_tokens > 0 and not (first.exact and self.num_lost_tokens <= first.end):
+            raise KVBlendError(
+                f"the first {self.num_lost_tokens} tokens of a local hit of {self.task.start} lie in blocks that a "
+                "sliding window has given back, and are not all the preamble's"
+            )
+
+    def _open(self, span: PlacedSpan, source: PassageSource) -> OpenPassageKV | None:
+        """What the store has of a span, of the model's shape and dtype."""
+        if span.stored_as is None:
+            return None
+        file = source.store.open(span.key(source.model_fingerprint, source.heads))
+        expected = self.caches.kv_shape(span.end - span.start)
+        if file is not None and (file.header.shape != expected or file.header.torch_dtype != self.caches.dtype):
+            self._note_lost(f"it is {file.header.shape} {file.header.dtype}, {expected} expected")
+            file.close()
+            return None
+        return file
+
+    def _skipped(self, index: int) -> int:
+        """How many of a span's first tokens the context has from a local hit."""
+        span = self.spans[index]
+        return 0 if span.start == 0 and self.num_lost_tokens > 0 else max(0, self.task.start - span.start)
+
+    def _note_lost(self, reason: str) -> None:
+        logger.warning("Passage KV of request %s is recomputed: %s", self.task.request_id, reason)

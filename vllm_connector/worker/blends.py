@@ -1,222 +1,182 @@
-"""The blends of a worker, run a step's share at a time."""
+"""The blends of a worker, each step of the engine a step further."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 from vllm.logger import init_logger
 
-from kvblend.blend import BeforeLayer, BlendModel, probe, repair
+from kvblend.blend import BlendModel, Pass, Rows
 from kvblend.core.report import BlendReport
-from kvblend.store import TieredStore
-from kvblend.vllm_connector.worker.blend import BlendJob, PassageSource
-from kvblend.vllm_connector.worker.clock import StepClock
+from kvblend.vllm_connector.engine.ranks import Ranks
+from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
+from kvblend.vllm_connector.worker.clock import PassClock
 
-__all__ = ["BeginLoading", "BlendQueue"]
+__all__ = ["Blends"]
 
 logger = init_logger("vllm.kvblend.blend")
-
-Agree = Callable[[list[bool]], list[bool]]
-"""What holds on every rank, of what holds on this one; all ranks ask the same."""
+Result = TypeVar("Result")
 
 
-class Loading(Protocol):
-    """Passages of a step's new blends on their way in, a layer when the first pass reaches it.
+class Blends:
+    """Moves every blend to its next state when it is ready for it, and runs the passes, several requests in one.
 
-    `passages`: (job, which of its spans), of those that are there.
+    Ranks move alike: what a rank finds out by itself (memory, files, errors) they agree on first. An error in a pass
+    over several blends is blamed on none of them: each is tried again alone, and the one that fails alone has failed.
     """
 
-    passages: list[tuple[BlendJob, int]]
-
-    def layer(self, layer: int) -> None:
-        """Have one layer there; nothing in a pass that is not the first."""
-
-    def complete(self) -> None:
-        """Have all layers there."""
-
-    @property
-    def is_complete(self) -> bool: ...
-
-    def failures(self) -> dict[int, str]:
-        """What is wrong with passages of which this rank's part cannot be used, by place in `passages`."""
-
-    def keep(self, store: TieredStore) -> None:
-        """Leave what came in where the next load finds it sooner, and put aside what is corrupt."""
-
-
-BeginLoading = Callable[[Sequence[Any]], AbstractContextManager[Loading]]
-"""Of jobs that are settled; they are all of the kind that the worker makes."""
-
-
-class BlendQueue:
-    """Runs blends first come, first served, about `tokens_per_step` tokens a step, several requests in one pass."""
-
-    def __init__(
-        self,
-        model: BlendModel,
-        source: PassageSource,
-        clock: StepClock,
-        *,
-        loading: BeginLoading,
-        tokens_per_step: int,
-        agree: Agree,
-    ) -> None:
-        self._model, self._source, self._clock, self._loading = model, source, clock, loading
-        self._tokens_per_step, self._agree = tokens_per_step, agree
-        self._jobs: dict[str, BlendJob] = {}
-        self._begun: set[BlendJob] = set()
-        """Jobs whose passages are on their way, or in."""
-        self._ending: list[BlendJob] = []
+    def __init__(self, model: BlendModel, source: PassageSource, clock: PassClock, ranks: Ranks) -> None:
+        self._model, self._source, self._clock, self._ranks = model, source, clock, ranks
+        self._blends: dict[str, Blend] = {}
+        self._alone: set[str] = set()
+        """Blends of a pass that failed: each has the next passes to itself."""
+        self._timed: list[Blend] = []
+        """Blends that are done, but for the times in their report."""
         self.finished: set[str] = set()
         """Requests whose blend has ended since the caller last took them, the failed ones among them."""
         self.failed: dict[str, str] = {}
         self.reports: dict[str, BlendReport] = {}
 
     def __len__(self) -> int:
-        return len(self._jobs) + len(self._ending)
+        return len(self._blends) + len(self._timed)
 
-    def add(self, job: BlendJob) -> None:
-        self._jobs[job.task.request_id] = job
+    def add(self, request_id: str, make: Callable[[], Blend]) -> None:
+        """Take a blend up; where it cannot be made, its request is prefilled."""
+        try:
+            self._blends[request_id] = self._ranks.attempt(make)
+        except Exception as error:
+            self.refuse(request_id, f"the blend failed: {error}", error)
+
+    def refuse(self, request_id: str, reason: str, error: Exception | None = None) -> None:
+        """Let vLLM prefill a request of which there is no blend."""
+        logger.error("Request %s is prefilled: %s", request_id, reason, exc_info=error)
+        self.failed[request_id] = reason
+        self.finished.add(request_id)
+
+    def give_up(self, new: Iterable[str], reason: str) -> None:
+        """Fail every blend, and of the `new` requests those that there is none of."""
+        for blend in self._blends.values():
+            blend.fail(reason)
+        for request_id in new:
+            if request_id not in self._blends and request_id not in self.finished:
+                self.refuse(request_id, reason)
+        self._end()
 
     def drop(self, request_id: str) -> None:
         """Forget an aborted request's blend: vLLM frees its blocks when its load ends."""
-        job = self._jobs.pop(request_id, None)
-        if job is not None:
-            self._end(job)
-            self._clock.forget(job)
-            self.finished.add(request_id)
+        if request_id in self._blends:
+            self._blends[request_id].drop()
 
-    def step(self) -> None:
-        """Do one engine step's share of the work."""
-        batch = self._admit()
-        if batch:
-            try:
-                self._run(batch)
-            except Exception as error:  # the worker's edge: whatever went wrong, vLLM can still prefill
-                self._fail(batch, error)
-        for job in [job for job in self._ending if self._clock.is_over(job)]:
-            self._ending.remove(job)
-            self.reports[job.task.request_id] = job.report
-            self.finished.add(job.task.request_id)
+    def step(self, room: int, *, longest: int | None = None) -> None:
+        """Do one engine step's share of the work: passes over about `room` tokens.
 
-    def _admit(self) -> list[BlendJob]:
-        """The blends of this step: from the oldest on, as many as the step's token budget holds, at least one."""
-        batch: list[BlendJob] = []
-        room = self._tokens_per_step
-        for job in list(self._jobs.values()):
-            cost = job.expected_cost if job.todo is None else len(job.todo)
+        `longest`: how many one blend may have where it is the first in line; by default `room`.
+        """
+        self._advance()
+        batch = self._batch(room)
+        try:
+            probing = [blend for blend in batch if blend.state is State.PROBING]
+            scores = self._probe([blend for blend in probing if blend.needs_probe])
+            self._each(probing, lambda blend: blend.select(scores.get(blend.task.request_id)))
+            self._repair([blend for blend in batch if blend.state is State.REPAIRING], room, longest or room)
+            whole = [blend for blend in batch if blend.state is State.REPAIRING and len(blend.todo) == 0]
+            self._each(whole, lambda blend: blend.finish())
+        except Exception as error:  # on every rank: a pass fails on all of them
+            self._blame(batch, error)
+        self._end()
+
+    def _advance(self) -> None:
+        """Poll what is opened or staging, and move on what is ready on every rank."""
+        waiting = [blend for blend in self._blends.values() if blend.state in (State.OPENED, State.STAGING)]
+        here = [blend.poll() for blend in waiting]
+        agreed = iter(self._ranks.least([number for own in here for number in own]))
+        ready = []
+        for blend in waiting:
+            readiness, *there = (next(agreed) for _ in range(1 + len(blend.spans)))
+            if readiness == Readiness.FAILED:
+                blend.fail("the blend failed on another rank")
+            elif readiness == Readiness.READY:
+                ready.append((blend, there))
+        spans = {blend.task.request_id: there for blend, there in ready}
+        opened = [blend for blend, _ in ready if blend.state is State.OPENED]
+        staged = [blend for blend, _ in ready if blend.state is State.STAGING]
+        self._each(opened, lambda blend: blend.stage(self._source))
+        self._each(staged, lambda blend: blend.settle(spans[blend.task.request_id]))
+
+    def _batch(self, room: int) -> list[Blend]:
+        """The blends of this step's passes, the first in line first: as many as `room` holds whole, at least one.
+
+        A large one, of which a step does a part, leaves half the room to those behind it.
+        """
+        running = [blend for blend in self._blends.values() if blend.state in (State.PROBING, State.REPAIRING)]
+        alone = [blend for blend in running if blend.task.request_id in self._alone]
+        if alone:
+            return alone[:1]
+        batch: list[Blend] = []
+        for blend in running:
+            cost = blend.cost
             if batch and cost > room:
-                break
-            try:
-                if not job.reserve():
-                    break
-            except Exception as error:  # no memory for this one
-                self._fail([job], error)
                 continue
-            batch.append(job)
-            room -= cost
+            batch.append(blend)
+            room -= cost if cost <= room else room // 2
         return batch
 
-    def _begin_ahead(self, batch: Sequence[BlendJob]) -> None:
-        """Let the next blend's passages come in while this step's are repaired, where jobs load by themselves."""
-        waiting = next((job for job in self._jobs.values() if job not in batch), None)
-        if waiting is None or not waiting.loads_ahead:
-            return
-        try:
-            if waiting.reserve():
-                self._begin(waiting)
-        except Exception as error:  # as in `step`
-            self._fail([waiting], error)
-
-    def _begin(self, job: BlendJob) -> None:
-        if job in self._begun:
-            return
-        with self._clock.host([job], "load"):
-            there = job.load(self._source)
-            job.settle(self._agree(there))
-        self._begun.add(job)
-
-    def _end(self, job: BlendJob) -> None:
-        job.close()
-        self._begun.discard(job)
-
-    def _run(self, batch: Sequence[BlendJob]) -> None:
-        new = [job for job in batch if job.todo is None]
-        for job in new:
-            self._begin(job)
-        self._begin_ahead(batch)
-        with self._loading(new) as loading:
-            scores = self._probe(new, loading)
-            was_probed = loading.is_complete
-            lost = self._lost(loading) if was_probed else set()
-            for job in new:
-                if job not in lost:
-                    job.select(scores.get(job.task.request_id))
-            self._repair([job for job in batch if job not in lost], self._layer(new, loading))
-            with self._clock.wait(new, "load"):
-                loading.complete()
-            lost = lost if was_probed else self._lost(loading)
-            loading.keep(self._source.store)
-        for job in batch:
-            if job in lost:
-                job.todo = None  # from the start again in the next step, without what was lost
-                self._begun.discard(job)
-            elif job.todo is not None and len(job.todo) == 0:
-                with self._clock.passes([job], "load"):
-                    job.finish()
-                del self._jobs[job.task.request_id]
-                self._end(job)
-                self._ending.append(job)
-
-    def _probe(self, new: Sequence[BlendJob], loading: Loading) -> dict[str, Tensor]:
+    def _probe(self, batch: Sequence[Blend]) -> dict[str, Tensor]:
         """Scores by request, on the host: the one point where it waits for the device."""
-        probed = [job for job in new if job.needs_probe]
-        if not probed:
+        if not batch:
             return {}
-        with self._clock.passes(probed, "probe"):
-            scores = probe(self._model, [job.question_rows() for job in probed], before_layer=self._layer(new, loading))
-        return {job.task.request_id: own.cpu() for job, own in zip(probed, scores, strict=True)}
+        with self._clock.time(batch, "probe"):
+            ready = self._ranks.attempt(lambda: Pass.of([blend.question_rows() for blend in batch]))
+            scores = ready.probe(self._model)
+        return {blend.task.request_id: own.cpu() for blend, own in zip(batch, scores, strict=True)}
 
-    def _repair(self, batch: Sequence[BlendJob], before_layer: BeforeLayer) -> None:
-        room, parts = self._tokens_per_step, []
-        for job in batch:
-            assert job.todo is not None
-            if room > 0 and len(job.todo):
-                parts.append(job.take_rows(room))
-                room -= len(parts[-1].positions)
-        if parts:
-            with self._clock.passes(batch, "repair"):
-                repair(self._model, parts, before_layer=before_layer)
+    def _repair(self, batch: Sequence[Blend], room: int, longest: int) -> None:
+        """Repair what the batch has to do, in one pass: those that end with it first, then parts of larger ones."""
+        parts: list[tuple[Blend, Rows]] = []
+        if len(batch) == 1:
+            room = longest
+        for blend in sorted(batch, key=lambda blend: len(blend.todo)):
+            if room > 0 and len(blend.todo):
+                parts.append((blend, blend.rows(room)))
+                room -= len(parts[-1][1].positions)
+        if not parts:
+            return
+        with self._clock.time([blend for blend, _ in parts], "repair"):
+            ready = self._ranks.attempt(lambda: Pass.of([rows for _, rows in parts]))
+            ready.repair(self._model)
+        for blend, rows in parts:
+            blend.repaired(len(rows.positions))
 
-    def _layer(self, new: Sequence[BlendJob], loading: Loading) -> BeforeLayer:
-        """Has a layer there when a pass reaches it; the time that it waits for it is the load's."""
+    def _each(self, blends: Iterable[Blend], work: Callable[[Blend], None]) -> None:
+        """Do on every rank what concerns one blend alone; where it fails, that one has failed."""
+        for blend in blends:
+            try:
+                self._ranks.attempt(lambda blend=blend: work(blend))  # type: ignore[misc]
+            except Exception as error:
+                blend.fail(f"the blend failed: {error}", error)
 
-        def before_layer(layer: int) -> None:
-            with self._clock.wait(new, "load"):
-                loading.layer(layer)
+    def _blame(self, batch: Sequence[Blend], error: Exception) -> None:
+        if len(batch) == 1:
+            batch[0].fail(f"the blend failed: {error}", error)
+            return
+        names = [blend.task.request_id for blend in batch]
+        logger.warning("A pass over several blends failed; each is tried alone: %s", names, exc_info=error)
+        self._alone.update(names)
 
-        return before_layer
-
-    def _lost(self, loading: Loading) -> set[BlendJob]:
-        """Jobs of which a passage turned out, on some rank, not to be usable while passes already read it."""
-        if not loading.passages:
-            return set()
-        failures = loading.failures()
-        sound = self._agree([place not in failures for place in range(len(loading.passages))])
-        lost: set[BlendJob] = set()
-        for place, (job, index) in enumerate(loading.passages):
-            if not sound[place]:
-                job.note_lost(index, failures.get(place, "another rank's part of it cannot be used"))
-                lost.add(job)
-        return lost
-
-    def _fail(self, batch: Sequence[BlendJob], error: Exception) -> None:
-        names = [job.task.request_id for job in batch]
-        logger.error("A blend failed; its requests are prefilled: %s", names, exc_info=error)
-        for job in batch:
-            self._end(job)
-            self._clock.forget(job)
-            self._jobs.pop(job.task.request_id, None)
-            self.failed[job.task.request_id] = f"the blend failed: {error}"
-            self.finished.add(job.task.request_id)
+    def _end(self) -> None:
+        """Tell who is done, who failed and who was dropped, as soon as nothing of theirs touches their blocks."""
+        for request_id, blend in list(self._blends.items()):
+            if not blend.is_over:
+                continue
+            del self._blends[request_id]
+            self._alone.discard(request_id)
+            self.finished.add(request_id)
+            if blend.state is State.DONE:
+                self._timed.append(blend)
+                continue
+            self._clock.forget(blend)
+            if blend.failure is not None:
+                self.failed[request_id] = blend.failure
+        for blend in [blend for blend in self._timed if self._clock.is_over(blend)]:
+            self._timed.remove(blend)
+            self.reports[blend.task.request_id] = blend.report

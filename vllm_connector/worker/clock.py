@@ -1,4 +1,4 @@
-"""How long the steps of blends take, in the reports of all jobs that wait for them."""
+"""How long the passes of blends take, in the reports of all that they serve."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,76 +7,55 @@ from typing import Literal
 
 import torch
 
-from kvblend.vllm_connector.worker.blend import BlendJob
+from kvblend.vllm_connector.worker.blend import Blend
 
-__all__ = ["StepClock"]
+__all__ = ["PassClock"]
 
-Step = Literal["load", "probe", "repair"]
+Step = Literal["probe", "repair"]
 
 
-class StepClock:
-    """On CUDA a pass is timed by events, which nobody waits for: a job's times are known when its work is done."""
+class PassClock:
+    """On CUDA a pass is timed by events, which nobody waits for: a blend's times may be known after it is done."""
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._events: dict[str, list[tuple[Step, torch.cuda.Event, torch.cuda.Event]]] = {}
-        self._inner_ms = 0.0
-        """What was timed by itself within the step that is being timed, and does not count in it."""
 
     @contextmanager
-    def host(self, jobs: Sequence[BlendJob], step: Step) -> Iterator[None]:
-        """Time what this thread does, less what is timed by itself within."""
-        outer_ms, self._inner_ms = self._inner_ms, 0.0
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent_ms = (time.perf_counter() - began) * 1e3
-            _add(jobs, step, spent_ms - self._inner_ms)
-            self._inner_ms = outer_ms + spent_ms
-
-    @contextmanager
-    def passes(self, jobs: Sequence[BlendJob], step: Step) -> Iterator[None]:
+    def time(self, blends: Sequence[Blend], step: Step) -> Iterator[None]:
         """Time what the caches' device does."""
         if not self._is_cuda:
-            with self.host(jobs, step):
-                yield
+            began = time.perf_counter()
+            yield
+            spent_ms = (time.perf_counter() - began) * 1e3
+            for blend in blends:
+                _add(blend, step, spent_ms)
             return
         stream = torch.cuda.current_stream()
-        began = stream.record_event(_timed_event())
+        began_at = stream.record_event(_timed_event())
         yield
-        ended = stream.record_event(_timed_event())
-        for job in jobs:
-            self._events.setdefault(job.task.request_id, []).append((step, began, ended))
+        ended_at = stream.record_event(_timed_event())
+        for blend in blends:
+            self._events.setdefault(blend.task.request_id, []).append((step, began_at, ended_at))
 
-    @contextmanager
-    def wait(self, jobs: Sequence[BlendJob], step: Step) -> Iterator[None]:
-        """Time what a pass waits for within it. On CUDA the device waits, and the pass's own time has it."""
-        if self._is_cuda:
-            yield
-            return
-        with self.host(jobs, step):
-            yield
-
-    def is_over(self, job: BlendJob) -> bool:
-        """Whether all that was timed of a job is done; its report is complete then."""
-        events = self._events.get(job.task.request_id, [])
+    def is_over(self, blend: Blend) -> bool:
+        """Whether all that was timed of a blend is done; its report is complete then."""
+        events = self._events.get(blend.task.request_id, [])
         if events and not events[-1][2].query():  # type: ignore[no-untyped-call]
             return False
         for step, began, ended in events:
-            _add([job], step, began.elapsed_time(ended))
-        self.forget(job)
+            _add(blend, step, began.elapsed_time(ended))
+        self.forget(blend)
         return True
 
-    def forget(self, job: BlendJob) -> None:
-        self._events.pop(job.task.request_id, None)
+    def forget(self, blend: Blend) -> None:
+        self._events.pop(blend.task.request_id, None)
 
 
 def _timed_event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _add(jobs: Sequence[BlendJob], step: Step, spent_ms: float) -> None:
-    for job in jobs:
-        steps = job.report.steps_ms
-        setattr(steps, step, getattr(steps, step) + spent_ms)
+def _add(blend: Blend, step: Step, spent_ms: float) -> None:
+    steps = blend.report.steps_ms
+    setattr(steps, step, getattr(steps, step) + spent_ms)

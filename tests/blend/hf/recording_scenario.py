@@ -10,37 +10,37 @@ from typing import Any
 
 import torch
 
-from kvblend.vllm_connector import worker_half
-from kvblend.vllm_connector.engine.host_blend import HostBlend
-from kvblend.vllm_connector.worker.blend import PassageSource
+from kvblend.vllm_connector.engine.host_context import HostContext
+from kvblend.vllm_connector.worker import half
+from kvblend.vllm_connector.worker.blend import Blend, PassageSource
 
 SCENARIO = runpy.run_path(str(Path(__file__).parents[2] / "vllm_connector" / "scenario.py"))
 
 recorded: dict[str, Any] = {}
 
 
-class RecordingJob(HostBlend):
+class RecordedBlend(Blend):
     """A blend that can be looked into."""
 
-    def load(self, source: PassageSource) -> list[bool]:
+    def stage(self, source: PassageSource) -> None:
         recorded["fingerprint"], recorded["heads"] = source.model_fingerprint, source.heads
-        return super().load(source)
+        super().stage(source)
 
     def select(self, scores: torch.Tensor | None) -> None:
         super().select(scores)
-        assert self.todo is not None
         recorded["selected"] = self.todo.clone()
 
     def finish(self) -> None:
+        assert isinstance(self.context, HostContext)
         pages, tables = self.context.pages, self.context.tables
-        layers = [pages.read(index, tables[group], self.num_tokens) for index, group in enumerate(pages.groups)]
+        layers = [pages.read(index, tables[layer.group], self.num_tokens) for index, layer in enumerate(pages.layers)]
         recorded["context"] = torch.stack([torch.stack(layer) for layer in layers])
         super().finish()
 
 
 def main() -> None:
     model, store, dtype, ratio, output = sys.argv[1], Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5]
-    vars(worker_half)["HostBlend"] = RecordingJob
+    vars(half)["Blend"] = RecordedBlend
     engine = SCENARIO["Engine"](model, store, {"dtype": dtype})
     prompts = SCENARIO["Prompts"](engine.llm.get_tokenizer())
     engine.run([(tokens, {"encode": order}) for tokens, order in prompts.encodes()])

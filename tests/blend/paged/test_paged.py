@@ -38,13 +38,11 @@ def test_probe_and_repair(name: str, layout: str) -> None:
         dense.append(random_context(model, num_tokens, readable))
         paged.append(paged_context(caches, dense[-1], tables))
     for contexts in kinds:
-        layers = list[int]()
         questions = [
             Rows(context, torch.arange(own) + 3, torch.arange(num_tokens, num_tokens + own))
             for context, num_tokens, own in zip(contexts, CONTEXTS, QUESTIONS, strict=True)
         ]
-        scores = probe(model, questions, before_layer=layers.append)
-        assert layers == [0, 1, 2]
+        scores = probe(model, questions)
         if contexts is dense:
             expected = scores
         for ours, theirs in zip(scores, expected, strict=True):
@@ -55,9 +53,8 @@ def test_probe_and_repair(name: str, layout: str) -> None:
             chosen |= ~context.readable
             positions = chosen.nonzero()[:, 0]
             rows.append(Rows(context, positions % 97, positions))
-        repair(model, rows[:2], before_layer=layers.append)
+        repair(model, rows[:2])
         repair(model, rows[2:])
-        assert layers == [0, 1, 2, 0, 1, 2]
     for context, wanted, num_tokens in zip(paged, dense, CONTEXTS, strict=True):
         torch.testing.assert_close(read_paged(context, num_tokens), wanted.data, rtol=1e-4, atol=1e-4)
     for cache in caches.layers:
@@ -77,7 +74,7 @@ class Arrival:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_everything_recomputed(name: str) -> None:
-    """Reference: full prefill. Ours: loaded layer by layer in the probe, then all repaired, with the question."""
+    """Reference: full prefill. Ours: loaded layer by layer, probed, then all repaired, with the question."""
     model = make_model(name)
     prompt, starts, question = torch.arange(83) * 31 % 97, [0, 20, 61], 76
     whole, logits = prefill(model, prompt.tolist())
@@ -91,7 +88,9 @@ def test_everything_recomputed(name: str) -> None:
         placed.append(PlacedPassage(staged, context, start, start - 9, ready=Arrival(index, arrived).ready))
     load = PassageLoad(placed)
     asked = Rows(context, prompt[question:], torch.arange(question, len(prompt)))
-    scores = probe(model, [asked], before_layer=load.layer)[0]
+    for layer in range(3):
+        load.layer(layer)
+    scores = probe(model, [asked])[0]
     assert arrived == [(layer, index) for layer in range(3) for index in range(3)]
     assert scores.isfinite().all() and len(scores) == question
     blended = repair_with_question(model, Rows(context, prompt, torch.arange(len(prompt))))

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvblend.store import CPUTier, GPUTier, Stager, TieredStore, host_ring, staging
+from kvblend.store import CPUTier, GPUTier, Stager, TieredStore
 from kvblend.store.content import TensorContent
+from kvblend.store.gpu import host_ring, staging
 from kvblend.store.gpu.arena import Arena
 from tests.store.gpu import test_gpu_tier
 from tests.store.gpu.simulated_cuda import Machine, simulated_cuda

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvblend.store import GPUTier, PassageKVHeader, landing
+from kvblend.store import GPUTier, PassageKVHeader
 from kvblend.store.content import TensorContent
+from kvblend.store.gpu import landing
 from kvblend.store.gpu.landing import Landing
 from tests.store.samples import EXTENT_BYTES, make_key, make_kv
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
-from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore, landing
+from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore
 from kvblend.store.content import TensorContent
+from kvblend.store.gpu import landing
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, SHAPE, make_key, make_kv
 from tests.store.tier_contract import opened, put
 
@@ -105,7 +106,7 @@ def test_layers_are_read_in_order_of_all_passages(tier: CPUTier) -> None:
         with stager.stage(files) as staging:
             staging.wait()
     assert reads == [(layer, place) for layer in range(NUM_LAYERS) for place in range(3)]
-    assert all(file.is_closed for file in files)
+    assert not any(file.is_closed for file in files), "they are the caller's"
 
 
 def test_a_layer_is_ready_while_the_next_is_read(tier: CPUTier, stager: Stager) -> None:
@@ -208,15 +209,15 @@ def test_passages_of_the_gpu_tier_are_where_they_lie(tier: CPUTier, stager: Stag
     gpu = GPUTier("cpu", budget_bytes=2 * FILE_BYTES)
     put(gpu, 0)
     put(tier, 1)
-    with stager.stage([opened(gpu, 0), opened(tier, 1)]) as staging:
-        resident = opened(gpu, 0)
+    resident = opened(gpu, 0)
+    with stager.stage([resident, opened(tier, 1)]) as staging:
         staged = resident.staged()
         assert staged is not None
         assert staging.passages[0].payload.data_ptr() == staged.payload.data_ptr()
-        resident.close()
-        assert not gpu.drop(make_key(0))  # it is open as long as the staging is
+        assert not gpu.drop(make_key(0))  # it is open
         staging.wait()
         assert [torch.equal(staging.passages[n].payload, make_kv(n)) for n in (0, 1)] == [True, True]
+    resident.close()
     assert gpu.drop(make_key(0))
 
 
@@ -242,7 +243,6 @@ def test_closing_midway_reads_no_more(tier: CPUTier, stager: Stager) -> None:
         closer.join(timeout=0.001)
     file.gates[1].set()
     closer.join()
-    assert file.is_closed
     assert len(reads) < 20
     staging.close()
     put(tier, 2)
@@ -301,3 +301,25 @@ def test_two_stagings_come_one_after_the_other(tier: CPUTier, stager: Stager) ->
 def test_another_kind_of_device_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="meta"):
         Stager("meta")
+
+
+@pytest.mark.parametrize("num_fit", [0, 1, 4])
+def test_made_and_used_under_inference_mode(tier: CPUTier, host_bytes: int | None, num_fit: int) -> None:
+    """As in a vLLM worker, while the stager's threads and whoever puts are not."""
+    for number in range(3):
+        put(tier, number)
+    with torch.inference_mode():
+        gpu = GPUTier("cpu", budget_bytes=num_fit * FILE_BYTES)
+        with (
+            Stager("cpu", gpu=gpu, window_bytes=1, host_bytes=host_bytes, num_threads=2) as stager,
+            stager.stage([opened(tier, number) for number in range(2)]) as staging,
+        ):
+            for layer in range(NUM_LAYERS):
+                assert staging.ready(layer) == frozenset()
+                for number, passage in enumerate(staging.passages):
+                    assert torch.equal(passage.payload[layer % passage.num_layers], make_kv(number)[layer])
+            assert staging.keep() == min(2, num_fit)
+    if num_fit == 4:
+        put(gpu, 2)
+        with opened(gpu, 2) as resident:
+            assert torch.equal(resident.read(), make_kv(2))

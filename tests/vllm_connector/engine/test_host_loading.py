@@ -1,8 +1,9 @@
-"""Spans on their way into a request's pages on a CPU: by the kernels, ahead or not, and by plain PyTorch."""
+"""Passages on their way into a request's pages on a CPU: by the kernels, with helpers or not, and by plain PyTorch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +16,9 @@ from kvblend.core.identity import token_hash
 from kvblend.host_kernels import HostKernels, HostPagedKV
 from kvblend.store import DiskTier, OpenPassageKV, PassageKVKey, TieredStore
 from kvblend.vllm_connector.engine.host_context import HostContext
-from kvblend.vllm_connector.engine.host_loading import HostLoading, LoadedSpan, LoadingThreads, host_loading
+from kvblend.vllm_connector.engine.host_loading import HostLoader
 from kvblend.vllm_connector.engine.host_pages import HostPages
+from kvblend.vllm_connector.engine.pages import PlacedKV
 from tests.host_kernels.paged_caches import host_pages, lay_out, page_tables, paged_cache, take_out
 
 LAYERS, HEADS, DIM, PAGE_SIZE = 5, 2, 32, 32
@@ -25,24 +27,38 @@ NUM_TOKENS, HIT = 125, 40
 SCRATCHED = 1
 """The KV cache group whose pages are nobody else's: that of the odd layers."""
 UNTOUCHED = -7.0
-WAYS = ["plain", "kernels", "kernels, one ahead", "kernels, three ahead"]
+WAYS = ["plain", "kernels", "kernels, three helpers"]
+
+
+@dataclass(frozen=True)
+class PagedLayer:
+    """What loading asks of a `LayerCache`."""
+
+    group: int
+    rotary: RotaryTable | None
 
 
 class PagedLayers:
-    """What loading asks of `HostPages`, over caches of our own: two groups, whose page tables differ."""
+    """What loading asks of `HostPages`, over caches of our own: two groups, whose page tables differ.
 
-    def __init__(self, dtype: torch.dtype, order: str, kernels: HostKernels | None) -> None:
-        self.kernels, self.order = kernels, order
-        self.groups = [layer % 2 for layer in range(LAYERS)]
+    tables: each layer's rotary table, None where its keys do not turn.
+    """
+
+    def __init__(self, dtype: torch.dtype, order: str, tables: Sequence[RotaryTable | None]) -> None:
+        self.order = order
+        self.layers = [PagedLayer(layer % 2, table) for layer, table in enumerate(tables)]
         self.scratched = frozenset({SCRATCHED})
         self.tables = {group: page_tables([NUM_TOKENS], PAGE_SIZE)[0] for group in (0, 1)}
         self.caches = [
-            paged_cache(order, [empty(dtype)], [self.tables[group]], PAGE_SIZE, behind=UNTOUCHED)
-            for group in self.groups
+            paged_cache(order, [empty(dtype)], [self.tables[layer.group]], PAGE_SIZE, behind=UNTOUCHED)
+            for layer in self.layers
         ]
 
     def page_size(self, group: int) -> int:
         return PAGE_SIZE
+
+    def write_from(self, group: int, hit: int) -> int:
+        return 0 if group in self.scratched else hit
 
     def cache(self, layer: int) -> Tensor:
         return self.caches[layer]
@@ -67,11 +83,11 @@ def empty(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def threads_of(way: str) -> Iterator[LoadingThreads]:
-    with closing(LoadingThreads()) as threads:
-        threads.num_threads = {"kernels, one ahead": 1, "kernels, three ahead": 3}.get(way, 0)
-        threads._executor = ThreadPoolExecutor(3)  # however many cores this machine has
-        yield threads
+def loader_of(way: str, kernels: HostKernels) -> Iterator[HostLoader]:
+    with closing(HostLoader(None if way == "plain" else kernels)) as loader:
+        loader._num_helpers = 3 if way == "kernels, three helpers" else 0
+        loader._helpers = ThreadPoolExecutor(3)  # however many cores this machine has
+        yield loader
 
 
 def store_of(folder: Path) -> TieredStore:
@@ -95,9 +111,9 @@ def table_of(num_positions: int, *, rotary_dim: int = DIM, interleaved: bool = F
 @pytest.mark.parametrize("order", ["plain", "packed"])
 @pytest.mark.parametrize("way", WAYS)
 def test_loading(tmp_path: Path, kernels: HostKernels, dtype: torch.dtype, order: str, way: str) -> None:
-    """Reference: `rerotate`, laid out densely. Ours: each way, layer by layer, to the bit.
+    """Reference: `rerotate`, laid out densely. Ours: each way, to the bit.
 
-    Skipped tokens, blocks that others share, a span that proves corrupt in its last layer, a layer without rotary.
+    Skipped tokens, blocks that others share, a passage that proves corrupt in its last layer, a layer without rotary.
     """
     torch.manual_seed(0)
     store = store_of(tmp_path)
@@ -108,31 +124,23 @@ def test_loading(tmp_path: Path, kernels: HostKernels, dtype: torch.dtype, order
     path.chmod(0o600)
     path.write_bytes(content)
     whole, partial = table_of(64), table_of(64, rotary_dim=16, interleaved=True)
-    tables = [whole, partial, None, whole, partial]
-    spans = [LoadedSpan(*span) for span in zip(files, STARTS, SKIPPED, strict=True)]
-    pages = PagedLayers(dtype, order, None if way == "plain" else kernels)
+    pages = PagedLayers(dtype, order, [whole, partial, None, whole, partial])
+    passages = [PlacedKV(*passage) for passage in zip(files, STARTS, SKIPPED, strict=True)]
     before = [cache.clone() for cache in pages.caches]
-    with (
-        threads_of(way) as threads,
-        closing(host_loading(threads, pages.context(), tables, spans, hit=HIT)) as loading,
-    ):
-        assert loading.num_layers == LAYERS and not loading.is_complete
-        for layer in range(LAYERS):
-            loading.ready(layer)
-            sound = stored if layer < LAYERS - 1 else stored[:2]
-            assert torch.equal(pages.caches[layer], expected(pages, layer, sound, tables[layer]))
-            loading.ready(layer)
-        if way == "plain":
-            assert not torch.equal(pages.caches[0], before[0])
-        assert loading.is_complete
-        assert list(loading.failed) == [2] and "fails its checksum" in loading.failed[2]
-        assert "layer 4" in loading.failed[2]
+    with loader_of(way, kernels) as loader:
+        failed = loader.load(pages.context(), passages, hit=HIT)
+    assert list(failed) == [2] and "layer 4" in failed[2] and "fails its checksum" in failed[2]
+    assert (failed[2] == "layer 4 fails its checksum") == (way != "plain")  # the kernels' own words
+    for layer, cache in enumerate(pages.caches):
+        assert not torch.equal(cache, before[layer])
+        # layers below the one that fails stay as they are
+        assert torch.equal(cache, expected(pages, layer, stored if layer < LAYERS - 1 else stored[:2]))
     for file in files:
         file.close()
 
 
-def expected(pages: PagedLayers, layer: int, stored: list[Tensor], table: RotaryTable | None) -> Tensor:
-    dtype, group = stored[0].dtype, pages.groups[layer]
+def expected(pages: PagedLayers, layer: int, stored: list[Tensor]) -> Tensor:
+    dtype, group, table = stored[0].dtype, pages.layers[layer].group, pages.layers[layer].rotary
     dense = empty(dtype)
     write_from = 0 if group == SCRATCHED else HIT
     for kv, start, delta, skipped in zip(stored, STARTS, DELTAS, SKIPPED, strict=False):
@@ -145,41 +153,26 @@ def expected(pages: PagedLayers, layer: int, stored: list[Tensor], table: Rotary
 
 @pytest.mark.parametrize("way", WAYS)
 def test_within_the_hit(tmp_path: Path, kernels: HostKernels, way: str) -> None:
-    """A span of which every token lies in blocks that others share: nothing is written of it."""
+    """A passage of which every token lies in blocks that others share: nothing is written of it."""
     torch.manual_seed(0)
     kv = torch.randn(LAYERS, 2, 30, HEADS, DIM)
-    pages = PagedLayers(torch.float32, "plain", None if way == "plain" else kernels)
-    with (
-        threads_of(way) as threads,
-        put(store_of(tmp_path), 0, kv) as file,
-        closing(host_loading(threads, pages.context(), [None] * LAYERS, [LoadedSpan(file, 3, 0)], hit=HIT)) as loading,
-    ):
-        loading.ready(LAYERS - 1)
-        assert loading.failed == {}
-        for layer, cache in enumerate(pages.caches):
-            assert bool((cache == UNTOUCHED).all()) == (pages.groups[layer] != SCRATCHED)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_closed_early(tmp_path: Path, kernels: HostKernels, way: str) -> None:
-    """Nothing is written behind the end of `close`, and closing again does nothing."""
-    pages = PagedLayers(torch.float32, "plain", None if way == "plain" else kernels)
-    with threads_of(way) as threads, put(store_of(tmp_path), 0, torch.randn(LAYERS, 2, 70, HEADS, DIM)) as file:
-        loading: HostLoading = host_loading(threads, pages.context(), [None] * LAYERS, [LoadedSpan(file, 0, 0)], hit=0)
-        loading.ready(0)
-        loading.close()
-        before = [cache.clone() for cache in pages.caches]
-        loading.close()
-        assert bool((before[0] != UNTOUCHED).any())
-    assert all(map(torch.equal, pages.caches, before))
+    pages = PagedLayers(torch.float32, "plain", [None] * LAYERS)
+    with loader_of(way, kernels) as loader, put(store_of(tmp_path), 0, kv) as file:
+        assert loader.load(pages.context(), [PlacedKV(file, 3, 0)], hit=HIT) == {}
+    for layer, cache in zip(pages.layers, pages.caches, strict=True):
+        assert bool((cache == UNTOUCHED).all()) == (layer.group != SCRATCHED)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_beyond_the_rotary_table(tmp_path: Path, kernels: HostKernels, way: str) -> None:
-    """An IndexError at once, before anything is written."""
-    pages = PagedLayers(torch.float32, "plain", None if way == "plain" else kernels)
+    """An IndexError, before anything is written."""
     far = table_of(4)
+    pages = PagedLayers(torch.float32, "plain", [None, far, far, far, far])
     kv = torch.randn(LAYERS, 2, 7, HEADS, DIM)
-    with threads_of(way) as threads, put(store_of(tmp_path), 0, kv) as file, pytest.raises(IndexError):
-        host_loading(threads, pages.context(), [None, far, far, far, far], [LoadedSpan(file, 90, 0)], hit=0)
+    with (
+        loader_of(way, kernels) as loader,
+        put(store_of(tmp_path), 0, kv) as file,
+        pytest.raises(IndexError),
+    ):
+        loader.load(pages.context(), [PlacedKV(file, 90, 0)], hit=0)
     assert all(bool((cache == UNTOUCHED).all()) for cache in pages.caches)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from kvblend.blend import AttentionSpec
 from kvblend.vllm_connector.engine.kv_view import paged_view
-from kvblend.vllm_connector.engine.layer_cache import PagedLayer
+from kvblend.vllm_connector.engine.layer_cache import LayerCache
 from tests.vllm_connector.engine.backend_caches import BACKENDS, allocate_layers
 
 CUT = (KVCacheLayout.LBNHC, KVCacheLayout.LBHNC)
@@ -28,7 +29,7 @@ def test_what_the_backend_writes_is_where_the_view_reads(
     )  # fmt: skip
     blocks, start, end = [4, 0, 2, 5], 5, 125
     for layer in named.values():
-        paged = PagedLayer(layer, 0, block_size=32)
+        paged = LayerCache(layer, 0, AttentionSpec(layer.impl.scale), None, block_size=32)
         assert paged.view is not None
         assert paged.page_size == (pages or 32) and paged.view.block_size == paged.page_size
         assert paged.view.keys.untyped_storage().data_ptr() == layer.kv_cache.untyped_storage().data_ptr()

@@ -1,6 +1,8 @@
-"""A tiny Hugging Face model over the caches of vLLM's CUDA backends, blended by the connector's own queue."""
+"""A tiny Hugging Face model over the caches of vLLM's CUDA backends, blended as the connector blends."""
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,18 +18,18 @@ from kvblend.core.identity import EMPTY_CONTEXT, token_hash
 from kvblend.core.plan import ContextPlan, Span
 from kvblend.core.report import BlendReport
 from kvblend.store import DiskTier, GPUTier, PassageKVKey, Stager, TieredStore
-from kvblend.vllm_connector import engine_caches
+from kvblend.vllm_connector.engine import caches as engine_caches
 from kvblend.vllm_connector.engine.caches import EngineCaches
-from kvblend.vllm_connector.engine.device_pages import BlendPages
-from kvblend.vllm_connector.engine.layer_cache import PagedLayer
-from kvblend.vllm_connector.engine.paged_blend import PagedBlend
-from kvblend.vllm_connector.engine.passage_loading import PassageLoading
+from kvblend.vllm_connector.engine.device_pages import DevicePages
+from kvblend.vllm_connector.engine.layer_cache import LayerCache
+from kvblend.vllm_connector.engine.pages import Pages
 from kvblend.vllm_connector.metadata import BlendTask
-from kvblend.vllm_connector.worker.blend import BlendJob, PassageSource
-from kvblend.vllm_connector.worker.blends import BlendQueue
-from kvblend.vllm_connector.worker.clock import StepClock
+from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
+from kvblend.vllm_connector.worker.blends import Blends
+from kvblend.vllm_connector.worker.clock import PassClock
 from tests.vllm_connector.engine.backend_caches import allocate_layers
-from tests.vllm_connector.worker.dense_blend import DenseBlend, NoLoading
+from tests.vllm_connector.one_rank import OneRank
+from tests.vllm_connector.worker.dense_pages import DensePages
 
 __all__ = ["BLOCK", "Engine", "Library", "tokens"]
 
@@ -48,7 +50,8 @@ class Library:
         warm = self.preamble + tokens(50, 11)
         gpu = GPUTier("cpu", budget_bytes=gpu_bytes) if gpu_bytes else None
         store = TieredStore([DiskTier(folder, budget_bytes=1 << 24)], gpu=gpu)
-        self.source = PassageSource(store, FINGERPRINT, (0, model.num_kv_heads))
+        threads = ThreadPoolExecutor(2)
+        self.source = PassageSource(store, FINGERPRINT, (0, model.num_kv_heads), threads)
         self._encoder, self._alone = PassageEncoder(model, warm), PassageEncoder(model, [])
         self.encode_context = token_hash(warm)
         store.put(self.key(EMPTY_CONTEXT, self.preamble), self._alone.encode(self.preamble), capture_position=0)
@@ -113,11 +116,12 @@ class SharedSelector:
 
 
 class Engine:
-    """Caches of one backend in one layout, blocks for requests, and a queue over them.
+    """Caches of one backend in one layout, blocks for requests, and blends over them.
 
     `paged`: as on CUDA; on CPU the kernels' wrappers run their references, or Triton's interpreter. `pages`: tokens of
     the backend's own pages, where they are smaller than vLLM's blocks. `selected`: what blends have selected by the
-    requests' names, shared by engines that are to repair the same (`SharedSelector`).
+    requests' names, shared by engines that are to repair the same (`SharedSelector`). `host_bytes`: of the ring that
+    reads go through, as for a GPU.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Engine:
         tokens_per_step: int = 40,
         selected: dict[str, Tensor] | None = None,
         score_tie: float = 0.0,
+        host_bytes: int | None = None,
     ) -> None:
         self._selected, self._score_tie = selected, score_tie
         self._model, self._library = model, library
@@ -152,20 +157,18 @@ class Engine:
         with patch.object(engine_caches, "uses_kernel", lambda tensor: paged):
             self.caches = EngineCaches(
                 [
-                    PagedLayer(layer, group, block_size=BLOCK, keeps_blocks=self._windows[group] is None)
-                    for layer, group in zip(layers.values(), groups, strict=True)
+                    LayerCache(layer, group, spec, rotary, block_size=BLOCK, keeps_blocks=spec.sliding_window is None)
+                    for layer, group, spec, rotary in zip(
+                        layers.values(), groups, model.specs, model.rotary_tables, strict=True
+                    )
                 ]
             )
-        self._pages = BlendPages(self.caches, model.specs, model.rotary_tables) if paged else None
-        stager = Stager("cpu", gpu=library.source.store.gpu, window_bytes=1 << 16)
-        self.queue = BlendQueue(
-            model,
-            library.source,
-            StepClock(self.caches.device),
-            loading=(lambda jobs: PassageLoading(jobs, stager)) if paged else NoLoading,
-            tokens_per_step=tokens_per_step,
-            agree=lambda here: here,
-        )
+        self._pages: Pages = DensePages(self.caches, model)
+        if paged:
+            stager = Stager("cpu", gpu=library.source.store.gpu, window_bytes=1 << 16, host_bytes=host_bytes)
+            self._pages = DevicePages(self.caches, stager)
+        self.blends = Blends(model, library.source, PassClock(self.caches.device), OneRank())
+        self._tokens_per_step = tokens_per_step
         self._free = torch.randperm(NUM_BLOCKS - 1, generator=torch.Generator().manual_seed(1)).add(1).tolist()
 
     @property
@@ -173,7 +176,7 @@ class Engine:
         return any(window is not None for window in self._windows)
 
     def add(self, name: str, plan: ContextPlan, prompt: list[int], *, start: int = 0) -> BlendTask:
-        """Queue a blend whose first `start` tokens are an exact local hit, in blocks as vLLM would have them."""
+        """Take up a blend whose first `start` tokens are an exact local hit, in blocks as vLLM would have them."""
         count = -(-len(prompt) // BLOCK)
         block_ids: list[list[int]] = []
         for window in self._windows:
@@ -181,27 +184,38 @@ class Engine:
             if window is not None:  # vLLM gives back what no token from the context's end on will see
                 ids = [0 if (place + 1) * BLOCK <= plan.num_tokens - window else own for place, own in enumerate(ids)]
             block_ids.append(ids)
-        task = BlendTask(name, plan, prompt, start, tuple(block_ids))
+        task = BlendTask(name, plan, prompt, start, plan.num_tokens, tuple(block_ids))
         if start:
             exact = prefill(self._model, prompt[:start])[0].data
             for layer, (keys, values) in zip(self.caches.layers, exact, strict=True):
                 layer.write(block_ids[layer.group], 0, keys, values)
-        job = self._job(task)
-        if self._selected is not None and job.needs_probe:
-            job.selector = SharedSelector(job.selector, name, self._selected, self._score_tie)
-        self.queue.add(job)
+        blend = Blend(task, self.caches, self._pages)
+        if self._selected is not None and 0.0 < plan.recompute_ratio < 1.0:
+            blend.selector = SharedSelector(blend.selector, name, self._selected, self._score_tie)
+        self.blends.add(name, lambda: blend)
         return task
+
+    def step(self) -> None:
+        """One step, behind the end of whatever is staged."""
+        until = time.monotonic() + 20
+        while any(blend.state is State.STAGING and blend.poll()[0] == Readiness.WAITING for blend in self.staging()):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        self.blends.step(self._tokens_per_step)
+
+    def staging(self) -> list[Blend]:
+        return list(self.blends._blends.values())
 
     def run(self) -> tuple[dict[str, BlendReport], int]:
         """Step until nothing is left; returns the reports and how many steps it took."""
         steps = 0
-        while len(self.queue):
-            self.queue.step()
+        while len(self.blends):
+            self.step()
             steps += 1
-            assert steps < 50 and not self.queue.failed, self.queue.failed
-        reports, self.queue.reports = self.queue.reports, {}
-        assert self.queue.finished == set(reports)
-        self.queue.finished = set()
+            assert steps < 50 and not self.blends.failed, self.blends.failed
+        reports, self.blends.reports = self.blends.reports, {}
+        assert self.blends.finished == set(reports)
+        self.blends.finished = set()
         return reports, steps
 
     def read(self, task: BlendTask) -> Tensor:
@@ -213,8 +227,3 @@ class Engine:
             kept = torch.tensor(task.block_ids[layer.group])[torch.arange(count) // BLOCK] != 0
             kv[index, 0, kept], kv[index, 1, kept] = keys[kept].float(), values[kept].float()
         return kv
-
-    def _job(self, task: BlendTask) -> BlendJob:
-        if self._pages is None:
-            return DenseBlend(task, self.caches, self._model)
-        return PagedBlend(task, self.caches, self._pages)

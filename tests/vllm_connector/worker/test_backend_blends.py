@@ -13,7 +13,7 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 from kvblend.blend.hf import HuggingFaceModel, prefill
 from kvblend.core.plan import EncodeOrder
 from kvblend.vllm_connector.metadata import EncodeTask
-from kvblend.vllm_connector.worker.encode import EncodeJob
+from kvblend.vllm_connector.worker.encodes import Encode
 from tests.blend.paged.paged_models import make_model
 from tests.tolerances import Tolerances
 from tests.vllm_connector.worker.backend_blends import BLOCK, Engine, Library, tokens
@@ -94,7 +94,7 @@ def test_what_a_dense_blend_gives(
 ) -> None:
     """Reference: plain PyTorch on a dense copy. Ours: in blocks; lost, cut and flipped files; a fresh span; local hits.
 
-    The flipped bit is found while the pass already reads that passage's first layers. Then once more, from a GPU tier.
+    Then once more, from a GPU tier.
     """
     model, make_engine = case
     first, second, third = [PASSAGES[0], PASSAGES[2], PASSAGES[1]], [PASSAGES[3], PASSAGES[1]], [PASSAGES[1]]
@@ -143,10 +143,12 @@ def test_a_hit_that_windows_have_emptied(case: tuple[HuggingFaceModel, MakeEngin
         if index == 1:
             library.drop_preamble()
         engine.add(str(index), own_plan, own_prompt, start=start)
-        engine.queue.step()
-    assert len(engine.queue) == 0 and engine.queue.finished == {"0", "1"}
-    assert "the first 48 tokens of a local hit of 48 lie in blocks that a sliding window" in engine.queue.failed["0"]
-    assert "lost tokens of the preamble, whose KV is not in the store" in engine.queue.failed["1"]
+        for _ in range(2):
+            engine.step()
+    engine.step()
+    assert len(engine.blends) == 0 and engine.blends.finished == {"0", "1"}
+    assert "the first 48 tokens of a local hit of 48 lie in blocks that a sliding window" in engine.blends.failed["0"]
+    assert "lost tokens of the preamble, whose KV is not in the store" in engine.blends.failed["1"]
 
 
 def test_encodes_across_steps(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
@@ -161,8 +163,8 @@ def test_encodes_across_steps(case: tuple[HuggingFaceModel, MakeEngine], tmp_pat
     for layer, (keys, values) in zip(engine.caches.layers, kv, strict=True):
         layer.write(block_ids[layer.group], 0, keys, values)
     order, prompt = EncodeOrder(start=7, end=43), tokens(0, 45)
-    job = EncodeJob(order, engine.caches)
-    job.take(EncodeTask("encode", order, prompt, 0, 30, block_ids))
-    assert not job.complete
-    job.take(EncodeTask("encode", order, prompt, 30, 45, block_ids))
-    assert job.complete and torch.equal(job.kv, kv[:, :, 7:43])
+    encode = Encode(order, engine.caches)
+    encode.take(EncodeTask("encode", order, prompt, 0, 30, block_ids))
+    assert not encode.complete
+    encode.take(EncodeTask("encode", order, prompt, 30, 45, block_ids))
+    assert encode.complete and torch.equal(encode.kv, kv[:, :, 7:43])
