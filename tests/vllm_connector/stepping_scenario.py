@@ -26,12 +26,13 @@ BURST = 16
 class Stepper:
     """An engine whose steps are taken one at a time."""
 
-    def __init__(self, model: str, store: Path, dtype: str) -> None:
+    def __init__(self, model: str, store: Path, dtype: str, **options: Any) -> None:
         arguments = {
             "dtype": dtype,
             "num_gpu_blocks_override": NUM_BLOCKS,
             "max_num_seqs": BURST + 2,
             "async_scheduling": False,
+            **options,
         }
         self.engine = SCENARIO["Engine"](model, store, arguments)
         self.core = self.engine.llm.llm_engine
@@ -80,13 +81,17 @@ class Stepper:
 
     def leaks(self) -> dict[str, int]:
         """What is still held once nothing runs."""
-        connector = get_kv_transfer_group()
         return {
             "blocks": NUM_BLOCKS - 1 - self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
             "tracked": self.scheduler.connector.scheduler.num_tracked,
-            "jobs": len(connector.worker.blends) + len(connector.worker.encodes),
             "requests": len(self.scheduler.requests),
         }
+
+    @staticmethod
+    def jobs() -> dict[str, int]:
+        """What the worker half of this process still has."""
+        worker = get_kv_transfer_group().worker
+        return {"jobs": len(worker.blends) + len(worker.encodes)}
 
 
 def answer_of(output: Any) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     stepper.core.abort_request(["aborted", "aborted early"])
     stepper.step()
     stepper.drain()
-    results["after_abort"] = stepper.leaks()
+    results["after_abort"] = {**stepper.leaks(), **stepper.jobs()}
 
     # a plain request and a blended one in one step, sharing blocks that the plain one fills in that step
     reference = stepper.alone(ask(4), 8)
@@ -168,7 +173,7 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     results["preempted"] = [
         [stepper.answers[name], reference] for name, reference in zip(names, references, strict=True)
     ]
-    results["after_preemption"] = stepper.leaks()
+    results["after_preemption"] = {**stepper.leaks(), **stepper.jobs()}
     return results
 
 

@@ -101,12 +101,15 @@ class SchedulerHalf:
         if order is None:
             return
         tracked = _Tracked(request, order, SaltedHashes(request, self._salt(request, order)))
+        self._tracked[request.request_id] = tracked
         if order.encode is not None:
             # a hit inside the passage would leave a sliding window's blocks unread
             tracked.hashes.apply(order.encode.start // self._hash_block_size)
-        else:
+            return
+        try:
             self._begin_blend(tracked)
-        self._tracked[request.request_id] = tracked
+        except Exception as error:
+            self._give_up(tracked, f"its blend could not be begun: {error}")
 
     def num_new_matched_tokens(self, request: Any, num_computed: int) -> int | None:
         """How many context tokens beyond a local hit of `num_computed` the worker half will fill.
@@ -116,9 +119,16 @@ class SchedulerHalf:
         tracked = self._tracked.get(request.request_id)
         if tracked is None or tracked.lookup is None or (tracked.report and tracked.report.outcome == "prefilled"):
             return 0
-        if not tracked.lookup.done():
+        try:
+            return self._num_to_load(tracked, tracked.lookup, num_computed)
+        except Exception as error:
+            self._give_up(tracked, f"what is stored of it could not be found out: {error}")
+            return 0
+
+    def _num_to_load(self, tracked: _Tracked, lookup: Future[Found], num_computed: int) -> int | None:
+        if not lookup.done():
             return None
-        found = tracked.lookup.result()
+        found = lookup.result()
         if found.end == 0:
             reason = "no passage of this prompt is in the store"
             self._finish_report(tracked, _blank_report(tracked, "prefilled", reason, missed_passages=found.missed))
@@ -193,7 +203,7 @@ class SchedulerHalf:
 
     @property
     def has_pending_work(self) -> bool:
-        """Whether the engine must go on stepping: commits and the ends of blends, also of aborted requests', come so."""
+        """Whether the engine must go on stepping: commits and the ends of blends come with a step, aborted ones' too."""
         return len(self._encodes) > 0 or len(self._admission) > 0
 
     @property
@@ -261,6 +271,11 @@ class SchedulerHalf:
         tracked.report = report
         if tracked.order.report_id is not None:
             self.control.set_report(tracked.order.report_id, report)
+
+    def _give_up(self, tracked: _Tracked, reason: str) -> None:
+        """Let vLLM prefill a request that it has not been promised a blend of."""
+        logger.exception("Request %s is prefilled: %s", tracked.request.request_id, reason)
+        self._finish_report(tracked, _blank_report(tracked, "prefilled", reason))
 
     def _report_refusal(self, request: Any, reason: str) -> None:
         params = request.kv_transfer_params["kvblend"]

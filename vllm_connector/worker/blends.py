@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import Tensor
 from vllm.logger import init_logger
 
-from kvblend.blend import BlendModel, Pass, Rows
+from kvblend.blend import BlendModel, Pass
 from kvblend.core.report import BlendReport
 from kvblend.vllm_connector.engine.ranks import Ranks
 from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
@@ -73,17 +73,23 @@ class Blends:
         `longest`: how many one blend may have where it is the first in line; by default `room`.
         """
         self._advance()
-        batch = self._batch(room)
-        try:
-            probing = [blend for blend in batch if blend.state is State.PROBING]
-            scores = self._probe([blend for blend in probing if blend.needs_probe])
-            self._each(probing, lambda blend: blend.select(scores.get(blend.task.request_id)))
-            self._repair([blend for blend in batch if blend.state is State.REPAIRING], room, longest or room)
-            whole = [blend for blend in batch if blend.state is State.REPAIRING and len(blend.todo) == 0]
-            self._each(whole, lambda blend: blend.finish())
-        except Exception as error:  # on every rank: a pass fails on all of them
-            self._blame(batch, error)
+        batch = self._running()
+        if batch:
+            try:
+                batch = self._ranks.attempt(lambda: self._batch(room))
+                self._run(batch, room, longest or room)
+            except Exception as error:  # on every rank: what fails on one fails on all of them
+                self._blame(batch, error)
         self._end()
+
+    def _run(self, batch: Sequence[Blend], room: int, longest: int) -> None:
+        """The step's passes, over `room` tokens or, of a blend that has them to itself, `longest`."""
+        probing = [blend for blend in batch if blend.state is State.PROBING]
+        scores = self._probe([blend for blend in probing if blend.needs_probe])
+        self._each(probing, lambda blend: blend.select(scores.get(blend.task.request_id)))
+        self._repair([blend for blend in batch if blend.state is State.REPAIRING], room, longest)
+        whole = [blend for blend in batch if blend.state is State.REPAIRING and len(blend.todo) == 0]
+        self._each(whole, lambda blend: blend.finish())
 
     def _advance(self) -> None:
         """Poll what is opened or staging, and move on what is ready on every rank."""
@@ -103,12 +109,15 @@ class Blends:
         self._each(opened, lambda blend: blend.stage(self._source))
         self._each(staged, lambda blend: blend.settle(spans[blend.task.request_id]))
 
+    def _running(self) -> list[Blend]:
+        return [blend for blend in self._blends.values() if blend.state in (State.PROBING, State.REPAIRING)]
+
     def _batch(self, room: int) -> list[Blend]:
         """The blends of this step's passes, the first in line first: as many as `room` holds whole, at least one.
 
         A large one, of which a step does a part, leaves half the room to those behind it.
         """
-        running = [blend for blend in self._blends.values() if blend.state in (State.PROBING, State.REPAIRING)]
+        running = self._running()
         alone = [blend for blend in running if blend.task.request_id in self._alone]
         if alone:
             return alone[:1]
@@ -132,20 +141,21 @@ class Blends:
 
     def _repair(self, batch: Sequence[Blend], room: int, longest: int) -> None:
         """Repair what the batch has to do, in one pass: those that end with it first, then parts of larger ones."""
-        parts: list[tuple[Blend, Rows]] = []
         if len(batch) == 1:
             room = longest
+        parts: list[tuple[Blend, int]] = []
         for blend in sorted(batch, key=lambda blend: len(blend.todo)):
-            if room > 0 and len(blend.todo):
-                parts.append((blend, blend.rows(room)))
-                room -= len(parts[-1][1].positions)
+            count = min(room, len(blend.todo))
+            if count:
+                parts.append((blend, count))
+                room -= count
         if not parts:
             return
         with self._clock.time([blend for blend, _ in parts], "repair"):
-            ready = self._ranks.attempt(lambda: Pass.of([rows for _, rows in parts]))
+            ready = self._ranks.attempt(lambda: Pass.of([blend.rows(count) for blend, count in parts]))
             ready.repair(self._model)
-        for blend, rows in parts:
-            blend.repaired(len(rows.positions))
+        for blend, count in parts:
+            blend.repaired(count)
 
     def _each(self, blends: Iterable[Blend], work: Callable[[Blend], None]) -> None:
         """Do on every rank what concerns one blend alone; where it fails, that one has failed."""
@@ -156,10 +166,11 @@ class Blends:
                 blend.fail(f"the blend failed: {error}", error)
 
     def _blame(self, batch: Sequence[Blend], error: Exception) -> None:
-        if len(batch) == 1:
-            batch[0].fail(f"the blend failed: {error}", error)
-            return
         names = [blend.task.request_id for blend in batch]
+        if len(batch) == 1 or self._alone.issuperset(names):
+            for blend in batch:
+                blend.fail(f"the blend failed: {error}", error)
+            return
         logger.warning("A pass over several blends failed; each is tried alone: %s", names, exc_info=error)
         self._alone.update(names)
 
