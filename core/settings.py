@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     """Share of blended answers that are also prefilled in full while their vLLM server is idle. 0: none."""
 
     repair_tokens_per_step: Annotated[int, Field(ge=16)] = 512
-    """The most context tokens that the connector repairs in one engine step."""
+    """The most context tokens that the connector repairs in one engine step beside other requests. In a step that has
+    none it repairs as many of one blend as vLLM would prefill in a step (`--max-num-batched-tokens`)."""
 
     @property
     def home_path(self) -> Path:

@@ -181,7 +181,8 @@ class Faults:
     @contextmanager
     def scheduler(self, fault: str) -> Iterator[None]:
         """The method raises in each of its first two calls that are for a request with an order."""
-        half, name, raised = self.stepper.scheduler.connector.scheduler, SCHEDULER_FAULTS[fault], []
+        half, name = self.stepper.scheduler.connector.scheduler, SCHEDULER_FAULTS[fault]
+        raised: list[str] = []
         original = getattr(half, name)
 
         def failing(*arguments: Any) -> Any:
