@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ __all__ = ["SchedulerHalf"]
 
 logger = init_logger("vllm.kvblend.scheduler")
 
+LOOKUP_WAIT_S = 0.001
+"""A lookup mostly takes less, and an engine step, after which vLLM asks again, mostly more."""
+
 
 @dataclass
 class _Tracked:
@@ -41,6 +44,8 @@ class _Tracked:
     hashes: SaltedHashes
     lookup: Future[Found] | None = None
     """Of a blend: what the store has."""
+    was_asked: bool = False
+    """Whether the lookup was waited for, as long as it is once."""
     report: BlendReport | None = None
     encoded: bool = False
     """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""
@@ -54,7 +59,7 @@ class _Tracked:
 
 
 class SchedulerHalf:
-    """Decides for each request what is reused, and tells the worker half. It waits for nothing.
+    """Decides for each request what is reused, and tells the worker half. A slow disk does not hold it up.
 
     Its caller contains exceptions, and prefills the request. A request whose blend vLLM has been promised is told so by
     the worker half, since it waits for that.
@@ -126,25 +131,41 @@ class SchedulerHalf:
             return 0
 
     def _num_to_load(self, tracked: _Tracked, lookup: Future[Found], num_computed: int) -> int | None:
+        plan, start = tracked.order.blend, tracked.hashes.start
+        assert plan is not None
+        first_block = num_computed // self._hash_block_size
+        # of a blend's own blocks, what is left of the last one is sooner prefilled than blended
+        least = self._hash_block_size if start is not None and first_block > start else 1
+        if plan.num_tokens - num_computed < least:
+            return self._hit(tracked, num_computed)
+        if not lookup.done() and not tracked.was_asked:
+            tracked.was_asked = True
+            wait([lookup], timeout=LOOKUP_WAIT_S)
         if not lookup.done():
             return None
         found = lookup.result()
         if found.end == 0:
             reason = "no passage of this prompt is in the store"
             self._finish_report(tracked, _blank_report(tracked, "prefilled", reason, missed_passages=found.missed))
+            if start is None:
+                return 0
             tracked.hashes.lift()
             return None  # its local hit is another one now
-        context, block = found.end, self._hash_block_size
-        first_block = num_computed // block
-        blended_hit = tracked.hashes.start is not None and first_block > tracked.hashes.start
-        if context - num_computed < (block if blended_hit else 1):
-            self._finish_report(tracked, _blank_report(tracked, "prefix_hit", exact_tokens=min(num_computed, context)))
-            return 0
+        if found.end - num_computed < least:
+            return self._hit(tracked, num_computed)
         if not self._admission.admits(tracked.cost(found)):
             return None
-        if tracked.hashes.start is None or first_block < tracked.hashes.start:
+        if start is None or first_block < start:
             tracked.hashes.apply(first_block)  # e.g. after a preemption, when the exact hit has been evicted since
-        return context - num_computed
+        return found.end - num_computed
+
+    def _hit(self, tracked: _Tracked, num_computed: int) -> int:
+        """vLLM's own prefix cache has all that a blend would make."""
+        plan = tracked.order.blend
+        assert plan is not None
+        exact_tokens = min(num_computed, plan.num_tokens)
+        self._finish_report(tracked, _blank_report(tracked, "prefix_hit", exact_tokens=exact_tokens))
+        return 0
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Have the worker half fill what vLLM has made room for; from here on vLLM waits for its word."""
@@ -203,7 +224,7 @@ class SchedulerHalf:
 
     @property
     def has_pending_work(self) -> bool:
-        """Whether the engine must go on stepping: commits and the ends of blends come with a step, aborted ones' too."""
+        """Whether the engine must go on stepping: commits and ends of blends come with a step, aborted ones' too."""
         return len(self._encodes) > 0 or len(self._admission) > 0
 
     @property

@@ -1,0 +1,51 @@
+"""What the store has of a plan, and where its last stored passage ends."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvblend.core.identity import EMPTY_CONTEXT, token_hash
+from kvblend.core.plan import ContextPlan, Span
+from kvblend.store import DiskTier, PassageKVKey, TieredStore
+from kvblend.vllm_connector.scheduler.lookups import Found, Lookups
+from kvblend.vllm_connector.span_keys import place_spans
+
+TOKENS = list(range(100, 200))
+LENGTHS = [10, 20, 5, 30, 15]
+"""Preamble, passage, fresh, passage, passage."""
+CONTEXT = token_hash([1, 2])
+HEADS = [(0, 2), (2, 4)]
+
+
+def plan() -> ContextPlan:
+    kinds = ["exact", "passage", "fresh", "passage", "passage"]
+    spans = [
+        Span(kind=kind, num_tokens=length, **({"encode_context": CONTEXT} if kind == "passage" else {}))
+        for kind, length in zip(kinds, LENGTHS, strict=True)
+    ]
+    return ContextPlan(spans=tuple(spans), recompute_ratio=0.15)
+
+
+@pytest.mark.parametrize(
+    ("stored", "half_stored", "found"),
+    [
+        ([0, 1, 3, 4], [], Found(end=80, reused=65, fresh=5, missed=0, missed_behind=0)),
+        ([0, 1], [], Found(end=30, reused=20, fresh=0, missed=2, missed_behind=2)),
+        ([0, 3], [], Found(end=65, reused=30, fresh=25, missed=2, missed_behind=1)),
+        ([0, 1, 3], [4], Found(end=65, reused=50, fresh=5, missed=1, missed_behind=1)),
+        ([0], [], Found(end=0, reused=0, fresh=0, missed=3, missed_behind=3)),
+    ],
+)
+def test_found(tmp_path: Path, stored: list[int], half_stored: list[int], found: Found) -> None:
+    """`half_stored` passages are there of one rank's heads alone, which is not at all."""
+    store = TieredStore([DiskTier(tmp_path, budget_bytes=1 << 24)])
+    for index in (*stored, *half_stored):
+        start = sum(LENGTHS[:index])
+        passage = token_hash(TOKENS[start : start + LENGTHS[index]])
+        for heads in HEADS if index in stored else HEADS[:1]:
+            key = PassageKVKey("model", CONTEXT if index else EMPTY_CONTEXT, passage, *heads)
+            store.put(key, torch.zeros(1, 2, LENGTHS[index], 2, 8), capture_position=0)
+    with closing(Lookups(store, "model", HEADS)) as lookups:
+        assert lookups.begin(place_spans(plan(), TOKENS)).result(timeout=20) == found
