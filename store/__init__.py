@@ -6,7 +6,6 @@ from kvblend.store.folder.passage_file import PassageKVFile
 from kvblend.store.format import PassageKVHeader
 from kvblend.store.gpu.gpu_tier import GPUTier
 from kvblend.store.gpu.stager import Stager
-from kvblend.store.gpu.staging import Staging
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.tier import Tier, VerifyReport
@@ -21,7 +20,6 @@ __all__ = [
     "PassageKVHeader",
     "PassageKVKey",
     "Stager",
-    "Staging",
     "Tier",
     "TieredStore",
     "VerifyReport",

@@ -37,7 +37,8 @@ class Landing:
         row 0: | passage 0 | passage 1 | ...      layers 0, num_rows, 2 * num_rows ...
         row 1: | passage 0 | passage 1 | ...      layers 1, num_rows + 1 ...
 
-    It is as many as `window_bytes` hold, and at least two: one in use and one on its way.
+    It is as many as the window, uint8 bytes that nobody uses now, holds; where it does not hold two, one in use and one
+    on its way, two that are allocated.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Landing:
         reserved: Mapping[int, ArenaPassage],
         *,
         num_layers: int,
-        window_bytes: int,
+        window: torch.Tensor,
         device: torch.device,
     ) -> None:
         self.headers = headers
@@ -57,12 +58,11 @@ class Landing:
             if place not in reserved:
                 self._starts[place] = row_bytes
                 row_bytes += header.extent_bytes
-        self.num_rows = min(num_layers, max(2, window_bytes // row_bytes)) if row_bytes else num_layers
-        self._window = empty_on(device, self.num_rows, row_bytes)
-
-    @property
-    def has_window(self) -> bool:
-        return bool(self._starts)
+        self.num_rows = min(num_layers, max(2, len(window) // row_bytes)) if row_bytes else num_layers
+        num_bytes = self.num_rows * row_bytes
+        if num_bytes > len(window):
+            window = empty_on(device, 1, num_bytes)[0]
+        self._window = window[:num_bytes].view(self.num_rows, row_bytes)
 
     def passage(self, place: int) -> StagedPassage:
         """What the kernels take: its row `layer % num_layers` holds a layer once that has come."""

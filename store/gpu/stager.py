@@ -1,8 +1,10 @@
-"""What brings passage KV of host tiers to a device."""
+"""What brings passage KV to a device."""
 
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 from types import TracebackType
@@ -10,22 +12,26 @@ from typing import Self
 
 import torch
 
-from kvblend.core.errors import CorruptPassageKVError
-from kvblend.store.buffers import byte_view
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
+from kvblend.store.buffers import byte_view, empty_on
 from kvblend.store.gpu.device_stream import SideStream
 from kvblend.store.gpu.gpu_tier import GPUTier
 from kvblend.store.gpu.host_ring import HostRing, Piece
-from kvblend.store.gpu.landing import LayerPart
-from kvblend.store.gpu.staging import Staging
+from kvblend.store.gpu.landing import Landing, LayerPart
 from kvblend.store.open_passage import OpenPassageKV
+from kvblend.triton_kernels import StagedPassage
 
-__all__ = ["Stager"]
+__all__ = ["Prepare", "Stager"]
 
 NUM_THREADS = 4
 HOST_BYTES = 60 << 20
 """Enough parts of layers that reads and copies overlap. Page-locked memory is rounded up, to 64 MiB."""
 WINDOW_BYTES = 512 << 20
 """Of a 32k context of Llama-3.1-8B in bf16, four layers of 32."""
+
+Prepare = Callable[[tuple[StagedPassage, ...]], Callable[[int], object]]
+"""Given where passages come to lie, layer l in row `l % num_layers`, returns what uses a layer once that is there."""
+Failures = dict[int, CorruptPassageKVError]
 
 
 @dataclass
@@ -34,18 +40,19 @@ class _Read:
 
     part: LayerPart
     piece: Piece | None
-    future: Future[dict[int, CorruptPassageKVError]]
+    future: Future[Failures]
 
 
 class Stager:
-    """Stages passage KV on `device`, one staging after the other, as one worker needs it.
+    """Brings open passage KV to `device`: layer 0 of all first, then layer 1 of all, and so on.
 
-    Layers are read by system calls in `num_threads` threads, into page-locked memory of `host_bytes` that is used
-    again and again, are checked there, and copied on a stream of their own, so that reads, copies and what the device
-    computes overlap. On a CPU they are read to where they stay, unless `host_bytes` says otherwise. They land in the
-    arena of `gpu`, a tier on the same device, or, where it has no room, in `window_bytes` for some layers at a time.
+    `num_threads` threads read and check layers, into page-locked memory of `host_bytes` that is used again and again.
+    From there they are copied, and used, on `stream`, beside what the device computes. On a CPU they are read to where
+    they stay, unless `host_bytes` says otherwise. They land in the arena of `gpu`, a tier on the same device, which
+    keeps them; or, where it has no room, in a window of `window_bytes` for some layers at a time, so that no whole
+    context lies on the device twice. What lies in the arena already is used where it lies.
 
-    Raises InvalidRequestError where the device is neither cuda nor cpu.
+    Raises InvalidRequestError where the device is neither cuda nor cpu, or has no room for the window.
     """
 
     def __init__(
@@ -57,36 +64,66 @@ class Stager:
         num_threads: int = NUM_THREADS,
         host_bytes: int | None = None,
     ) -> None:
-        self._gpu, self._window_bytes = gpu, window_bytes
-        self._stream = SideStream(torch.device(device)) if gpu is None else gpu.stream
-        self._device = self._stream.device
-        is_cuda = self._device.type == "cuda"
+        self._gpu = gpu
+        self.stream = SideStream(torch.device(device)) if gpu is None else gpu.stream
+        try:
+            self._window = empty_on(self.stream.device, 1, window_bytes)[0]
+        except RuntimeError as error:  # a GPU's torch.OutOfMemoryError is one too
+            raise InvalidRequestError(
+                f"{window_bytes} bytes for passages on their way cannot be had on {device}: lower vLLM's "
+                f"--gpu-memory-utilization: {error}"
+            ) from error
+        is_cuda = self.stream.device.type == "cuda"
         if host_bytes is None and is_cuda:
             host_bytes = HOST_BYTES
         self._ring = None if host_bytes is None else HostRing(host_bytes, page_locked=is_cuda)
         self._max_reads = 2 * num_threads
         self._readers = ThreadPoolExecutor(num_threads, thread_name_prefix="kvblend-stage-read")
-        self._issuer = ThreadPoolExecutor(1, thread_name_prefix="kvblend-stage", initializer=self._stream.bind_thread)
+        self._lock = threading.Lock()
 
-    def stage(self, files: Sequence[OpenPassageKV]) -> Staging:
-        """Begin to bring `files` to the device; they stay open as long as the staging.
+    def stage(self, files: Sequence[OpenPassageKV], prepare: Prepare) -> Mapping[int, CorruptPassageKVError]:
+        """Bring `files` to the device and have each layer used, in the calling thread; on return all of it is done.
 
-        Raises InvalidRequestError where they have not all as many layers, torch.OutOfMemoryError where the device has
-        no room for the window.
+        `prepare`, and what it returns, are called with `stream` as the current one, and what they give it to do is
+        ordered with what comes: a layer is there when it is used, and is overwritten after it was. Returns what was
+        wrong with passages that failed, by their place: nothing of theirs is kept, and what was used of them is
+        undefined. The files are the caller's to close. Stagings of several threads take turns.
+
+        Raises InvalidRequestError where the files have not all as many layers, torch.OutOfMemoryError where the device
+        has no room for the window, and whatever breaks a read off that is no passage's fault.
         """
-        staging = Staging(files, self._device, gpu=self._gpu, window_bytes=self._window_bytes)
-        self._stream.wait_for_current()  # the window's memory may be in use until there
-        if staging.landing.headers:
-            self._issuer.submit(self._run, staging)
-        else:
-            for _ in range(staging.num_layers):
-                staging.progress.add_layer(None)
-            staging.progress.end(None)
-        return staging
+        num_layers = files[0].header.num_layers if files else 0
+        for file in files:
+            if file.header.num_layers != num_layers:
+                raise InvalidRequestError(
+                    f"passages of {num_layers} and of {file.header.num_layers} layers cannot be staged together"
+                )
+        with self._lock, torch.inference_mode(), ExitStack() as closing:
+            self.stream.bind_thread()
+            closing.enter_context(self.stream.use())
+            staged = [file.staged() for file in files]
+            headers = {place: file.header for place, file in enumerate(files) if staged[place] is None}
+            reserved = {}
+            for place, header in headers.items():
+                room = self._gpu.reserve(header) if self._gpu is not None else None
+                if room is not None:
+                    reserved[place] = room
+                    closing.callback(room.close)
+            device = self.stream.device
+            landing = Landing(headers, reserved, num_layers=num_layers, window=self._window, device=device)
+            use = prepare(tuple(landing.passage(place) if it is None else it for place, it in enumerate(staged)))
+            failed = self._bring(files, landing, use, num_layers)
+            written = self.stream.event()
+            if written is not None:
+                written.synchronize()
+            if self._gpu is not None:
+                for place, room in reserved.items():
+                    if place not in failed:
+                        self._gpu.commit(room, None)
+        return failed
 
     def close(self) -> None:
-        """Wait for stagings under way and give the threads back."""
-        self._issuer.shutdown()
+        """Give the threads back; no staging may be under way."""
         self._readers.shutdown()
 
     def __enter__(self) -> Self:
@@ -97,82 +134,79 @@ class Stager:
     ) -> None:
         self.close()
 
-    @torch.inference_mode()
-    def _run(self, staging: Staging) -> None:
-        """Begin reads in layer order, some ahead, and finish them in that order. None stands for a layer's end."""
-        reads: deque[_Read | None] = deque()
-        broken: Exception | None = None
+    def _bring(
+        self, files: Sequence[OpenPassageKV], landing: Landing, use: Callable[[int], object], num_layers: int
+    ) -> Failures:
+        failed: Failures = {}
+        reads = deque[_Read]()
+        parts = (part for layer in range(num_layers) for part in landing.parts(layer))
+        coming = next(parts, None)
         try:
-            for layer in range(staging.num_layers):
-                self._free_row(staging, layer, reads)
-                for part in staging.landing.parts(layer):
-                    if staging.progress.is_closed:
-                        return
-                    reads.append(self._begin(staging, part, reads))
-                    while len(reads) > self._max_reads:
-                        self._finish(staging, reads.popleft())
-                reads.append(None)
-            while reads and not staging.progress.is_closed:
-                self._finish(staging, reads.popleft())
-        except Exception as error:  # the thread's edge: whoever waits for a layer is told
-            broken = error
+            for layer in range(num_layers):
+                while True:
+                    while coming is not None and (read := self._begin(files, failed, coming, reads, layer, landing)):
+                        reads.append(read)
+                        coming = next(parts, None)
+                    if not reads or reads[0].part.layer > layer:
+                        break
+                    self._finish(reads[0], failed)
+                    reads.popleft()
+                use(layer)
         finally:
             for read in reads:
                 self._abandon(read)
-            staging.progress.end(self._stream.event(), broken=broken)
+        return failed
 
-    def _free_row(self, staging: Staging, layer: int, reads: deque[_Read | None]) -> None:
-        """Wait until the layer that was in this one's row of the window is used up."""
-        num_used = layer - staging.landing.num_rows + 1
-        if num_used < 1 or not staging.landing.has_window:
-            return
-        while reads:  # what the user waits for must have come
-            self._finish(staging, reads.popleft())
-        self._stream.wait_for(staging.progress.wait_for_use(num_used))
-
-    def _begin(self, staging: Staging, part: LayerPart, reads: deque[_Read | None]) -> _Read:
-        targets = list(part.extents.values())
+    def _begin(
+        self,
+        files: Sequence[OpenPassageKV],
+        failed: Failures,
+        part: LayerPart,
+        reads: Sequence[_Read],
+        layer: int,
+        landing: Landing,
+    ) -> _Read | None:
+        """Begin to read a part while `layer` is waited for; None where it must wait for reads that are under way."""
+        if len(reads) >= self._max_reads:
+            return None
+        targets, piece = list(part.extents.values()), None
         if self._ring is None:
-            return _Read(part, None, self._readers.submit(_read_part, staging, part, targets))
-        while (piece := self._ring.take(sum(len(target) for target in targets))) is None:
-            if not self._ring.wait():  # all that was copied is reused already: the oldest is still being read
-                self._finish(staging, reads.popleft())
-        return _Read(part, piece, self._readers.submit(_read_part, staging, part, _cut(piece.memory, part)))
+            if part.layer >= layer + landing.num_rows:  # its row is in use
+                return None
+        else:
+            while (piece := self._ring.take(sum(len(target) for target in targets))) is None:
+                if reads or not self._ring.wait():
+                    return None
+            targets = _cut(piece.memory, part)
+        return _Read(part, piece, self._readers.submit(_read_part, files, failed, part, targets))
 
-    def _finish(self, staging: Staging, read: _Read | None) -> None:
-        if read is None:
-            staging.progress.add_layer(self._stream.event())
-            return
-        error = read.future.exception()
-        if error is not None:
-            self._abandon(read)
-            raise error
+    def _finish(self, read: _Read, failed: Failures) -> None:
+        """Wait until a part is read, and issue its copy."""
         for place, failure in read.future.result().items():
-            staging.progress.fail(place, failure)
+            failed.setdefault(place, failure)
         if read.piece is not None and self._ring is not None:
-            with self._stream.use():
-                _copy(read.piece.memory, read.part)
-            self._ring.release(read.piece, self._stream.event())
+            _copy(read.piece.memory, read.part)
+            self._ring.release(read.piece, self.stream.event())
 
-    def _abandon(self, read: _Read | None) -> None:
+    def _abandon(self, read: _Read) -> None:
         """Wait until nothing is written to a read's memory any more, and give it back."""
-        if read is None:
-            return
         if not read.future.cancel():
             read.future.exception()
         if read.piece is not None and self._ring is not None:
             self._ring.release(read.piece)
 
 
-def _read_part(staging: Staging, part: LayerPart, memory: Sequence[torch.Tensor]) -> dict[int, CorruptPassageKVError]:
+@torch.inference_mode()
+def _read_part(
+    files: Sequence[OpenPassageKV], failed: Failures, part: LayerPart, memory: Sequence[torch.Tensor]
+) -> Failures:
     """Read and check extents into `memory`, of those that have not failed; returns who fails now."""
-    failed = staging.progress.failed
     found = {}
     for place, extent in zip(part.extents, memory, strict=True):
         if place in failed:
             continue
         try:
-            staging.files[place].read_extent(part.layer, byte_view(extent))
+            files[place].read_extent(part.layer, byte_view(extent))
         except CorruptPassageKVError as error:
             found[place] = error
     return found

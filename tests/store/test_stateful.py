@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kvblend.core.errors import CorruptPassageKVError, StoreFullError
 from kvblend.core.settings import Settings
 from kvblend.store import GPUTier, Stager, TieredStore
+from tests.store.gpu.staged_layers import stage
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
 
 NUM_FIT = {"gpu": 2, "cpu": 2, "disk": 3}
@@ -147,17 +148,14 @@ class StoreMachine(RuleBasedStateMachine):
         opened = [self.store.open(make_key(number)) for number in numbers]
         files = [file for file in opened if file is not None]
         assert [(file.header.key, file.tier) for file in files] == [(make_key(n), found[n]) for n in there]
-        with self.stager.stage(files) as staging:
-            assert staging.wait() == frozenset()
-            for number, passage in zip(there, staging.passages, strict=True):
-                assert torch.equal(passage.payload, make_kv(number))
-            num_kept = staging.keep()
+        staged = stage(self.stager, files)
+        assert staged.failed == {}
+        for place, number in enumerate(there):
+            assert torch.equal(staged.kv(place), make_kv(number))
         held = [number for number in there if found[number] == "gpu"]
-        num_hits = len(held)
         for number in there:
             if found[number] != "gpu" and self.device is not None and self.model.add("gpu", number, held=held):
                 held.append(number)
-        assert num_kept == len(held) - num_hits
 
     @rule(number=NUMBERS)
     def delete(self, number: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
 from kvblend.store import Stager, TieredStore
+from tests.store.gpu.staged_layers import stage
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, SHAPE, make_key, make_kv
 from tests.store.test_tiered import delete, put, where
 
@@ -35,11 +36,12 @@ def store(settings: Settings) -> Iterator[TieredStore]:
 
 
 def load(store: TieredStore, *numbers: int) -> int:
-    """As a worker does: open, stage, use, keep."""
+    """As a worker does: open, stage, use. Returns how many came to the GPU tier."""
     files = [file for file in [store.open(make_key(number)) for number in numbers] if file is not None]
-    with Stager("cpu", gpu=store.gpu) as stager, stager.stage(files) as staging:
-        assert staging.wait() == frozenset()
-        return staging.keep()
+    came = [file.header.key for file in files if file.tier != "gpu"]
+    with Stager("cpu", gpu=store.gpu) as stager:
+        assert stage(stager, files).failed == {}
+    return sum(store.lookup(key) == "gpu" for key in came)
 
 
 def opened_from(store: TieredStore, number: int) -> str | None:

@@ -1,14 +1,13 @@
 """The pages that blends on a GPU work on: the engine's own, and others for layers whose blocks it frees early."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from kvblend.blend.paged import PagedCaches, PagedContextKV, PassageLoad, PlacedPassage
-from kvblend.store import Stager, Staging
-from kvblend.store.gpu.device_stream import SideStream
-from kvblend.triton_kernels import PagedKV, PagedLayers
+from kvblend.blend.paged import PagedCaches, PagedContextKV, PassageLoad, PlacedPassage, warm
+from kvblend.store import Stager
+from kvblend.triton_kernels import PagedKV, PagedLayers, StagedPassage
 from kvblend.vllm_connector.engine.caches import EngineCaches, LayerGroup
 from kvblend.vllm_connector.engine.move_kv import move_kv
 from kvblend.vllm_connector.engine.pages import PlacedKV
@@ -33,10 +32,21 @@ class DevicePages:
     def __init__(self, caches: EngineCaches, stager: Stager) -> None:
         assert caches.groups is not None
         self._engine, self._stager = caches, stager
-        self._stream = SideStream(caches.device)
         self._scratched = [group for group in caches.groups if not group.first.keeps_blocks]
         self._page_size = self._scratched[0].first.page_size if self._scratched else 1
         self._pages = ScratchPages(self._allocate)
+
+    def warm(self, num_heads: int) -> None:
+        """Launch once all that encodes and blends of a model of `num_heads` query heads launch, on the null pages.
+
+        No step of the engine then waits for Triton's just-in-time compiler. Raises what that raises.
+        """
+        self._engine.warm()
+        warm(self._caches, num_heads)
+        null = torch.zeros(1, dtype=torch.int64)
+        for group, scratch_layers in zip(self._scratched, self._scratch_layers, strict=True):
+            move_kv(group.caches, null, scratch_layers, null)
+            move_kv(scratch_layers, null, group.caches, null)
 
     def reserve(self, num_tokens: int) -> list[int] | None:
         return self._pages.reserve(-(-num_tokens // self._page_size) if self._scratched else 0)
@@ -56,25 +66,19 @@ class DevicePages:
                 tables[index] = table
         for group, scratch_layers, ours, theirs in self._both(block_ids, scratch, torch.arange(hit)):
             move_kv(group.caches, theirs, scratch_layers, ours)
-        self._stream.wait_for_current()  # what the blocks' last owner was given to do is to be over
+        self._stager.stream.wait_for_current()  # what the blocks' last owner was given to do is to be over
         readable = torch.zeros(num_tokens, dtype=torch.bool)
         return PagedContextKV(self._caches, tables, num_tokens=num_tokens, readable=readable)
 
     def bring(self, context: PagedContextKV, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
-        if not passages:
-            return {}
-        with self._stream.use(), self._stager.stage([passage.file for passage in passages]) as staging:
-            target = _without_hit(context, hit)
-            load = PassageLoad([_placed(staging, place, passage, target) for place, passage in enumerate(passages)])
-            for layer in range(staging.num_layers):
-                staging.ready(layer)
-                load.layer(layer)
-            failed = {place: str(staging.failed[place]) for place in sorted(staging.wait())}
-            staging.keep()
-            written = self._stream.event()
-        if written is not None:
-            written.synchronize()
-        return failed
+        target = _without_hit(context, hit)
+
+        def prepare(staged: tuple[StagedPassage, ...]) -> Callable[[int], object]:
+            load = PassageLoad([_placed(*own, target) for own in zip(staged, passages, strict=True)])
+            return load.layer
+
+        failed = self._stager.stage([passage.file for passage in passages], prepare)
+        return {place: str(failed[place]) for place in sorted(failed)}
 
     def copy_back(
         self, context: PagedContextKV, block_ids: Sequence[Sequence[int]], scratch: Sequence[int], *, hit: int
@@ -127,13 +131,13 @@ def _without_hit(context: PagedContextKV, hit: int) -> PagedContextKV:
     return PagedContextKV(context.caches, tables, num_tokens=context.num_tokens)
 
 
-def _placed(staging: Staging, place: int, passage: PlacedKV, context: PagedContextKV) -> PlacedPassage:
-    staged = staging.passages[place]
+def _placed(staged: StagedPassage, passage: PlacedKV, context: PagedContextKV) -> PlacedPassage:
+    num_layers, num_rows = passage.file.header.num_layers, staged.num_layers
     return PlacedPassage(
         staged,
         context,
         passage.start,
         passage.delta,
         skipped=passage.skipped,
-        num_rows=None if staged.num_layers == staging.num_layers else staged.num_layers,
+        num_rows=None if num_rows == num_layers else num_rows,
     )

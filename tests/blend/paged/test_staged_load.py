@@ -1,5 +1,6 @@
 """From passage KV files to paged blocks, through the store's staging."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from kvblend.blend.paged import PagedContextKV, PassageLoad, PlacedPassage
 from kvblend.store import CPUTier, GPUTier, Stager
 from kvblend.store.content import TensorContent
+from kvblend.triton_kernels import StagedPassage
 from tests.blend.paged.paged_models import make_model, read_paged, tables_of, vacant_caches
 from tests.store.samples import make_key
 
@@ -26,23 +28,25 @@ def test_layers_come_through_a_window_or_the_gpu_tier(num_fit: int, window_bytes
     files = [file for number in range(2) if (file := tier.open(make_key(number, num_heads=model.num_kv_heads)))]
     gpu = GPUTier("cpu", budget_bytes=num_fit * files[0].header.payload_bytes)
     context = PagedContextKV(vacant_caches(model, "joined", 16), tables_of([70])[0], num_tokens=70)
-    with Stager("cpu", gpu=gpu, window_bytes=window_bytes) as stager, stager.stage(files) as staging:
+    windowed = 2 - num_fit if window_bytes == 1 else 0
+
+    def prepare(passages: tuple[StagedPassage, ...]) -> Callable[[int], object]:
         placed = [
             PlacedPassage(
                 staged,
                 context,
                 start,
                 start - CAPTURED_AT,
-                ready=staging.ready,
                 num_rows=None if staged.num_layers == NUM_LAYERS else staged.num_layers,
             )
-            for staged, start in zip(staging.passages, (5, 40), strict=True)
+            for staged, start in zip(passages, (5, 40), strict=True)
         ]
-        windowed = 2 - num_fit if window_bytes == 1 else 0
         assert [passage.num_rows for passage in placed] == [None] * (2 - windowed) + [2] * windowed
-        PassageLoad(placed).all_layers()
-        assert staging.failed == {}
-        assert staging.keep() == num_fit
+        return PassageLoad(placed).layer
+
+    with Stager("cpu", gpu=gpu, window_bytes=window_bytes) as stager:
+        assert stager.stage(files, prepare) == {}
+    assert gpu.stats().num_files == num_fit
     loaded = read_paged(context, 70)
     for number, start in enumerate((5, 40)):
         model.rerotate(kv[number], delta=start - CAPTURED_AT)

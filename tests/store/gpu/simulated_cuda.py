@@ -82,7 +82,9 @@ class Machine:
             ready = [stream for stream in self.streams if stream.queue]
             self.luck.shuffle(ready)
             for stream in ready:
-                if stream.queue[0]():
+                with torch.inference_mode():  # whichever thread this is
+                    has_run = stream.queue[0]()
+                if has_run:
                     stream.queue.popleft()
                     return True
         return False

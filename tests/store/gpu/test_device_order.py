@@ -4,8 +4,8 @@ On a CPU a copy is done when it returns; the simulated GPU runs its streams in a
 is an NVIDIA GPU these tests run on it too, its stream kept busy.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,10 @@ import torch
 
 from kvblend.store import CPUTier, GPUTier, Stager, TieredStore
 from kvblend.store.content import TensorContent
-from kvblend.store.gpu import host_ring, staging
+from kvblend.store.gpu import host_ring
 from kvblend.store.gpu.arena import Arena
+from kvblend.store.gpu.device_stream import SideStream
+from kvblend.triton_kernels import StagedPassage
 from tests.store.gpu import test_gpu_tier
 from tests.store.gpu.simulated_cuda import Machine, simulated_cuda
 from tests.store.samples import make_key, make_kv
@@ -103,14 +105,16 @@ def all_passages() -> torch.Tensor:
 
 
 def use_stagings(device: Device, tier: CPUTier, *, window_bytes: int) -> torch.Tensor:
-    """Each passage in a staging of its own, in memory that the one before gave back while it still had to be read."""
+    """Each passage in a staging of its own, in memory that the one before has used."""
+
+    def prepare(passages: tuple[StagedPassage, ...]) -> Callable[[int], object]:
+        (passage,) = passages
+        return lambda layer: device.take(passage.payload[layer % passage.num_layers])
+
     with Stager(device.name, host_bytes=PAYLOAD_BYTES // 2, window_bytes=window_bytes) as stager:
         for number in range(NUM_PASSAGES):
-            with stager.stage([opened(tier, number)]) as staging:
-                for layer in range(staging.num_layers):
-                    assert staging.ready(layer) == frozenset()
-                    device.take(staging.passages[0].payload[layer % staging.passages[0].num_layers])
-            device.reuse(staging.landing._window)
+            with opened(tier, number) as file:
+                assert stager.stage([file], prepare) == {}
     return device.taken().view(NUM_PASSAGES, *SHAPE)
 
 
@@ -127,22 +131,28 @@ def use_arena(device: Device, tier: CPUTier, *, num_fit: int) -> torch.Tensor:
     store = TieredStore([tier], gpu=gpu)
     with Stager(device.name, gpu=gpu, host_bytes=PAYLOAD_BYTES // 2) as stager:
         for number in range(NUM_PASSAGES):
-            with stager.stage([opened(tier, number)]) as staging:
+            with opened(tier, number) as file:
                 if number % 2:
-                    staging.ready(1)  # abandoned midway: nobody finds it
+                    with pytest.raises(RuntimeError, match="abandoned"):  # midway: nobody finds it
+                        stager.stage([file], lambda passages: abandon)
                     continue
-                assert staging.keep() == 1
+                assert stager.stage([file], lambda passages: lambda layer: None) == {}
             for _ in range(2):
-                file = store.open(make_key(number))
-                assert file is not None and file.tier == "gpu"
-                with device.another_stream(), file:
-                    staged = file.staged()
+                resident = store.open(make_key(number))
+                assert resident is not None and resident.tier == "gpu"
+                with device.another_stream(), resident:
+                    staged = resident.staged()
                     assert staged is not None
                     device.take(staged.payload)
     device.synchronize()
     taken = device.taken()
     gpu.check_integrity()
     return taken
+
+
+def abandon(layer: int) -> None:
+    if layer == 1:
+        raise RuntimeError("abandoned")
 
 
 def expected_of_arena() -> torch.Tensor:
@@ -165,16 +175,18 @@ def test_what_is_put_is_read_after_it_was_computed(device: Device) -> None:
             assert torch.equal(file.read(), kv)
 
 
-@pytest.mark.parametrize("forgotten", ["arrival", "use of a row", "reads of the arena", "reuse of host memory"])
+@pytest.mark.parametrize(
+    "forgotten", ["the end", "the order of a stream", "reads of the arena", "reuse of host memory"]
+)
 def test_the_simulated_gpu_sees_what_is_not_waited_for(forgotten: str, tier: CPUTier) -> None:
     """The negative control: with any one wait left out, some order of the same work gives wrong numbers."""
     for seed in range(30):
         with pytest.MonkeyPatch.context() as patch, simulated_cuda(patch, seed=seed) as machine:
             device = Device("cuda", machine)
-            if forgotten == "arrival":
-                patch.setattr(staging, "make_current_wait", lambda device, event: None)
-            elif forgotten == "use of a row":
-                patch.setattr(staging, "current_event", lambda device: None)
+            if forgotten == "the end":
+                patch.setattr(SideStream, "event", lambda stream: None)
+            elif forgotten == "the order of a stream":
+                patch.setattr(SideStream, "use", lambda stream: nullcontext())
             elif forgotten == "reuse of host memory":
                 patch.setattr(host_ring, "has_passed", lambda event: True)
             else:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvblend.store import GPUTier, PassageKVHeader
+from kvblend.store.buffers import empty_extents
 from kvblend.store.content import TensorContent
 from kvblend.store.gpu import landing
 from kvblend.store.gpu.landing import Landing
@@ -37,11 +38,10 @@ def test_parts_fill_every_passages_memory(
         headers,
         reserved,
         num_layers=NUM_LAYERS,
-        window_bytes=window_extents * EXTENT_BYTES,
+        window=empty_extents(1, window_extents * EXTENT_BYTES)[0],
         device=torch.device("cpu"),
     )
     row_bytes = sum(it.extent_bytes for place, it in headers.items() if place not in reserved)
-    assert memory.has_window == (row_bytes > 0)
     assert 2 <= memory.num_rows <= NUM_LAYERS
     assert memory.num_rows in (2, NUM_LAYERS) or memory.num_rows * row_bytes <= window_extents * EXTENT_BYTES
     with pytest.MonkeyPatch.context() as patch:
@@ -65,8 +65,3 @@ def test_parts_fill_every_passages_memory(
                     staged = memory.passage(place)
                     row = staged.payload[earlier % staged.num_layers]
                     assert bool((row == earlier + NUM_LAYERS * place).all())
-
-
-def test_nothing_to_land() -> None:
-    memory = Landing({}, {}, num_layers=0, window_bytes=0, device=torch.device("cpu"))
-    assert not memory.has_window

@@ -20,11 +20,9 @@ HEADS = [(0, 2), (2, 4)]
 
 
 def plan() -> ContextPlan:
-    kinds = ["exact", "passage", "fresh", "passage", "passage"]
-    spans = [
-        Span(kind=kind, num_tokens=length, **({"encode_context": CONTEXT} if kind == "passage" else {}))
-        for kind, length in zip(kinds, LENGTHS, strict=True)
-    ]
+    passages = [Span(kind="passage", num_tokens=length, encode_context=CONTEXT) for length in LENGTHS]
+    exact, fresh = Span(kind="exact", num_tokens=LENGTHS[0]), Span(kind="fresh", num_tokens=LENGTHS[2])
+    spans = [exact, passages[1], fresh, *passages[3:]]
     return ContextPlan(spans=tuple(spans), recompute_ratio=0.15)
 
 
