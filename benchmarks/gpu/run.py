@@ -1,6 +1,7 @@
 """What `make gpu` runs: every kernel checked on this GPU and timed, then whole blends beside full prefill.
 
-Writes benchmarks/results/kernels_gpu.csv and blend_gpu.csv. Needs torch, triton and transformers alone:
+Writes benchmarks/results/kernels_gpu.csv and blend_gpu.csv. Needs torch, triton and transformers; what the connector
+does from files needs the store's xxhash and pydantic too, and is left out where they are not there:
 PYTHONPATH=src python benchmarks/gpu/run.py [kernels | blends]
 """
 

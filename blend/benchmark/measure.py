@@ -1,8 +1,11 @@
 """Whole blends of one model at one context length, from every tier, beside full prefill in the same run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -22,6 +25,11 @@ __all__ = ["BlendResult", "measure"]
 TIERS = {"gpu": 0.0, "pinned bf16": 0.0, "pinned int8": 0.02}
 """Where passage KV waits, and how far what is loaded from there may be from what was encoded."""
 INT8_GROUP = 64
+STORE_NEEDS = ("xxhash", "pydantic", "pydantic_settings")
+"""A lent machine may have torch, triton and transformers alone."""
+SHARED_MEMORY = Path("/dev/shm")
+SERVED_BOUND = 0.1
+"""Of a blend from passages as they are against one from int8; wrong KV is off by over half."""
 GRAPH_BOUND = 0.1
 """Other matrix products in a graph move the logits of a deep model in bf16 by some percent, wrong KV by over half."""
 
@@ -30,8 +38,9 @@ GRAPH_BOUND = 0.1
 class BlendResult:
     """Time to first token of one blend and of full prefill, in ms.
 
-    `launch`: "eager", where the host prepares the request and asks for each kernel in the time that is measured, or
-    "cuda graph", where it did so before, for the blend and for full prefill alike.
+    `launch`: "eager", where the host prepares the request and asks for each kernel in the time that is measured;
+    "cuda graph", where it did so before, for the blend and for full prefill alike; "as served", from files in shared
+    memory and by the stager, as the connector does it, to the GPU tier where there is one.
     """
 
     model_shape: str
@@ -76,6 +85,31 @@ def measure(
         yield result(name, "eager", of_full["eager"], times(request, model.device))
         if on_gpu:
             yield result(name, "cuda graph", of_full["cuda graph"], _graph_times(blend, model.device))
+    missing = [name for name in STORE_NEEDS if find_spec(name) is None]
+    if missing:
+        print(f"{model_shape} is not measured as served: the store needs {', '.join(missing)}", flush=True)
+        return
+    yield from _served(
+        blend, workload, recompute_ratio, lambda name, ms: result(name, "as served", of_full["eager"], ms)
+    )
+
+
+def _served(
+    blend: Blend, workload: Workload, recompute_ratio: float, result: Callable[[str, Times], BlendResult]
+) -> Iterator[BlendResult]:
+    from kvblend.blend.benchmark.served import ServedBlend
+
+    blend.prepare()
+    expected = blend.run()
+    kv_bytes = sum(passage.payload.nbytes for passage in workload.passages)
+    for name, gpu_bytes in (("store cpu", 0), ("store gpu", 2 * kv_bytes)):
+        with (
+            TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder,
+            ServedBlend(workload, Path(folder), recompute_ratio=recompute_ratio, gpu_bytes=gpu_bytes) as served,
+        ):
+            error = deviation(served.run(), expected)
+            assert error <= SERVED_BOUND, f"a blend from {name} is off by {error}"
+            yield result(name, times(served.run, workload.model.device))
 
 
 def _graph_times(blend: Blend, device: torch.device) -> Times:

@@ -20,7 +20,8 @@ def test_rows() -> None:
     (shape,) = shapes_for(CPU)
     rows = list(blend_results(shape, CPU))
     assert [(row.context_tokens, row.tier, row.launch) for row in rows] == [
-        (128, tier, "eager") for tier in ("gpu", "pinned bf16", "pinned int8")
+        *((128, tier, "eager") for tier in ("gpu", "pinned bf16", "pinned int8")),
+        *((128, tier, "as served") for tier in ("store cpu", "store gpu")),
     ]
     assert all(0 < row.blend_ms_p20 <= row.blend_ms_p50 <= row.blend_ms_p80 and row.speedup > 0 for row in rows)
 
