@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from kvblend.core.rest import IngestJob
 from kvblend.core.settings import Settings
 from kvblend.sdk import Client
 
-__all__ = ["COLLECTION", "QUESTIONS", "demo_service", "ingest_corpus"]
+__all__ = ["COLLECTION", "QUESTIONS", "demo_server", "demo_service", "ingest_corpus"]
 
 COLLECTION = "python-library"
 QUESTIONS = (
@@ -33,6 +33,21 @@ def demo_service(
     model: str, embedding_model: Path, home: Path | None, max_model_len: int, console: Console
 ) -> Iterator[Client]:
     """A service of its own, in temporary folders, ended with the block."""
+    with demo_server(model, embedding_model, home, max_model_len, console) as url, Client(url) as client:
+        yield client
+
+
+@contextmanager
+def demo_server(
+    model: str,
+    embedding_model: Path,
+    home: Path | None,
+    max_model_len: int,
+    console: Console,
+    *,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The same by its URL; `variables` are settings of the service as environment variables."""
     from kvblend.cli.engine import free_port
     from kvblend.cli.server_process import ServerProcess
 
@@ -49,7 +64,7 @@ def demo_service(
         server = ServerProcess(
             "kvblend serve",
             command,
-            environment=_environment(cpu_path),
+            environment={**_environment(cpu_path), **(variables or {})},
             log_path=folder / "logs" / "serve.log",
             health_url=f"http://127.0.0.1:{port}/readyz",
         )
@@ -58,7 +73,7 @@ def demo_service(
         with status_progress(console) as progress:
             progress.add_task("kvblend serve: starting vLLM and the service in front of it")
             server.wait_ready()
-        yield stack.enter_context(Client(f"http://127.0.0.1:{port}"))
+        yield f"http://127.0.0.1:{port}"
 
 
 def _environment(cpu_path: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvblend.cli.bench.kernels import kernels
+from kvblend.cli.bench.load_command import load
 from kvblend.cli.bench.needle_command import needle
 from kvblend.cli.bench.quality_command import quality
 from kvblend.cli.bench.table import result_table
@@ -24,6 +25,7 @@ bench_app = typer.Typer(
 bench_app.command()(quality)
 bench_app.command()(needle)
 bench_app.command()(kernels)
+bench_app.command()(load)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, that of `kvblend serve` here.")]

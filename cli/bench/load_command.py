@@ -1,0 +1,72 @@
+"""The command `kvblend bench load`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kvblend.cli.bench.known import require_known
+from kvblend.cli.bench.load_table import load_tables
+
+__all__ = ["load"]
+
+
+def load(
+    model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
+    trace: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A trace in RAGPulse's shape; a Zipf trace of our own."),
+    ] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="blend, prefix_cache, none; repeatable; all where not given.")
+    ] = None,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, help="Clients that wait for their answers; repeatable; 8.")
+    ] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(min=0.001, help="Poisson arrivals a second, besides; repeatable.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Measured requests of each row.")] = 32,
+    warm_requests: Annotated[int, typer.Option(min=1, help="Requests of the trace in front of them.")] = 48,
+    context_tokens: Annotated[int, typer.Option(min=100, help="Passages' tokens of the trace's mean request.")] = 3000,
+    answer_tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 16,
+    bystanders: Annotated[int, typer.Option(min=0, help="Plain requests that decode meanwhile.")] = 1,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Ask identical requests again, too.")] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Hit rate over time with a store for a tenth of the passages, too.")
+    ] = False,
+    curve_requests: Annotated[int, typer.Option(min=1, help="Requests of the curve, the trace's first.")] = 320,
+    seed: Annotated[int, typer.Option(min=0, help="Of the Zipf trace and the arrivals.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The service under load: time to first token, throughput and other requests' decode gaps on a request trace."""
+    from kvblend.cli.bench.load import LoadSettings, load_bench
+    from kvblend.cli.bench.load_run import MODES
+    from kvblend.cli.bench.load_trace import read_trace, zipf_trace
+    from kvblend.cli.models import resolve_model
+
+    require_known("--mode", mode or (), MODES)
+    settings = LoadSettings(
+        modes=[known for known in MODES if not mode or known in mode],
+        clients=clients or [8],
+        rates=rate or [],
+        num_measured=requests,
+        num_warm=warm_requests,
+        context_tokens=context_tokens,
+        answer_tokens=answer_tokens,
+        num_bystanders=bystanders,
+        repeat=repeat,
+        num_curve=curve_requests if curve else 0,
+        seed=seed,
+    )
+    requests_of = read_trace(trace) if trace else zipf_trace(seed)
+    result = load_bench(resolve_model(model), requests_of, settings, Console(stderr=True))
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    for table in load_tables(result):
+        Console().print(table)
