@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from kvblend.triton_kernels.launch import Launch
+from kvblend.triton_kernels.variant import variant_of
 
 __all__ = ["CAPABILITIES", "FIELDS", "Resources", "compile_launch", "resource_rows"]
 
@@ -45,23 +44,19 @@ def compile_launch(launch: Launch, capability: int) -> Resources:
     Raises what Triton raises where the kernel does not compile.
     """
     import triton
-    from triton.backends.compiler import GPUTarget
+    from triton.backends.compiler import BaseBackend, GPUTarget
     from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
     from triton.compiler import ASTSource
 
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for index, name in enumerate(launch.kernel.arg_names):
-        value = launch.arguments[name] if name in launch.arguments else launch.constants[name]
-        if name in launch.constants or value is None or (isinstance(value, int) and value == 1):
-            signature[name] = "constexpr"
-            constants[(index,)] = value
-            continue
-        signature[name] = _type_of(value)
-        divisible = value.data_ptr() if isinstance(value, Tensor) else value
-        if isinstance(divisible, int) and divisible % 16 == 0:
-            attributes[(index,)] = [["tt.divisibility", 16]]
+    attributes: dict[tuple[int, ...], Any] = {}
+    for index, parameter in enumerate(variant_of(launch).parameters):
+        signature[parameter.name] = parameter.type
+        if parameter.type == "constexpr":
+            constants[(index,)] = parameter.known
+        elif parameter.known:
+            attributes[(index,)] = BaseBackend.parse_attr(parameter.known)
     compiled = triton.compile(
         ASTSource(launch.kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
@@ -110,16 +105,6 @@ def resource_rows(capabilities: Sequence[int] = CAPABILITIES) -> Iterator[dict[s
                 triton.__version__,
             )
             yield dict(zip(FIELDS, map(str, cells), strict=True))
-
-
-def _type_of(value: Any) -> str:
-    if isinstance(value, Tensor):
-        names = {"bfloat16": "bf16", "bool": "i1", "uint8": "u8"}
-        name = str(value.dtype).removeprefix("torch.")
-        return "*" + names.get(name, name.replace("float", "fp").replace("int", "i"))
-    if isinstance(value, float):
-        return "fp32"
-    return "i64" if abs(value) >= 2**31 else "i32"
 
 
 def main() -> None:

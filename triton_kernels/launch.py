@@ -1,13 +1,18 @@
 """One kernel launch as data: run now, or compiled ahead of time for another device."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ["Launch", "kernel_dtype", "to_device", "uses_kernel"]
+
+_INTERPRETER = Lock()
+"""Triton's interpreter has one place for the program that it is at, whatever the thread."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Launch:
     def run(self) -> None:
         """Launch on the current stream; nothing waits. An empty grid launches nothing."""
         if all(self.grid):
-            self.kernel[self.grid](**self.arguments, **self.constants, **self.options())
+            with _INTERPRETER if _is_interpreted() else nullcontext():
+                self.kernel[self.grid](**self.arguments, **self.constants, **self.options())
 
     def options(self) -> dict[str, Any]:
         """What the compiler is told beside the kernel."""
@@ -35,7 +41,7 @@ class Launch:
 
 def uses_kernel(tensor: Tensor) -> bool:
     """Whether work on `tensor` runs in a kernel: on CUDA, and on CPU in Triton's interpreter if that is switched on."""
-    return tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return tensor.is_cuda or _is_interpreted()
 
 
 def to_device(numbers: Tensor, device: torch.device) -> Tensor:
@@ -50,3 +56,7 @@ def kernel_dtype(dtype: torch.dtype) -> Any:
     import triton.language as tl
 
     return getattr(tl, "uint8" if dtype == torch.float8_e4m3fn else str(dtype).removeprefix("torch."))
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -92,7 +92,7 @@ def store_rows(
     tl.store(lse + row, tl.where(total > 0.0, (highest + tl.log2(divisor)) * LN2, float("-inf")), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def merge_parts_kernel(
     part_out,  # fp32 [PARTS, num_rows, HEAD_DIM]
     part_lse,  # fp32 [PARTS, num_rows]

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Tiles", "capability_of", "choose_tiles", "num_splits"]
+__all__ = ["NUMBERS_OF_PARTS", "Tiles", "capability_of", "choose_tiles", "num_splits"]
 
 PROGRAMS_WANTED = 264
 """Two on each of an H100's 132 multiprocessors, where the device is not asked."""
 KEYS_PER_SPLIT = 256
+NUMBERS_OF_PARTS = (1, 2, 4, 8, 16, 32)
+"""A kernel is compiled for each: few, so that all can be compiled before one is needed."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,12 @@ def capability_of(device: torch.device) -> int:
 
 
 def num_splits(programs: int, num_keys: int, device: Tensor) -> int:
-    """Into how many parts to split the keys so that `programs` programs become enough for the device."""
+    """Into how many parts, of NUMBERS_OF_PARTS, to split keys so that `programs` programs become enough for the device.
+
+    It does not grow with `programs`, nor shrink with `num_keys`.
+    """
     wanted = PROGRAMS_WANTED
     if device.is_cuda:
         wanted = 2 * torch.cuda.get_device_properties(device.device).multi_processor_count
-    return max(1, min(wanted // max(programs, 1), -(-num_keys // KEYS_PER_SPLIT), 32))
+    most = max(1, min(wanted // max(programs, 1), -(-num_keys // KEYS_PER_SPLIT)))
+    return max(parts for parts in NUMBERS_OF_PARTS if parts <= most)

@@ -4,5 +4,6 @@ from kvblend.blend.paged.batch import PagedBatch
 from kvblend.blend.paged.caches import PagedCaches
 from kvblend.blend.paged.context import PagedContextKV
 from kvblend.blend.paged.load import PassageLoad, PlacedPassage
+from kvblend.blend.paged.warm import warm
 
-__all__ = ["PagedBatch", "PagedCaches", "PagedContextKV", "PassageLoad", "PlacedPassage"]
+__all__ = ["PagedBatch", "PagedCaches", "PagedContextKV", "PassageLoad", "PlacedPassage", "warm"]

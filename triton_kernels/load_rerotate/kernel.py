@@ -122,7 +122,7 @@ def _move(
     tl.store(cache + target[:, None] + second_dim[None] * dim_stride, second.to(dtype), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_positions"])
 def load_rerotate_kernel(
     source_addresses,  # int64 [layers, passages, k|v, payload|scales]
     cache_addresses,  # int64 [layers, k|v]

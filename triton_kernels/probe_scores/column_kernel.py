@@ -10,7 +10,7 @@ import triton.language as tl
 from kvblend.triton_kernels.attention_kernels import LOG2E, dot, logits_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_context_tokens", "table_stride"])
 def column_scores_kernel(
     q,
     lse,  # fp32 [num_queries, NUM_HEADS]

@@ -10,7 +10,7 @@ from kvblend.triton_kernels.attention_kernels import attend_causal, attend_tile,
 from kvblend.triton_kernels.row_kernels import begin_rows, load_rows, part_of_keys, store_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_context_tokens", "num_queries", "table_stride"])
 def probe_attention_kernel(
     q,
     own_keys,

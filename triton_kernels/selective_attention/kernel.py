@@ -7,7 +7,7 @@ from kvblend.triton_kernels.attention_kernels import attend_causal
 from kvblend.triton_kernels.row_kernels import begin_rows, load_rows, part_of_keys, store_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_queries", "num_tiles", "table_stride"])
 def selective_attention_kernel(
     q,
     positions,

@@ -65,6 +65,11 @@ class EngineCaches:
         """Uninitialised passage KV `[layer, k|v, token, kv_head, head_dim]`, of the caches' dtype, on their device."""
         return torch.empty(self.kv_shape(num_tokens), dtype=self.dtype, device=self.device)
 
+    def warm(self) -> None:
+        """Launch once all that encodes launch, on a token of the null pages, so that none waits for a compiler."""
+        num_groups = 1 + max(layer.group for layer in self.layers)
+        self.read_into(self.empty(1), [[0]] * num_groups, 0, 1)
+
     def read_into(self, kv: Tensor, block_ids: Sequence[Sequence[int]], start: int, end: int) -> None:
         """Copy a request's tokens `[start, end)` to `kv` `[layer, k|v, end - start, kv_head, head_dim]`.
 

@@ -66,7 +66,7 @@ class Blend:
 
     It is polled, by the engine's thread, and never waited for; its staging has a thread. `todo` holds the context
     positions still to repair, ascending; empty until they are chosen. What a request drops, or what fails, keeps its
-    blocks until its thread has ended: `is_over`.
+    blocks until its thread has ended: `is_over`. `staging`: that thread's work, once it has begun.
 
     Where layers have sliding windows, a local hit may have lost its first tokens: those of the preamble come from the
     store, for what is blended behind the hit to look at; a blend that would need others is not made.
@@ -90,7 +90,7 @@ class Blend:
         self.selector = SELECTORS[task.plan.selector]
         self.todo = torch.empty(0, dtype=torch.int64)
         self._scratch: list[int] | None = None
-        self._staging: Future[list[str | None]] | None = None
+        self.staging: Future[list[str | None]] | None = None
         self.report = BlendReport(
             outcome="blended",
             prompt_tokens=len(task.token_ids),
@@ -124,10 +124,10 @@ class Blend:
                 if self._scratch is None:
                     self._scratch = self._pages.reserve(self.num_tokens)
                 return [Readiness.WAITING if self._scratch is None else Readiness.READY, *everything]
-            assert self._staging is not None
-            if not self._staging.done():
+            assert self.staging is not None
+            if not self.staging.done():
                 return [Readiness.WAITING, *everything]
-            return [Readiness.READY, *(tier is not None for tier in self._staging.result())]
+            return [Readiness.READY, *(tier is not None for tier in self.staging.result())]
         except Exception as error:  # no memory, or a store that cannot be read: the ranks agree on it
             self.fail(f"the blend failed: {error}", error)
             return [Readiness.FAILED, *everything]
@@ -138,13 +138,13 @@ class Blend:
         self.context = self._pages.context(
             self.task.block_ids, self._scratch, num_tokens=self.num_tokens, hit=self.task.start
         )
-        self._staging = source.threads.submit(self._bring, source)
+        self.staging = source.threads.submit(self._bring, source)
         self.state = State.STAGING
 
     def settle(self, there: Sequence[int]) -> None:
         """Staging to probing, with the spans that every rank has; the others are repaired in full."""
-        assert self._staging is not None
-        tiers, report = self._staging.result(), self.report
+        assert self.staging is not None
+        tiers, report = self.staging.result(), self.report
         report.exact_tokens = self.task.start
         self.context.readable[: self.task.start] = True
         self._must_repair = torch.zeros(self.num_tokens, dtype=torch.bool)
@@ -217,7 +217,7 @@ class Blend:
         """Whether it has ended and nothing of it touches the request's blocks; it has given its scratch pages back."""
         if self.state not in (State.DONE, State.FAILED):
             return False
-        if self._staging is not None and not self._staging.cancel() and not self._staging.done():
+        if self.staging is not None and not self.staging.cancel() and not self.staging.done():
             return False
         if self._scratch is not None:
             self._pages.release(self._scratch)

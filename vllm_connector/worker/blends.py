@@ -1,7 +1,7 @@
 """The blends of a worker, each step of the engine a step further."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from concurrent.futures import FIRST_COMPLETED, wait
 
 from torch import Tensor
 from vllm.logger import init_logger
@@ -15,7 +15,9 @@ from kvblend.vllm_connector.worker.clock import PassClock
 __all__ = ["Blends"]
 
 logger = init_logger("vllm.kvblend.blend")
-Result = TypeVar("Result")
+
+REST_S = 0.001
+"""As long as vLLM itself sleeps after a step that ran nothing, where it is a process of its own."""
 
 
 class Blends:
@@ -66,6 +68,12 @@ class Blends:
         """Forget an aborted request's blend: vLLM frees its blocks when its load ends."""
         if request_id in self._blends:
             self._blends[request_id].drop()
+
+    def rest(self) -> None:
+        """In a step that runs nothing: leave the interpreter to what is staged, for a moment or until it is there."""
+        staging = [blend.staging for blend in self._blends.values() if blend.state is State.STAGING]
+        if staging and not self._running():
+            wait([own for own in staging if own is not None], timeout=REST_S, return_when=FIRST_COMPLETED)
 
     def step(self, room: int, *, longest: int | None = None) -> None:
         """Do one engine step's share of the work: passes over about `room` tokens.

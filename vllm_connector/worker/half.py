@@ -1,6 +1,7 @@
 """The connector in a vLLM worker: fills blended contexts, keeps encoded passages."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -80,6 +81,10 @@ class WorkerHalf:
     def _device_pages(self, store: TieredStore) -> Pages:
         pages = DevicePages(self.caches, Stager(self.caches.device, gpu=store.gpu))
         self._closing.callback(pages.close)
+        if self.caches.device.type == "cuda":  # Triton's interpreter compiles nothing
+            began = time.perf_counter()
+            pages.warm(self.caches.layers[0].layer.num_heads)
+            logger.info("Compiled the kernels of encodes and blends in %.1f s", time.perf_counter() - began)
         return pages
 
     def _host_pages(self) -> Pages:
@@ -110,9 +115,11 @@ class WorkerHalf:
             self.blends.refuse(request_id, reason)
         for task in metadata.blends:
             self.blends.add(task.request_id, partial(Blend, task, self.caches, self._pages))
-        room = self._settings.repair_tokens_per_step
-        longest = room if metadata.num_scheduled_tokens else self._config.scheduler_config.max_num_batched_tokens
-        self.blends.step(room, longest=max(room, longest))
+        room = longest = self._settings.repair_tokens_per_step
+        if not metadata.num_scheduled_tokens:
+            longest = max(room, self._config.scheduler_config.max_num_batched_tokens)
+            self.blends.rest()
+        self.blends.step(room, longest=longest)
 
     def save(self, metadata: StepMetadata) -> None:
         """Keep what this step computed of passages to encode; have those written that are whole."""

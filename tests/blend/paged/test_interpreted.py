@@ -12,6 +12,7 @@ def test_interpreted() -> None:
     tests = [
         str(HERE / "test_paged.py"),
         str(HERE / "interpreted_no_waiting.py"),
+        str(HERE / "interpreted_warm.py"),
         f"{HERE.parent / 'benchmark' / 'test_blend_results.py'}::test_rows",
     ]
     command = [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", *tests]

@@ -9,10 +9,17 @@ HERE = Path(__file__).resolve().parent
 
 
 def test_blends_by_the_kernels(dtype: str) -> None:
-    script = str(HERE / "test_backend_blends.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", script]
-    command += ["-k", "Llama-FlashInfer or Gemma2-Triton"]  # pages smaller than blocks; windows, layer-outermost heads
-    command += ["--dtype", dtype]
+    # pages smaller than blocks; windows, layer-outermost heads
+    run_interpreted("test_backend_blends.py", dtype, "-k", "Llama-FlashInfer or Gemma2-Triton")
+
+
+def test_steps_after_warming(dtype: str) -> None:
+    run_interpreted("interpreted_warm.py", dtype)
+
+
+def run_interpreted(script: str, dtype: str, *options: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    command += [str(HERE / script), "--dtype", dtype, *options]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1"}
     run = subprocess.run(command, env=environment, cwd=HERE.parents[2], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:]
