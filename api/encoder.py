@@ -24,6 +24,8 @@ NO_CONTEXT = EncodeContext((), 0)
 """What the preamble itself is encoded behind."""
 
 MAX_IN_FLIGHT = 16
+MAX_IN_BACKGROUND = 2
+"""Of what answers have missed: their encodes share the engine with live requests."""
 COMMIT_WAIT_S = 60.0
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
@@ -43,6 +45,7 @@ class Encoder:
         self._passage_kv = passage_kv
         self._metrics = metrics
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._background_slots = asyncio.Semaphore(MAX_IN_BACKGROUND)
         self._running: dict[KVName, asyncio.Task[EncodeResult]] = {}
         self._begun: set[KVName] = set()
         self.num_lost = 0
@@ -53,14 +56,14 @@ class Encoder:
 
         The work goes on where the caller is cancelled.
         """
-        task = self._task(context, token_ids)
+        task = self._task(context, token_ids, self._slots)
         await asyncio.wait((task,))
         return EncodeResult.FAILED if task.cancelled() else task.result()
 
     def encode_soon(self, passages: Iterable[tuple[EncodeContext, tuple[int, ...]]]) -> None:
-        """Encode in the background; returns at once."""
+        """Encode in the background, a few at a time; returns at once."""
         for context, token_ids in passages:
-            self._task(context, token_ids)
+            self._task(context, token_ids, self._background_slots)
 
     async def drop(self, names: Iterable[KVName]) -> None:
         """Give up what waits to be encoded of these, and wait for what is being encoded."""
@@ -76,11 +79,13 @@ class Encoder:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _task(self, context: EncodeContext, token_ids: tuple[int, ...]) -> asyncio.Task[EncodeResult]:
+    def _task(
+        self, context: EncodeContext, token_ids: tuple[int, ...], slots: asyncio.Semaphore
+    ) -> asyncio.Task[EncodeResult]:
         name = (context.hash, token_hash(token_ids))
         task = self._running.get(name)
         if task is None:
-            task = asyncio.create_task(self._encode(context, token_ids, name), name="kvblend encode")
+            task = asyncio.create_task(self._encode(context, token_ids, name, slots), name="kvblend encode")
             self._running[name] = task
             task.add_done_callback(lambda _: self._ended(name))
         return task
@@ -89,8 +94,10 @@ class Encoder:
         self._running.pop(name, None)
         self._begun.discard(name)
 
-    async def _encode(self, context: EncodeContext, token_ids: tuple[int, ...], name: KVName) -> EncodeResult:
-        async with self._slots:
+    async def _encode(
+        self, context: EncodeContext, token_ids: tuple[int, ...], name: KVName, slots: asyncio.Semaphore
+    ) -> EncodeResult:
+        async with slots:
             self._begun.add(name)
             try:
                 replica, facts = await self._replicas.choose()

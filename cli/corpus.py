@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from types import ModuleType
 
 __all__ = ["MODULES", "module_document"]
@@ -11,6 +12,9 @@ MODULES = (
     "heapq", "itertools", "json", "math", "os", "os.path", "random", "re", "secrets", "shutil", "statistics", "string",
     "struct", "subprocess", "tempfile", "textwrap", "time", "urllib.parse", "uuid",
 )  # fmt: skip
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of a default that is a function: another in every process, as no text to be stored may be."""
 
 
 def module_document(name: str) -> str:
@@ -39,7 +43,7 @@ def _signature(member: object) -> str:
     if not inspect.isroutine(member):
         return ""
     try:
-        return str(inspect.signature(member))
+        return ADDRESS.sub("", str(inspect.signature(member)))
     except (TypeError, ValueError):  # written in C, without a signature
         return "()"
 

@@ -21,3 +21,9 @@ def test_it_makes_at_least_200_passages_and_the_same_ones_each_time(demo_model_p
     assert len(ids) >= 200
     assert len(QUESTIONS) >= 5
     assert "textwrap.dedent(text)" in documents["textwrap"]
+
+
+def test_no_address_of_this_process_is_in_it() -> None:
+    """Or its passages would be others in every process: a default that is a function shows where it lies."""
+    assert "copy_function=<function copy2>" in module_document("shutil")
+    assert not any(" at 0x" in module_document(name) for name in MODULES)
