@@ -34,7 +34,7 @@ class PlacedPassage:
 
 
 class PassageLoad:
-    """A load of passages of one or more contexts over the same caches; layer by layer it is a pass's `before_layer`.
+    """A load of passages of one or more contexts over the same caches, layer by layer or whole.
 
     Codecs may differ. Addresses and slots go to the device on construction; loading copies nothing there.
     Raises ValueError where a passage has other layers, heads or tokens than the context has room for, or would turn

@@ -1,7 +1,6 @@
 """The service under load: a request trace by blends, by vLLM's prefix cache, and by full prefill."""
 
 import asyncio
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +16,8 @@ from kvblend.cli.bench.load_store import cost_fit_ended, passage_bytes
 from kvblend.cli.bench.load_texts import PassageTexts, bystander_text, chars_per_token
 from kvblend.cli.bench.load_trace import Trace
 from kvblend.cli.bench.load_traffic import ClosedLoop, OpenLoop, Traffic
-from kvblend.cli.bench.served_dtype import served_dtype
+from kvblend.cli.bench.served_dtype import served_machine
 from kvblend.cli.demo_service import demo_server
-from kvblend.cli.engine import engine_environment
-from kvblend.cli.machine import cpu_name
 from kvblend.cli.models import fetch_embedding_model
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import Reuse
@@ -76,12 +73,7 @@ def load_bench(model: str, trace: Trace, settings: LoadSettings, console: Consol
         with bench.service(bench.curve_budget) as url:
             curve = asyncio.run(bench.curve(url))
     return {
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": int(engine_environment(control="").get("OMP_NUM_THREADS", 0)) or None,
-            "dtype": served_dtype(model),
-        },
+        "machine": served_machine(model),
         "model": Path(model).name,
         "trace": {
             "name": trace.name,

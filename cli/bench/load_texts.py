@@ -1,6 +1,5 @@
 """Text for a trace's passages: slices of the documentation of Python's library, as long as the trace says."""
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,15 +12,12 @@ __all__ = ["PassageTexts", "bystander_text", "chars_per_token", "library_text"]
 STRIDE = 7919
 """Characters between the slices of two passages whose ids follow each other: a prime, so that few begin alike."""
 
-ADDRESS = re.compile(r"^.*\b0x[0-9a-f]{6,}.*\n", re.MULTILINE)
-"""A line with an object's address, which is another one in every process: the default of a signature."""
-
 
 @cache
 def library_text() -> str:
     """The documentation of the demo's modules and of those that the other benchmarks read; the same every time."""
     names = dict.fromkeys([*corpus.MODULES, *passages.MODULES])
-    return ADDRESS.sub("", "\n\n".join(map(corpus.module_document, names)) + "\n")
+    return "\n\n".join(map(corpus.module_document, names)) + "\n"
 
 
 def chars_per_token(tokenizer: Any) -> float:

@@ -1,6 +1,5 @@
 """Time to first token of a client of the service, beside what vLLM took of it."""
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -9,12 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from kvblend.cli.bench.served_dtype import served_dtype
+from kvblend.cli.bench.served_dtype import served_machine
 from kvblend.cli.bench.ttft_row import Timing, ttft_fields
 from kvblend.cli.comparison import warm_up
 from kvblend.cli.demo_service import COLLECTION, QUESTIONS, demo_service, ingest_corpus
-from kvblend.cli.engine import engine_environment
-from kvblend.cli.machine import cpu_name
 from kvblend.cli.models import fetch_embedding_model
 from kvblend.cli.progress import status_progress
 from kvblend.core.report import BlendReport
@@ -41,12 +38,7 @@ def rest_bench(model: str, *, repeats: int, passages: int, console: Console) -> 
         warm_up(client, COLLECTION, top_k=passages)
         rows = added_rows(client, COLLECTION, QUESTIONS, repeats=repeats, passages=passages, console=console)
     return {
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": int(engine_environment(control="").get("OMP_NUM_THREADS", 0)) or None,
-            "dtype": served_dtype(model),
-        },
+        "machine": served_machine(model),
         "model": Path(model).name,
         "results": rows,
     }

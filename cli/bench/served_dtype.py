@@ -1,9 +1,13 @@
-"""The dtype that a benchmark measures in."""
+"""What a benchmark's model runs in, as `kvblend serve` would have it on this machine."""
+
+import os
+from typing import Any
 
 from kvblend.cli.bench.vllm_environment import set_vllm_environment
-from kvblend.cli.engine import default_dtype
+from kvblend.cli.engine import default_dtype, engine_environment
+from kvblend.cli.machine import cpu_name
 
-__all__ = ["served_dtype"]
+__all__ = ["served_dtype", "served_machine"]
 
 
 def served_dtype(model: str, dtype: str | None = None) -> str:
@@ -18,3 +22,13 @@ def served_dtype(model: str, dtype: str | None = None) -> str:
     from vllm.engine.arg_utils import EngineArgs
 
     return str(EngineArgs(model=model, dtype=asked).create_model_config().dtype).removeprefix("torch.")
+
+
+def served_machine(model: str) -> dict[str, Any]:
+    """The machine of a benchmark over the service: {cpu, cores, threads, dtype}, the last two of its vLLM."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": int(engine_environment(control="").get("OMP_NUM_THREADS", 0)) or None,
+        "dtype": served_dtype(model),
+    }

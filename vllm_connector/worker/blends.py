@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from functools import partial
 
 from torch import Tensor
 from vllm.logger import init_logger
@@ -169,7 +170,7 @@ class Blends:
         """Do on every rank what concerns one blend alone; where it fails, that one has failed."""
         for blend in blends:
             try:
-                self._ranks.attempt(lambda blend=blend: work(blend))  # type: ignore[misc]
+                self._ranks.attempt(partial(work, blend))
             except Exception as error:
                 blend.fail(f"the blend failed: {error}", error)
 
