@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     """The most context tokens that the connector repairs in one engine step beside other requests. In a step that has
     none it repairs as many of one blend as vLLM would prefill in a step (`--max-num-batched-tokens`)."""
 
+    scratch_tokens: Annotated[int, Field(ge=1)] = 16384
+    """Of a model with sliding windows: tokens of all contexts that are blended at a time. A longer one is prefilled."""
+
     @property
     def home_path(self) -> Path:
         return self.home.expanduser()

@@ -44,6 +44,7 @@ class LoadSettings:
     context_tokens: int
     answer_tokens: int
     num_bystanders: int
+    ingested: bool
     repeat: bool
     num_curve: int
     seed: int
@@ -58,7 +59,7 @@ class LoadSettings:
 def load_bench(model: str, trace: Trace, settings: LoadSettings, console: Console) -> dict[str, Any]:
     """Measure every traffic by every mode on one service; where a curve is wanted, that on a second one.
 
-    Returns {machine, model, trace, results, curve, first_error}: `results` has the rows of `load_row`; `curve` those
+    Returns {machine, model, trace, ingested, results, curve, first_error}: `results` has the rows of `load_row`; `curve` those
     of `LoadRun.curve`, or None; `first_error` what the first failed request said, or None. Raises InvalidRequestError
     where the trace is too short, KVBlendError where a row has no answer.
     """
@@ -81,6 +82,7 @@ def load_bench(model: str, trace: Trace, settings: LoadSettings, console: Consol
             "passages": len(trace.passage_tokens),
             "seen_ratio": trace.seen_ratio,
         },
+        "ingested": settings.ingested,
         "results": rows,
         "curve": curve,
         "first_error": next(iter(bench.failures), None),
@@ -142,7 +144,7 @@ class _Bench:
             if "blend" in modes or self.settings.num_curve:
                 await run.store_warm()
                 self.passage_bytes = await passage_bytes(client)
-            rows = await run.rows(self.settings.traffics, modes)
+            rows = await run.rows(self.settings.traffics, modes, ingested=self.settings.ingested)
             if self.settings.repeat:
                 rows += await run.repeat_rows(self.settings.clients, modes)
             return rows

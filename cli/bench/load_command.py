@@ -34,6 +34,9 @@ def load(
     context_tokens: Annotated[int, typer.Option(min=100, help="Passages' tokens of the trace's mean request.")] = 3000,
     answer_tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 16,
     bystanders: Annotated[int, typer.Option(min=0, help="Plain requests that decode meanwhile.")] = 1,
+    ingested: Annotated[
+        bool, typer.Option("--ingested", help="Store the measured requests' passages first, too, as an ingest does.")
+    ] = False,
     repeat: Annotated[bool, typer.Option("--repeat", help="Ask identical requests again, too.")] = False,
     curve: Annotated[
         bool, typer.Option("--curve", help="Hit rate over time with a store for a tenth of the passages, too.")
@@ -58,6 +61,7 @@ def load(
         context_tokens=context_tokens,
         answer_tokens=answer_tokens,
         num_bystanders=bystanders,
+        ingested=ingested,
         repeat=repeat,
         num_curve=curve_requests if curve else 0,
         seed=seed,

@@ -63,11 +63,18 @@ class LoadRun:
         """Have the store hold every passage of the warm requests."""
         await store_documents(self._client, distinct_documents(self._prompts.warm), self._console)
 
-    async def rows(self, traffics: Sequence[Traffic], modes: Sequence[Reuse]) -> list[dict[str, Any]]:
-        """A row for every traffic and mode, over the same requests. Where they blend, `store_warm` comes first."""
+    async def rows(
+        self, traffics: Sequence[Traffic], modes: Sequence[Reuse], *, ingested: bool = False
+    ) -> list[dict[str, Any]]:
+        """A row for every traffic and mode, over the same requests. Where they blend, `store_warm` comes first.
+
+        `ingested`: the passages of all requests are stored before they are asked.
+        """
         rows = []
         for number, traffic in enumerate(traffics):
             prompts = self._prompts.measured(number)
+            if ingested and "blend" in modes:
+                await store_documents(self._client, distinct_documents(prompts), self._console)
             for reuse in modes:
                 mode = Mode.fresh(reuse)
                 name = f"{reuse}, {_described(traffic)}"

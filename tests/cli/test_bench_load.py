@@ -202,6 +202,10 @@ async def test_the_service_is_measured(service: RunningService, demo_model_path:
         rows = await run.rows([ClosedLoop(2), OpenLoop(20.0)], ["blend", "none"])
         repeats = await run.repeat_rows([2], ["blend", "prefix_cache", "none"])
         windows = await run.curve(18, 4)
+        later = TracePrompts(trace, texts, num_warm=30, num_measured=6)
+        assert {text for prompt in later.measured(0) for text in prompt.documents} - set(distinct_documents(later.warm))
+        run = LoadRun(client, later, answer_tokens=8, console=Console(quiet=True), failures=failures)
+        (ingested,) = await run.rows([ClosedLoop(2)], ["blend"], ingested=True)
     assert not failures
     assert [(row["mode"], row["concurrency"], row["rate"]) for row in rows] == [
         ("blend", 2, None), ("none", 2, None), ("blend", None, 20.0), ("none", None, 20.0),
@@ -218,6 +222,7 @@ async def test_the_service_is_measured(service: RunningService, demo_model_path:
         assert blend["outcomes"] == {"blended": 6} and none["outcomes"] == {"prefilled": 6}
         assert 0.5 < 0.95 * known_share < blend["hit_rate"] and none["hit_rate"] == 0
         assert blend["hit_rate"] < 1, "what is new to this row was stored before it"
+    assert ingested["outcomes"] == {"blended": 6} and ingested["hit_rate"] > 0.95, "a passage was not stored first"
     assert repeats[0]["outcomes"] == {"prefix_hit": 8} and all(row["hit_rate"] > 0.9 for row in repeats)
     assert [window["window"] for window in windows] == [0, 1]
     assert all(window["hit_rate"] > 0.5 and window["ttft_ms_p50"] > 0 for window in windows)

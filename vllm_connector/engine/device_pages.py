@@ -11,7 +11,7 @@ from kvblend.triton_kernels import PagedKV, PagedLayers, StagedPassage
 from kvblend.vllm_connector.engine.caches import EngineCaches, LayerGroup
 from kvblend.vllm_connector.engine.move_kv import move_kv
 from kvblend.vllm_connector.engine.pages import PlacedKV
-from kvblend.vllm_connector.engine.scratch_pages import ScratchPages
+from kvblend.vllm_connector.engine.scratch_pages import ScratchPages, no_room
 
 __all__ = ["DevicePages"]
 
@@ -29,12 +29,21 @@ class DevicePages:
     Passages come in by `stager` and kernels on a stream beside the engine's. `Pages` says what each method is for.
     """
 
-    def __init__(self, caches: EngineCaches, stager: Stager) -> None:
+    def __init__(self, caches: EngineCaches, stager: Stager, *, scratch_tokens: int) -> None:
+        """`scratch_tokens`: of all contexts at a time, where a layer has a sliding window.
+
+        Raises InvalidRequestError where the device has no memory for them.
+        """
         assert caches.groups is not None
         self._engine, self._stager = caches, stager
         self._scratched = [group for group in caches.groups if not group.first.keeps_blocks]
         self._page_size = self._scratched[0].first.page_size if self._scratched else 1
-        self._pages = ScratchPages(self._allocate)
+        num_pages = -(-scratch_tokens // self._page_size)
+        self._pages = ScratchPages(num_pages, self._page_size)
+        try:
+            self._allocate(num_pages)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one too
+            raise no_room(scratch_tokens, error) from error
 
     def warm(self, num_heads: int) -> None:
         """Launch once all that encodes and blends of a model of `num_heads` query heads launch, on the null pages.
@@ -49,7 +58,7 @@ class DevicePages:
             move_kv(scratch_layers, null, group.caches, null)
 
     def reserve(self, num_tokens: int) -> list[int] | None:
-        return self._pages.reserve(-(-num_tokens // self._page_size) if self._scratched else 0)
+        return self._pages.reserve(num_tokens) if self._scratched else []
 
     def release(self, scratch: Sequence[int]) -> None:
         self._pages.release(scratch)

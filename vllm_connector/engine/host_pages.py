@@ -13,7 +13,7 @@ from kvblend.vllm_connector.engine.host_context import HostContext
 from kvblend.vllm_connector.engine.host_loading import HostLoader
 from kvblend.vllm_connector.engine.layer_cache import LayerCache
 from kvblend.vllm_connector.engine.pages import PlacedKV
-from kvblend.vllm_connector.engine.scratch_pages import ScratchPages
+from kvblend.vllm_connector.engine.scratch_pages import ScratchPages, no_room
 
 __all__ = ["HostPages"]
 
@@ -34,8 +34,14 @@ class HostPages:
         kv_cache_specs: Sequence[Any],
         vllm_config: Any,
         kernels: HostKernels | None,
+        *,
+        scratch_tokens: int,
     ) -> None:
-        """kv_cache_specs: of each KV cache group, as vLLM's metadata builders take them."""
+        """kv_cache_specs: of each KV cache group, as vLLM's metadata builders take them.
+
+        `scratch_tokens`: of all contexts at a time, where a layer has a sliding window. Raises InvalidRequestError where
+        there is no memory for them.
+        """
         self.layers = tuple(layers)
         known = all(layer.host_kv is not None and layer.spec.sinks is None for layer in layers)
         self.kernels = kernels if known else None
@@ -48,8 +54,12 @@ class HostPages:
         self.scratched = frozenset(group for group, own in self._of_group.items() if not own[0].keeps_blocks)
         """Groups whose layers have scratch caches."""
         self._page_size = max((self._of_group[group][0].page_size for group in self.scratched), default=1)
-        self._scratch: dict[int, Tensor] = {}
-        self._pages = ScratchPages(self._allocate)
+        num_pages = -(-scratch_tokens // self._page_size)
+        self._pages = ScratchPages(num_pages, self._page_size)
+        try:
+            self._scratch = self._allocated(num_pages)
+        except RuntimeError as error:
+            raise no_room(scratch_tokens, error) from error
         self._loader = HostLoader(self.kernels)
 
     def page_size(self, group: int) -> int:
@@ -127,7 +137,7 @@ class HostPages:
         return 0 if group in self.scratched else hit
 
     def reserve(self, num_tokens: int) -> list[int] | None:
-        return self._pages.reserve(-(-num_tokens // self._page_size) if self.scratched else 0)
+        return self._pages.reserve(num_tokens) if self.scratched else []
 
     def release(self, scratch: Sequence[int]) -> None:
         self._pages.release(scratch)
@@ -169,9 +179,9 @@ class HostPages:
                 both.append((index, ours[theirs != 0], theirs[theirs != 0]))
         return both
 
-    def _allocate(self, num_pages: int) -> None:
+    def _allocated(self, num_pages: int) -> dict[int, Tensor]:
         """Scratch caches of so many pages, besides the null page; zeros, since what is masked must be finite."""
-        self._scratch = {
+        return {
             index: torch.zeros((num_pages + 1, *layer.layer.kv_cache.shape[1:]), dtype=layer.layer.kv_cache.dtype)
             for index, layer in enumerate(self.layers)
             if layer.group in self.scratched

@@ -137,6 +137,7 @@ class Engine:
         selected: dict[str, Tensor] | None = None,
         score_tie: float = 0.0,
         host_bytes: int | None = None,
+        scratch_tokens: int = NUM_BLOCKS * BLOCK,
     ) -> None:
         self._selected, self._score_tie = selected, score_tie
         self._model, self._library = model, library
@@ -166,7 +167,7 @@ class Engine:
         self._pages: Pages = DensePages(self.caches, model)
         if paged:
             stager = Stager("cpu", gpu=library.source.store.gpu, window_bytes=1 << 16, host_bytes=host_bytes)
-            self._pages = DevicePages(self.caches, stager)
+            self._pages = DevicePages(self.caches, stager, scratch_tokens=scratch_tokens)
         self.blends = Blends(model, library.source, PassClock(self.caches.device), OneRank())
         self._tokens_per_step = tokens_per_step
         self._free = torch.randperm(NUM_BLOCKS - 1, generator=torch.Generator().manual_seed(1)).add(1).tolist()

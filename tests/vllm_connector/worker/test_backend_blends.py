@@ -151,6 +151,23 @@ def test_a_hit_that_windows_have_emptied(case: tuple[HuggingFaceModel, MakeEngin
     assert "lost tokens of the preamble, whose KV is not in the store" in engine.blends.failed["1"]
 
 
+def test_a_context_over_the_scratch_pages(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
+    """It is vLLM's to prefill, and says why; one that fits is blended all the same."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    library.add(PASSAGES[1])
+    fits, too_long = library.plan([PASSAGES[1]], 0.3), library.plan(PASSAGES[:3], 0.3)
+    engine = make_engine(library, scratch_tokens=fits.num_tokens)
+    if not engine.has_windows:
+        return
+    engine.add("long", too_long, library.prompt(PASSAGES[:3], QUESTION))
+    engine.add("fits", fits, library.prompt([PASSAGES[1]], QUESTION))
+    while len(engine.blends):
+        engine.step()
+    assert engine.blends.finished == {"long", "fits"} and set(engine.blends.failed) == {"long"}
+    assert f"a context of {too_long.num_tokens} tokens is over the" in engine.blends.failed["long"]
+
+
 def test_encodes_across_steps(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
     """Reference: what was written to the blocks. Ours: gathered in two steps, one launch for a group of layers each."""
     model, make_engine = case
