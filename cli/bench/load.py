@@ -59,9 +59,9 @@ class LoadSettings:
 def load_bench(model: str, trace: Trace, settings: LoadSettings, console: Console) -> dict[str, Any]:
     """Measure every traffic by every mode on one service; where a curve is wanted, that on a second one.
 
-    Returns {machine, model, trace, ingested, results, curve, first_error}: `results` has the rows of `load_row`; `curve` those
-    of `LoadRun.curve`, or None; `first_error` what the first failed request said, or None. Raises InvalidRequestError
-    where the trace is too short, KVBlendError where a row has no answer.
+    Returns {machine, model, trace, ingested, results, curve, first_error}: `results` has the rows of `load_row`;
+    `curve` those of `LoadRun.curve`, or None; `first_error` what the first failed request said, or None. Raises
+    InvalidRequestError where the trace is too short, KVBlendError where a row has no answer.
     """
     num_needed = max(settings.num_warm + settings.num_measured, settings.num_curve)
     if len(trace.requests) < num_needed:

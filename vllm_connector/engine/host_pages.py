@@ -39,8 +39,9 @@ class HostPages:
     ) -> None:
         """kv_cache_specs: of each KV cache group, as vLLM's metadata builders take them.
 
-        `scratch_tokens`: of all contexts at a time, where a layer has a sliding window. Raises InvalidRequestError where
-        there is no memory for them.
+        `scratch_tokens`: of all contexts at a time, where a layer has a sliding window.
+
+        Raises InvalidRequestError where there is no memory for them.
         """
         self.layers = tuple(layers)
         known = all(layer.host_kv is not None and layer.spec.sinks is None for layer in layers)

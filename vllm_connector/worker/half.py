@@ -79,9 +79,7 @@ class WorkerHalf:
         self.blends = Blends(self.model, source, PassClock(self.caches.device), ranks)
 
     def _device_pages(self, store: TieredStore) -> Pages:
-        pages = DevicePages(
-            self.caches, Stager(self.caches.device, gpu=store.gpu), scratch_tokens=self._scratch_tokens
-        )
+        pages = DevicePages(self.caches, Stager(self.caches.device, gpu=store.gpu), scratch_tokens=self._scratch_tokens)
         self._closing.callback(pages.close)
         if self.caches.device.type == "cuda":  # Triton's interpreter compiles nothing
             began = time.perf_counter()
@@ -93,9 +91,7 @@ class WorkerHalf:
         """By the kernels for CPUs; by the engine's own attention and plain PyTorch where they cannot be had."""
         specs = [layer_spec(group.kv_cache_spec) for group in self._cache_config.kv_cache_groups]
         kernels = host_kernels(user_cache_path("kvblend") / "kernels")
-        pages = HostPages(
-            self.caches.layers, specs, self._config, kernels, scratch_tokens=self._scratch_tokens
-        )
+        pages = HostPages(self.caches.layers, specs, self._config, kernels, scratch_tokens=self._scratch_tokens)
         self._closing.callback(pages.close)
         return pages
 
