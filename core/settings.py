@@ -1,14 +1,16 @@
 """Every setting that kvblend reads from the environment (prefix `KVBLEND_`). Rows: docs/settings.md."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings"]
+__all__ = ["EvictionName", "Settings", "WritePolicy"]
 
 GIB = 1 << 30
+WritePolicy = Literal["memory", "disk", "remote"]
+EvictionName = Literal["lru", "s3-fifo", "cost-aware"]
 
 
 class Settings(BaseSettings):
@@ -33,6 +35,16 @@ class Settings(BaseSettings):
 
     disk_bytes: Annotated[int, Field(ge=0)] = 64 * GIB
     """The disk tier's byte budget. 0 switches the tier off."""
+
+    write: WritePolicy = "disk"
+    """Where a passage KV must lie before it counts as stored: `memory` (the fastest tier that has room), `disk` (the
+    slowest of the CPU and disk tiers, with a copy in the faster one) or `remote` (a remote tier, too)."""
+
+    eviction: EvictionName = "s3-fifo"
+    """What tiers give up first (docs/store.md)."""
+
+    remote_deadline: Annotated[float, Field(gt=0.0)] = 0.2
+    """Seconds that remote tiers may cost a request, for its lookup and again for its fetch."""
 
     control: str = "ipc:///tmp/kvblend/control.sock"
     """ZeroMQ address of the connector's control channel."""
