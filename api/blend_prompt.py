@@ -48,7 +48,7 @@ class BlendPrompt:
         """The context plan's spans."""
         preamble = [Span(kind="exact", num_tokens=len(self.frame.preamble_ids))] if self.frame.preamble_ids else []
         passages = (
-            Span(kind="passage", num_tokens=len(passage.token_ids), encode_context=passage.encode_context.hash)
+            Span(kind="passage", num_tokens=len(passage.token_ids), encode_contexts=(passage.encode_context.hash,))
             for passage in self.passages
         )
         return (*preamble, *passages)

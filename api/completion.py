@@ -91,7 +91,7 @@ class KVCompletion:
             if missing and await self._is_full():
                 logger.warning("the store is nearly full: passages of %r stay without KV until used", collection.name)
                 return
-            await asyncio.gather(*(self._encoder.encode(*wanted[name]) for name in missing))
+            await asyncio.gather(*(self._encoder.encode(*wanted[name], owner=collection.name) for name in missing))
             num_encoded += len(missing)
         if num_encoded:
             logger.info("completed the KV of %d passages of %r", num_encoded, collection.name)
@@ -113,5 +113,5 @@ class KVCompletion:
 
     async def _is_full(self) -> bool:
         """Whether more KV would push out what is there."""
-        tiers = await self._passage_kv.stats()
-        return not tiers or tiers[-1].used_bytes > FULL_ENOUGH * tiers[-1].budget_bytes
+        bounded = [tier for tier in await self._passage_kv.stats() if tier.budget_bytes]
+        return bounded[-1].used_bytes > FULL_ENOUGH * bounded[-1].budget_bytes

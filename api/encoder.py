@@ -51,19 +51,24 @@ class Encoder:
         self.num_lost = 0
         """Encodes that an unavailable engine has cost so far: somebody should try them again."""
 
-    async def encode(self, context: EncodeContext, token_ids: tuple[int, ...]) -> EncodeResult:
+    async def encode(
+        self, context: EncodeContext, token_ids: tuple[int, ...], *, owner: str | None = None
+    ) -> EncodeResult:
         """Make sure that the tokens' KV behind `context` is in the store. A failure is logged, never raised.
 
-        The work goes on where the caller is cancelled.
+        `owner`: the collection that it is made for, where it is not there. The work goes on where the caller is
+        cancelled.
         """
-        task = self._task(context, token_ids, self._slots)
+        task = self._task(context, token_ids, self._slots, owner)
         await asyncio.wait((task,))
         return EncodeResult.FAILED if task.cancelled() else task.result()
 
-    def encode_soon(self, passages: Iterable[tuple[EncodeContext, tuple[int, ...]]]) -> None:
+    def encode_soon(
+        self, passages: Iterable[tuple[EncodeContext, tuple[int, ...]]], *, owner: str | None = None
+    ) -> None:
         """Encode in the background, a few at a time; returns at once."""
         for context, token_ids in passages:
-            self._task(context, token_ids, self._background_slots)
+            self._task(context, token_ids, self._background_slots, owner)
 
     async def drop(self, names: Iterable[KVName]) -> None:
         """Give up what waits to be encoded of these, and wait for what is being encoded."""
@@ -80,12 +85,13 @@ class Encoder:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _task(
-        self, context: EncodeContext, token_ids: tuple[int, ...], slots: asyncio.Semaphore
+        self, context: EncodeContext, token_ids: tuple[int, ...], slots: asyncio.Semaphore, owner: str | None
     ) -> asyncio.Task[EncodeResult]:
         name = (context.hash, token_hash(token_ids))
         task = self._running.get(name)
         if task is None:
-            task = asyncio.create_task(self._encode(context, token_ids, name, slots), name="kvblend encode")
+            work = self._encode(context, token_ids, name, slots, owner)
+            task = asyncio.create_task(work, name="kvblend encode")
             self._running[name] = task
             task.add_done_callback(lambda _: self._ended(name))
         return task
@@ -95,7 +101,12 @@ class Encoder:
         self._begun.discard(name)
 
     async def _encode(
-        self, context: EncodeContext, token_ids: tuple[int, ...], name: KVName, slots: asyncio.Semaphore
+        self,
+        context: EncodeContext,
+        token_ids: tuple[int, ...],
+        name: KVName,
+        slots: asyncio.Semaphore,
+        owner: str | None,
     ) -> EncodeResult:
         async with slots:
             self._begun.add(name)
@@ -106,7 +117,7 @@ class Encoder:
                 if not await self._passage_kv.missing(facts.info, [name]):
                     return EncodeResult.REUSED
                 report_id = uuid.uuid4().hex
-                problem = await self._send(replica, facts, context, token_ids, report_id)
+                problem = await self._send(replica, facts, context, token_ids, report_id, owner)
                 if problem is None:
                     problem = await self._committed(replica, facts.info, name, report_id)
             except EngineUnavailableError as error:
@@ -127,12 +138,16 @@ class Encoder:
         context: EncodeContext,
         token_ids: tuple[int, ...],
         report_id: str,
+        owner: str | None,
     ) -> str | None:
         """Let one server compute the KV; why it cannot, or None."""
         prompt = [*context.token_ids, *token_ids]
         if len(prompt) >= facts.max_model_len:
             return f"it takes {len(prompt) + 1} tokens behind its encode context, the model {facts.max_model_len}"
-        order = KVBlendParams(report_id=report_id, encode=EncodeOrder(start=len(context.token_ids), end=len(prompt)))
+        owners = () if owner is None else (owner,)
+        order = KVBlendParams(
+            report_id=report_id, encode=EncodeOrder(start=len(context.token_ids), end=len(prompt), owners=owners)
+        )
         body = {
             "model": facts.model,
             "prompt": prompt,
@@ -145,12 +160,12 @@ class Encoder:
         return None
 
     async def _committed(self, replica: Replica, info: EngineInfo, name: KVName, report_id: str) -> str | None:
-        """Wait for every rank's file, which may come after the response; what went wrong, or None.
+        """Wait until every rank's file is where it must last, after the response; what went wrong, or None.
 
         The store itself is asked, and the control channel for a failure.
         """
         wait_s, deadline = FIRST_WAIT_S, time.monotonic() + COMMIT_WAIT_S
-        while await self._passage_kv.missing(info, [name]):
+        while await self._passage_kv.uncommitted(info, [name]):
             if time.monotonic() > deadline:
                 return f"it was not committed within {COMMIT_WAIT_S:.0f} s"
             reply = await replica.control.encoded(report_id, wait_s=wait_s)
@@ -158,7 +173,7 @@ class Encoder:
                 return "the control channel fell silent"
             if reply.encoded is False:
                 return reply.error or "the engine does not say why"
-            if reply.encoded and await self._passage_kv.missing(info, [name]):
+            if reply.encoded and await self._passage_kv.uncommitted(info, [name]):
                 return "the engine says that it is stored, but it is in no tier of this service's store"
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         return None

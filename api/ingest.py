@@ -119,7 +119,7 @@ class Ingest:
         job.update(status="succeeded", error=problem if num_failed else None)
 
     async def _encode(self, job: Job, collection: OpenCollection, token_ids: Tokens) -> EncodeResult:
-        result = await self._encoder.encode(collection.encode_context, token_ids)
+        result = await self._encoder.encode(collection.encode_context, token_ids, owner=collection.name)
         state = job.state
         if result is EncodeResult.STORED:
             job.update(

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import KVBlendError
 from kvblend.core.rest import TierStats
-from kvblend.store import PassageKVKey, TieredStore
+from kvblend.store import PassageKVKey, TieredStore, Variant
 
 __all__ = ["PassageKV"]
 
@@ -26,9 +26,11 @@ class PassageKV:
 
     async def missing(self, info: EngineInfo, names: Sequence[KVName]) -> list[KVName]:
         """Those passages of which some head range is in no tier."""
-        return await asyncio.to_thread(
-            lambda: [name for name in names if any(self._store.lookup(key) is None for key in _keys(info, name))]
-        )
+        return await self._lacking(info, names, lambda keys: self._store.lookup_many(keys).keys())
+
+    async def uncommitted(self, info: EngineInfo, names: Sequence[KVName]) -> list[KVName]:
+        """Those passages of which some head range is not where the write policy says that it must last."""
+        return await self._lacking(info, names, self._store.committed_many)
 
     def promote_soon(self, info: EngineInfo, names: Sequence[KVName]) -> None:
         """Begin to bring passages to the fastest tier; returns at once."""
@@ -39,14 +41,8 @@ class PassageKV:
     async def delete(self, fingerprints: Iterable[str], names: Sequence[KVName]) -> int:
         """Delete passages of every named model from all tiers; returns the number of files."""
 
-        def delete() -> int:
-            return sum(
-                self._store.delete(model_fingerprint=fingerprint, encode_context=context, passage_id=passage_id)
-                for fingerprint in fingerprints
-                for context, passage_id in names
-            )
-
-        return await asyncio.to_thread(delete)
+        variants = [Variant(fingerprint, *name) for fingerprint in fingerprints for name in names]
+        return await asyncio.to_thread(self._store.delete, variants)
 
     async def stats(self) -> list[TierStats]:
         """Every tier's, fastest first."""
@@ -56,11 +52,16 @@ class PassageKV:
         await asyncio.gather(*self._promotions)
         self._store.close()
 
+    async def _lacking(
+        self, info: EngineInfo, names: Sequence[KVName], find: Callable[[list[PassageKVKey]], Set[PassageKVKey]]
+    ) -> list[KVName]:
+        keys = {name: _keys(info, name) for name in names}
+        found = await asyncio.to_thread(find, [key for own in keys.values() for key in own])
+        return [name for name, own in keys.items() if not found >= set(own)]
+
     def _promote(self, info: EngineInfo, names: Sequence[KVName]) -> None:
         try:
-            for name in names:
-                for key in _keys(info, name):
-                    self._store.promote(key)
+            self._store.promote_many([key for name in names for key in _keys(info, name)])
         except (KVBlendError, OSError) as error:  # the passage is read from where it lies
             logger.warning("promotion stopped: %s", error)
 

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 __all__ = ["ContextPlan", "EncodeOrder", "KVBlendParams", "SelectorName", "Span"]
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+MAX_ENCODE_CONTEXTS = 8
 SelectorName = Literal["probe", "none", "all"]
+Owner = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 TokenHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -28,18 +30,19 @@ class Span(_Schema):
     """A run of context tokens.
 
     `exact`: the preamble, at the prompt's start, whose stored KV is right as it is.
-    `passage`: KV stored behind the tokens that `encode_context` hashes (`core.identity.token_hash`).
+    `passage`: KV stored behind the tokens that one of `encode_contexts` hashes (`core.identity.token_hash`), the best
+    one first: the first that is stored is used.
     `fresh`: anything else; repaired in full.
     """
 
     kind: Literal["exact", "passage", "fresh"]
     num_tokens: Annotated[int, Field(ge=1)]
-    encode_context: TokenHash | None = None
+    encode_contexts: Annotated[tuple[TokenHash, ...], Field(max_length=MAX_ENCODE_CONTEXTS, strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.kind == "passage") != (self.encode_context is not None):
-            raise ValueError("encode_context is given for a passage span and for no other")
+        if (self.kind == "passage") != bool(self.encode_contexts):
+            raise ValueError("encode_contexts are given for a passage span and for no other")
         return self
 
 
@@ -65,10 +68,14 @@ class ContextPlan(_Schema):
 
 
 class EncodeOrder(_Schema):
-    """Keep the KV of prompt tokens `[start, end)`; the tokens before `start` are its encode context."""
+    """Keep the KV of prompt tokens `[start, end)`; the tokens before `start` are its encode context.
+
+    `owners`: whoever it is stored for, as quotas and deletions name them; the first one's quota pays for it.
+    """
 
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=1)]
+    owners: Annotated[tuple[Owner, ...], Field(max_length=16, strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -84,7 +91,7 @@ class KVBlendParams(_Schema):
     the HTTP response's `kv_transfer_params` give its `BlendReport`.
     """
 
-    version: Literal[1] = SCHEMA_VERSION
+    version: Literal[2] = SCHEMA_VERSION
     report_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     blend: ContextPlan | None = None
     encode: EncodeOrder | None = None

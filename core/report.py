@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["BlendReport", "StepTimes"]
+__all__ = ["BlendReport", "PassageReport", "StepTimes"]
 
 
 class StepTimes(BaseModel):
@@ -17,6 +17,22 @@ class StepTimes(BaseModel):
     repair: float = 0.0
 
 
+class PassageReport(BaseModel):
+    """Where the KV of one passage of the context came from, tokens `[start, start + num_tokens)` of the prompt.
+
+    `tier` and `encode_context` are None where it was computed anew. `exact`: it was encoded behind just what precedes
+    it in this prompt, and needs no repair.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: int
+    num_tokens: int
+    tier: str | None = None
+    encode_context: str | None = None
+    exact: bool = False
+
+
 class BlendReport(BaseModel):
     """How a request's context was made. Counts are of tokens.
 
@@ -26,7 +42,8 @@ class BlendReport(BaseModel):
     KV; `selected` of these were chosen by the selector; `recomputed` = selected + fresh + missed tokens.
     `calibrated`: the answer is held to a target KL: the model has a calibration, and the ratio used, or a full
     prefill in its place, meets the calibration's target or the one that the request names.
-    `tiers` counts the reused tokens by the tier they came from.
+    `tiers` counts the reused tokens by the tier they came from; `passages` says it of each passage, in the prompt's
+    order, of those that a blend made.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,5 +61,6 @@ class BlendReport(BaseModel):
     selector: str | None = None
     calibrated: bool = False
     tiers: dict[str, int] = {}
+    passages: list[PassageReport] = []
     steps_ms: StepTimes = StepTimes()
     ttft_ms: float | None = None

@@ -6,7 +6,7 @@ import torch
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
-from kvblend.triton_kernels import Codec, StagedPassage
+from kvblend.triton_kernels import StagedPassage
 
 __all__ = ["byte_view", "check_out", "empty_extents", "empty_on", "split_extents", "staged_passage"]
 
@@ -36,7 +36,7 @@ def empty_extents(num_extents: int, extent_bytes: int, *, page_locked: bool = Fa
 
 
 def split_extents(extents: torch.Tensor, header: PassageKVHeader) -> torch.Tensor:
-    """View extents as the KV they hold, without their padding.
+    """View raw extents as the KV they hold, without their padding.
 
     extents: uint8 [num_layers, extent_bytes]. Returns [num_layers, 2, num_tokens, num_kv_heads, head_dim]:
     each layer is contiguous, layers lie `extent_bytes` apart.
@@ -46,19 +46,19 @@ def split_extents(extents: torch.Tensor, header: PassageKVHeader) -> torch.Tenso
 
 
 def staged_passage(extents: torch.Tensor, header: PassageKVHeader) -> StagedPassage:
-    """View a passage KV's extents, uint8 [num_layers, extent_bytes] on any device, as what the kernels take."""
-    payload = split_extents(extents, header)
-    scales = torch.empty((*payload.shape[:4], 0), dtype=torch.float16, device=extents.device)
-    return StagedPassage(payload, scales, Codec(header.codec))
+    """View staged layers, uint8 [num_layers, staged_extent_bytes] on any device, as what the kernels take."""
+    return header.passage_codec.staged(extents, header.layer_shape, header.torch_dtype)
 
 
 def check_out(out: torch.Tensor, *, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raise InvalidRequestError unless `out` is a CPU tensor of `shape` and `dtype`."""
+    """Raise InvalidRequestError unless `out` is a CPU tensor of `shape` and `dtype` whose layers are contiguous."""
     if tuple(out.shape) != shape or out.dtype != dtype or out.device.type != "cpu":
         raise InvalidRequestError(
             f"out is {tuple(out.shape)} {out.dtype} on {out.device}; the file holds {shape} {dtype}, read on cpu",
             param="out",
         )
+    if not (out[0] if out.dim() == 5 else out).is_contiguous():
+        raise InvalidRequestError(f"a layer of strides {out.stride()[-4:]} is not contiguous", param="out")
 
 
 def byte_view(tensor: torch.Tensor) -> memoryview:

@@ -2,65 +2,80 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import xxhash
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.store.buffers import byte_view
-from kvblend.store.format import DTYPES, PassageKVHeader
+from kvblend.store.codecs import CodecSpec, codec_of
+from kvblend.store.format import DTYPES, LayerEntry, PassageKVHeader, aligned
 from kvblend.store.key import PassageKVKey
-from kvblend.store.open_passage import OpenPassageKV
+from kvblend.store.stored_passage import StoredPassageKV
 
 __all__ = ["CopiedContent", "PassageKVContent", "TensorContent"]
 
-NO_CHECKSUM = "0" * 16
-
 
 class PassageKVContent(ABC):
-    """One passage KV, known in size before its bytes are. `num_bytes` is that of a file of it."""
+    """One passage KV that can be written any number of times."""
 
-    key: PassageKVKey
-    num_bytes: int
+    header: PassageKVHeader
 
-    @abstractmethod
-    def header(self) -> PassageKVHeader:
-        """Its header; the checksums are right once `layers` was read to its end."""
+    @property
+    def key(self) -> PassageKVKey:
+        return self.header.key
+
+    @property
+    def num_bytes(self) -> int:
+        """Of a file of it."""
+        return len(self.header.pack()) + self.header.payload_bytes
 
     @abstractmethod
     def layers(self) -> Iterator[torch.Tensor]:
-        """Yield every layer's bytes: uint8, on any device, an extent's or without its padding of zeros.
+        """Yield every layer's stored bytes: uint8 on CPU, an extent's or without its padding of zeros.
 
         Each is valid until the next is asked for. Raises CorruptPassageKVError where their source fails its checks.
         """
 
     def write(self, fd: int) -> None:
-        """Write the whole file, once, to a file of `num_bytes` zeros.
+        """Write the whole file to one of `num_bytes` zeros.
 
         Raises CorruptPassageKVError where the bytes' source fails its checks; OSError as the system does.
         """
-        offset = self.num_bytes - self.header().payload_bytes
-        for layer in self.layers():
-            write_exactly(fd, byte_view(layer.cpu()), offset)
-            offset += self.header().extent_bytes
-        write_exactly(fd, self.header().pack(), 0)
+        head = self.header.pack()
+        for layer, stored in enumerate(self.layers()):
+            write_exactly(fd, byte_view(stored), len(head) + self.header.extent_start(layer))
+        write_exactly(fd, head, 0)
 
-    def copy_to(self, extents: torch.Tensor) -> None:
-        """Fill uint8 [num_layers, extent_bytes] on any device, once, on its current stream. Raises as `layers`."""
-        for index, layer in enumerate(self.layers()):
-            extents[index, : len(layer)].copy_(layer)
-            extents[index, len(layer) :].zero_()
+    def to_bytes(self) -> bytearray:
+        """The whole file. Raises as `layers`."""
+        head = self.header.pack()
+        whole = bytearray(self.num_bytes)
+        whole[: len(head)] = head
+        for layer, stored in enumerate(self.layers()):
+            start = len(head) + self.header.extent_start(layer)
+            whole[start : start + len(stored)] = byte_view(stored)
+        return whole
 
 
 class TensorContent(PassageKVContent):
-    """A passage's KV in memory.
+    """A passage's KV in memory, encoded by `codec`.
 
     kv: [num_layers, 2, num_tokens, num_kv_heads, head_dim], bfloat16, float16 or float32, any strides, any
-    device. Raises InvalidRequestError where `kv` is none of that or `capture_position` is negative.
+    device. Raises InvalidRequestError where `kv` is none of that, the codec cannot store it or `capture_position` is
+    negative.
     """
 
-    def __init__(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int) -> None:
+    def __init__(
+        self,
+        key: PassageKVKey,
+        kv: torch.Tensor,
+        *,
+        capture_position: int,
+        owners: Sequence[str] = (),
+        codec: CodecSpec | None = None,
+    ) -> None:
         dtype = next((name for name, dtype in DTYPES.items() if dtype == kv.dtype), None)
         if dtype is None:
             raise InvalidRequestError(f"kv is {kv.dtype}, not one of {', '.join(DTYPES)}", param="kv")
@@ -73,9 +88,16 @@ class TensorContent(PassageKVContent):
         if capture_position < 0:
             raise InvalidRequestError(f"capture position {capture_position} is negative", param="capture_position")
         num_layers, _, num_tokens, _, head_dim = kv.shape
-        self.key = key
-        self._kv = kv
-        self._header = PassageKVHeader(
+        spec = codec or CodecSpec()
+        try:
+            passage_codec = codec_of(spec)
+            passage_codec.check((2, num_tokens, num_heads, head_dim))
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"codec {spec.name} cannot store {list(kv.shape)}: {error}", param="codec"
+            ) from error
+        self._stored = [passage_codec.encode(layer) for layer in kv.detach().cpu()]
+        self.header = PassageKVHeader(
             model_fingerprint=key.model_fingerprint,
             encode_context=key.encode_context,
             passage_id=key.passage_id,
@@ -84,38 +106,31 @@ class TensorContent(PassageKVContent):
             dtype=dtype,
             shape=(num_layers, 2, num_tokens, num_heads, head_dim),
             capture_position=capture_position,
-            layer_checksums=(NO_CHECKSUM,) * kv.shape[0],
+            owners=tuple(owners),
+            codec=spec,
+            layers=tuple(_entry(stored) for stored in self._stored),
         )
-        self.num_bytes = len(self._header.pack()) + self._header.payload_bytes
-
-    def header(self) -> PassageKVHeader:
-        return self._header
+        self.header.pack()  # raises where there are too many layers
 
     def layers(self) -> Iterator[torch.Tensor]:
-        padding = bytes(self._header.extent_bytes - self._header.layer_bytes)
-        checksums = []
-        for kv in self._kv:
-            layer = kv.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            checksum = xxhash.xxh3_64(byte_view(layer))
-            checksum.update(padding)
-            checksums.append(checksum.hexdigest())
-            yield layer
-        self._header = self._header.model_copy(update={"layer_checksums": tuple(checksums)})
+        return iter(self._stored)
 
 
 class CopiedContent(PassageKVContent):
     """An open passage KV of another tier. It is checked on the way: a bad one is never copied whole."""
 
-    def __init__(self, file: OpenPassageKV) -> None:
-        self.key = file.header.key
-        self.num_bytes = len(file.header.pack()) + file.header.payload_bytes
+    def __init__(self, file: StoredPassageKV) -> None:
+        self.header = file.header
         self._file = file
-
-    def header(self) -> PassageKVHeader:
-        return self._file.header
 
     def layers(self) -> Iterator[torch.Tensor]:
         return self._file.extents()
+
+
+def _entry(stored: torch.Tensor) -> LayerEntry:
+    checksum = xxhash.xxh3_64(byte_view(stored))
+    checksum.update(bytes(aligned(len(stored)) - len(stored)))
+    return LayerEntry(stored_bytes=len(stored), checksum=checksum.hexdigest())
 
 
 def write_exactly(fd: int, data: memoryview | bytes, offset: int) -> None:

@@ -1,19 +1,22 @@
-"""The passage KV file: one header extent, then one extent per layer.
+"""The passage KV file, format 2: one header extent, then one extent per layer.
 
     0                     8         12          16                    24
     +---------------------+---------+-----------+---------------------+-------------------+---------+
     | magic "KVBLEND\\0"   | version | JSON size | xxh3_64 of extent   | header as JSON    | zeros   |
     +---------------------+---------+-----------+---------------------+-------------------+---------+
-    | layer 0: keys [token, kv_head, head_dim], values [token, kv_head, head_dim]         | zeros   |
+    | layer 0: as the codec stores keys and values [k|v, token, kv_head, head_dim]        | zeros   |
     +-------------------------------------------------------------------------------------+---------+
     | layer 1 ...                                                                                   |
 
-Integers are little-endian. Every extent starts and ends at a multiple of 4 KiB, so that layers stream
-and O_DIRECT works. The header's checksum covers its whole extent (its own field as zero) and a layer's
-checksum its whole extent, so no bit of the file is unchecked. Nothing here is ever unpickled.
+Integers are little-endian. The header's table gives each layer's stored bytes, without the zeros. Every extent starts
+and ends at a multiple of 4 KiB, so that layers stream and O_DIRECT works. The header's checksum covers its whole
+extent (its own field as zero) and a layer's checksum its whole extent, so no bit of the file is unchecked. Nothing here
+is ever unpickled.
 """
 
 import struct
+from functools import cached_property
+from itertools import accumulate
 from typing import Annotated, Literal, Self
 
 import torch
@@ -21,9 +24,10 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
+from kvblend.store.codecs import CodecSpec, PassageCodec, codec_of
 from kvblend.store.key import FORMAT_VERSION, PassageKVKey
 
-__all__ = ["DTYPES", "EXTENT_ALIGNMENT", "MAX_HEADER_BYTES", "PassageKVHeader", "aligned"]
+__all__ = ["DTYPES", "EXTENT_ALIGNMENT", "MAX_HEADER_BYTES", "LayerEntry", "PassageKVHeader", "aligned"]
 
 EXTENT_ALIGNMENT = 4096
 MAX_HEADER_BYTES = 1 << 16
@@ -35,6 +39,10 @@ DTYPES: dict[DtypeName, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": t
 
 Size = Annotated[int, Field(ge=1, lt=1 << 40)]
 Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Owner = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+MAX_OWNERS = 16
+MOST_PACKED = 256
+"""A layer's numbers take no more than so many times its stored bytes: what a reader allocates is bounded."""
 
 
 def aligned(num_bytes: int) -> int:
@@ -42,12 +50,21 @@ def aligned(num_bytes: int) -> int:
     return -(-num_bytes // EXTENT_ALIGNMENT) * EXTENT_ALIGNMENT
 
 
+class LayerEntry(BaseModel):
+    """One layer's extent: the bytes stored in it, without its padding, and the xxh3_64 of all of it, in hex."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    stored_bytes: Size
+    checksum: Checksum
+
+
 class PassageKVHeader(BaseModel):
     """What a passage KV file says of itself.
 
-    `shape` is [layer, k|v, token, kv_head, head_dim]; the heads are the KV heads [head_start, head_end)
-    of the model. `capture_position` is the first token's position when the KV was computed, which is
-    what its keys' rotation stands for. Checksums are xxh3_64 of each layer's extent, in hex.
+    `shape` is [layer, k|v, token, kv_head, head_dim] and `dtype` what a layer's numbers are once decoded; the heads are
+    the KV heads [head_start, head_end) of the model. `capture_position` is the first token's position when the KV was
+    computed, which is what its keys' rotation stands for. `owners`: whoever it was stored for, when it was.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -60,15 +77,22 @@ class PassageKVHeader(BaseModel):
     dtype: DtypeName
     shape: Annotated[tuple[Size, Literal[2], Size, Size, Size], Field(strict=False)]
     capture_position: Annotated[int, Field(ge=0, lt=1 << 40)]
-    codec: Literal["raw"] = "raw"
-    layer_checksums: Annotated[tuple[Checksum, ...], Field(strict=False)]
+    owners: Annotated[tuple[Owner, ...], Field(max_length=MAX_OWNERS, strict=False)] = ()
+    codec: CodecSpec = CodecSpec()
+    layers: Annotated[tuple[LayerEntry, ...], Field(strict=False)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(self.layer_checksums) != self.num_layers:
-            raise ValueError(f"{len(self.layer_checksums)} checksums for {self.num_layers} layers")
+        if len(self.layers) != self.num_layers:
+            raise ValueError(f"a table of {len(self.layers)} layers for {self.num_layers}")
         if self.head_end - self.head_start != self.num_kv_heads:
             raise ValueError(f"{self.num_kv_heads} heads for the range [{self.head_start}, {self.head_end})")
+        self.passage_codec.check(self.layer_shape)
+        for layer, entry in enumerate(self.layers):
+            if not self.passage_codec.packs and entry.stored_bytes != self.staged_bytes:
+                raise ValueError(f"{entry.stored_bytes} bytes of layer {layer}, not {self.staged_bytes}")
+            if self.layer_bytes > MOST_PACKED * entry.stored_bytes + MAX_HEADER_BYTES:
+                raise ValueError(f"{entry.stored_bytes} bytes of layer {layer} are to hold {self.layer_bytes}")
         return self
 
     @property
@@ -99,19 +123,50 @@ class PassageKVHeader(BaseModel):
         return self.shape[4]
 
     @property
+    def layer_shape(self) -> tuple[int, int, int, int]:
+        """[k|v, token, kv_head, head_dim]"""
+        return self.shape[1:]
+
+    @property
     def layer_bytes(self) -> int:
-        """Bytes of one layer's keys and values, without the extent's padding."""
+        """Bytes of one layer's numbers, decoded."""
         return 2 * self.num_tokens * self.num_kv_heads * self.head_dim * self.torch_dtype.itemsize
 
     @property
-    def extent_bytes(self) -> int:
+    def passage_codec(self) -> PassageCodec:
+        return codec_of(self.codec)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether extents hold the numbers as they are: all are of one size then."""
+        return self.codec.name == "raw"
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of one layer as kernels take it: what the codec stores, but for its entropy coding."""
+        return self.passage_codec.staged_bytes(self.layer_shape, self.torch_dtype)
+
+    @property
+    def staged_extent_bytes(self) -> int:
+        """Bytes of a staged layer with its padding."""
+        return aligned(self.staged_bytes)
+
+    def extent_bytes(self, layer: int) -> int:
         """Bytes of one layer's extent."""
-        return aligned(self.layer_bytes)
+        return aligned(self.layers[layer].stored_bytes)
+
+    def extent_start(self, layer: int) -> int:
+        """Where a layer's extent begins, behind the header's."""
+        return self._starts[layer]
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        return tuple(accumulate((aligned(layer.stored_bytes) for layer in self.layers), initial=0))
 
     @property
     def payload_bytes(self) -> int:
         """Bytes of all layers' extents: the file without its header's extent."""
-        return self.num_layers * self.extent_bytes
+        return self._starts[-1]
 
     def pack(self) -> bytes:
         """The header's extent. Raises InvalidRequestError where it is larger than 64 KiB: too many layers."""

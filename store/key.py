@@ -6,9 +6,9 @@ from typing import Self
 
 from kvblend.core.errors import InvalidRequestError
 
-__all__ = ["FORMAT_VERSION", "PassageKVKey"]
+__all__ = ["FORMAT_VERSION", "PassageKVKey", "Variant"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of the file name, so that a file of another version is a miss and not a corrupt file."""
 
 MAX_HEADS = 1 << 20
@@ -16,20 +16,47 @@ MAX_HEADS = 1 << 20
 FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 TOKEN_HASH = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(
-    rf"(?P<fingerprint>{FINGERPRINT.pattern})/(?P<context>{TOKEN_HASH.pattern})/[0-9a-f]{{2}}/"
-    rf"(?P<passage>{TOKEN_HASH.pattern})\.h(?P<start>\d{{1,7}})-(?P<end>\d{{1,7}})\.v{FORMAT_VERSION}\.kv",
+    rf"(?P<fingerprint>{FINGERPRINT.pattern})/[0-9a-f]{{2}}/(?P<passage>{TOKEN_HASH.pattern})/"
+    rf"(?P<context>{TOKEN_HASH.pattern})\.h(?P<start>\d{{1,7}})-(?P<end>\d{{1,7}})\.v{FORMAT_VERSION}\.kv",
     re.ASCII,
 )
 
 
-@dataclass(frozen=True)
-class PassageKVKey:
-    """One passage's KV of one model, behind one encode context, for the KV heads [head_start, head_end).
+@dataclass(frozen=True, order=True)
+class Variant:
+    """One passage's KV of one model, behind one encode context: all head ranges of it.
 
     `model_fingerprint` is 1 to 128 letters, digits, `_`, `.` and `-`, the first a letter or digit;
     `encode_context` and `passage_id` are token hashes (`core.identity.token_hash`).
 
-    Raises InvalidRequestError where a field is none of that: no key names a path outside its tier.
+    Raises InvalidRequestError where a field is none of that: nothing that is named lies outside its tier.
+    """
+
+    model_fingerprint: str
+    encode_context: str
+    passage_id: str
+
+    def __post_init__(self) -> None:
+        check_fingerprint(self.model_fingerprint)
+        check_token_hash("encode_context", self.encode_context)
+        check_token_hash("passage_id", self.passage_id)
+
+    @property
+    def folder(self) -> str:
+        """The folder of every variant of this passage, relative to the tier's."""
+        return passage_folder(self.model_fingerprint, self.passage_id)
+
+    @property
+    def name(self) -> str:
+        """What the names of its files begin with, relative to the tier's folder."""
+        return f"{self.folder}/{self.encode_context}"
+
+
+@dataclass(frozen=True, order=True)
+class PassageKVKey:
+    """The KV heads [head_start, head_end) of a variant: one file.
+
+    Raises InvalidRequestError where a field is no `Variant`'s or the range is none.
     """
 
     model_fingerprint: str
@@ -39,14 +66,7 @@ class PassageKVKey:
     head_end: int
 
     def __post_init__(self) -> None:
-        if not FINGERPRINT.fullmatch(self.model_fingerprint):
-            raise InvalidRequestError(
-                f"model fingerprint {self.model_fingerprint!r} is not 1 to 128 letters, digits, '_', '.' and '-'",
-                param="model_fingerprint",
-            )
-        for param, value in (("encode_context", self.encode_context), ("passage_id", self.passage_id)):
-            if not TOKEN_HASH.fullmatch(value):
-                raise InvalidRequestError(f"{param} {value!r} is not 64 lower-case hex digits", param=param)
+        _ = self.variant
         if not 0 <= self.head_start < self.head_end <= MAX_HEADS:
             raise InvalidRequestError(
                 f"head range [{self.head_start}, {self.head_end}) is not within [0, {MAX_HEADS}), or is empty",
@@ -54,14 +74,14 @@ class PassageKVKey:
             )
 
     @property
-    def folder(self) -> str:
-        """The folder of every head range of this passage KV, relative to the tier's."""
-        return f"{self.model_fingerprint}/{self.encode_context}/{self.passage_id[:2]}"
+    def variant(self) -> Variant:
+        return Variant(self.model_fingerprint, self.encode_context, self.passage_id)
 
     @property
     def file_name(self) -> str:
         """The file's name, relative to the tier's folder, parts joined by `/`."""
-        return f"{self.folder}/{self.passage_id}.h{self.head_start}-{self.head_end}.v{FORMAT_VERSION}.kv"
+        folder = passage_folder(self.model_fingerprint, self.passage_id)
+        return f"{folder}/{self.encode_context}.h{self.head_start}-{self.head_end}.v{FORMAT_VERSION}.kv"
 
     @classmethod
     def from_file_name(cls, file_name: str) -> Self | None:
@@ -71,3 +91,22 @@ class PassageKVKey:
             return None
         key = cls(match["fingerprint"], match["context"], match["passage"], int(match["start"]), int(match["end"]))
         return key if key.file_name == file_name else None
+
+
+def passage_folder(model_fingerprint: str, passage_id: str) -> str:
+    """The folder of every variant of a passage, relative to its tier's: 256 folders of passages a model."""
+    return f"{model_fingerprint}/{passage_id[:2]}/{passage_id}"
+
+
+def check_fingerprint(value: str) -> None:
+    """Raise InvalidRequestError where it is no model fingerprint."""
+    if not FINGERPRINT.fullmatch(value):
+        raise InvalidRequestError(
+            f"model fingerprint {value!r} is not 1 to 128 letters, digits, '_', '.' and '-'", param="model_fingerprint"
+        )
+
+
+def check_token_hash(param: str, value: str) -> None:
+    """Raise InvalidRequestError where it is no token hash."""
+    if not TOKEN_HASH.fullmatch(value):
+        raise InvalidRequestError(f"{param} {value!r} is not 64 lower-case hex digits", param=param)

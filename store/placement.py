@@ -6,10 +6,11 @@ from pathlib import Path
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
+from kvblend.store.eviction import policy_of
 from kvblend.store.folder.cpu_tier import CPUTier
 from kvblend.store.folder.disk_tier import DiskTier
 from kvblend.store.folder.folder_scan import scan
-from kvblend.store.tier import Tier
+from kvblend.store.tier import BoundedTier
 
 __all__ = ["tiers_of"]
 
@@ -20,7 +21,7 @@ LEAST_CPU_BYTES = 128 << 20
 container's default /dev/shm has 64 MB."""
 
 
-def tiers_of(settings: Settings) -> list[Tier]:
+def tiers_of(settings: Settings) -> list[BoundedTier]:
     """Open the tiers that `settings` ask for and the file systems have room for, fastest first.
 
     Raises InvalidRequestError where a path is relative, cannot be written or lies within the other tier's,
@@ -38,13 +39,14 @@ def tiers_of(settings: Settings) -> list[Tier]:
             raise InvalidRequestError(f"{name} is {str(path)!r}, a relative path; it must be absolute", param=name)
     if cpu_bytes and settings.disk_bytes:
         _check_apart(cpu_path, disk_path)
-    tiers: list[Tier] = []
+    tiers: list[BoundedTier] = []
+    policy = policy_of(settings.eviction)
     if cpu_bytes:
         cpu_bytes = _bounded_by_room(cpu_path, cpu_bytes)
     if cpu_bytes:
-        tiers.append(CPUTier(cpu_path, budget_bytes=cpu_bytes))
+        tiers.append(CPUTier(cpu_path, budget_bytes=cpu_bytes, policy=policy))
     if settings.disk_bytes:
-        tiers.append(DiskTier(disk_path, budget_bytes=settings.disk_bytes))
+        tiers.append(DiskTier(disk_path, budget_bytes=settings.disk_bytes, policy=policy))
     if not tiers:
         raise InvalidRequestError(
             f"{cpu_path} has no room for a CPU tier and KVBLEND_DISK_BYTES is 0; a store needs one tier"

@@ -1,27 +1,28 @@
-"""The contract of a tier: a place where passage KV files lie."""
+"""The contracts of tiers: what every place where passage KV files lie can do, and what a bounded one can besides."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvblend.core.rest import TierStats
 from kvblend.store.content import PassageKVContent
-from kvblend.store.key import PassageKVKey
-from kvblend.store.open_passage import OpenPassageKV
+from kvblend.store.deadline import Deadline
+from kvblend.store.key import PassageKVKey, Variant
+from kvblend.store.stored_passage import StoredPassageKV
 
-__all__ = ["Entry", "Pin", "Tier", "VerifyReport"]
+__all__ = ["BoundedTier", "Entry", "Tier", "VerifyReport"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One whole file of a tier, or what stands for one.
-
-    `used_ns` is when it was last put or opened, in nanoseconds since the epoch.
-    """
+    """One whole file of a tier. `used_ns` is when it was last put or opened, in nanoseconds since the epoch."""
 
     key: PassageKVKey
     num_bytes: int
     used_ns: int
+    num_uses: int = 0
+    pinned: bool = False
+    owner: str = ""
 
 
 @dataclass
@@ -34,109 +35,109 @@ class VerifyReport:
     num_temporary_removed: int = 0
 
 
-class Pin(ABC):
-    """One file that is kept from eviction by this process until `release` or the process's end."""
-
-    @abstractmethod
-    def holds(self) -> bool:
-        """Whether the pinned file is still the one that a lookup finds."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """Let the file go. Idempotent."""
-
-
 class Tier(ABC):
-    """A place where passage KV files lie, within a byte budget.
+    """A place where passage KV files lie: a folder, or a store at the other end of a network.
 
-    Files are immutable and content-addressed: a key's file, once whole, never changes, and whoever
-    finds it under its key may read it. All methods are safe from several threads and, for what lies in a
-    shared place, several processes. `contains` and `open` take no lock; all that changes which files
-    there are is done by one process at a time.
+    Files are immutable and content-addressed: a key's file, once whole, never changes, and whoever finds it under its
+    key may read it. All methods take many keys at once, are safe from several threads and, for what lies in a shared
+    place, several processes, and may block until their deadline: none is called by an engine's own thread.
     """
 
     name: str
     location: str
+    """A path, or an address without credentials."""
+
+    @abstractmethod
+    def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
+        """Those of `keys` that a file lies under. None is opened: `fetch_many` may yet find one corrupt."""
+
+    @abstractmethod
+    def fetch_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> Mapping[PassageKVKey, StoredPassageKV]:
+        """Open files, and mark them as used now. What is not there, corrupt or late is left out.
+
+        An open file stays readable until it is closed, whatever happens to the tier. One whose header fails a check is
+        quarantined.
+        """
+
+    @abstractmethod
+    def put(self, content: PassageKVContent, deadline: Deadline) -> bool:
+        """Write a file; on return it is whole, under its key, and lasts as long as what lies in the tier does.
+
+        A file that lies there already is kept, and False is returned. Raises StoreFullError where room cannot be made,
+        CorruptPassageKVError where the content's own source fails its checks, OSError where the place cannot be written
+        in time. Then nothing changed, but what was evicted to make room.
+        """
+
+    @abstractmethod
+    def delete(self, variants: Collection[Variant], deadline: Deadline) -> int:
+        """Delete every head range of passage KV, pinned or not, and copies in quarantine; returns the number of files.
+
+        Raises OSError where the place does not answer in time: then some may be there still.
+        """
+
+    @abstractmethod
+    def variants(self, model_fingerprint: str, passage_id: str, deadline: Deadline) -> set[PassageKVKey]:
+        """What there is of one passage, behind whatever encode contexts, of all head ranges."""
+
+    @abstractmethod
+    def stats(self) -> TierStats:
+        """Counts of what lies here now. It reads counters, and scans nothing."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the tier holds. Files stay."""
+
+
+class BoundedTier(Tier):
+    """A tier with a byte budget, of which files are evicted: moved to `slower`, or dropped."""
+
     budget_bytes: int
 
-    slower: "Tier | None" = None
-    """The next slower tier: what is evicted here moves there."""
+    slower: "BoundedTier | None" = None
+    """The next slower tier: what is evicted here, and does not lie there, moves there."""
 
     @abstractmethod
-    def contains(self, key: PassageKVKey) -> bool:
-        """Whether a file lies here under `key`. It is not opened: `open` may yet find that it is corrupt."""
+    def touch_many(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
+        """Mark files as used now, without opening them; returns those that lie here."""
 
     @abstractmethod
-    def open(self, key: PassageKVKey) -> OpenPassageKV | None:
-        """Open the file and mark it as used now; None where there is none.
-
-        The open file stays readable whatever happens to the tier: it is one that an eviction or a deletion does
-        not hurt, or that is not evicted while it is open. A file whose header fails a check is quarantined and
-        None is returned.
-        """
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether so many bytes, written now, would fit without an eviction."""
 
     @abstractmethod
-    def touch(self, key: PassageKVKey) -> bool:
-        """Mark the file as used now; False where there is none. It is not opened."""
+    def pin(self, variants: Collection[Variant], *, pinned: bool) -> int:
+        """Keep files from eviction until they are unpinned, beyond this process's life; returns how many there are."""
 
     @abstractmethod
-    def put(self, content: PassageKVContent, *, used_ns: int | None = None) -> bool:
-        """Write a file; on return it is whole, under its key, and survives a crash as far as the tier does.
-
-        A file that lies there already is kept, and False is returned. Room is made first: the least
-        recently used files are demoted to `slower`, or dropped where they lie there already or do not fit.
-        `used_ns` is when the file was last used; now, if None.
-
-        Raises StoreFullError where room cannot be made: the file is over the budget, or too much is pinned.
-        Raises CorruptPassageKVError where the content's own source fails its checks, OSError where the place
-        cannot be written. Then nothing changed, but what was evicted to make room.
-        """
-
-    @abstractmethod
-    def pin(self, key: PassageKVKey) -> Pin | None:
-        """Keep a file from eviction; None where there is none. Any number of pins may hold one file."""
-
-    @abstractmethod
-    def demote(self, key: PassageKVKey) -> bool:
-        """Move a file to `slower` now.
-
-        False where there is no such file or tier, or the file is pinned, corrupt or does not fit there.
-        """
-
-    @abstractmethod
-    def delete(self, *, model_fingerprint: str, encode_context: str, passage_id: str) -> int:
-        """Delete every head range of a passage KV, pinned or not; returns the number of files."""
-
-    @abstractmethod
-    def quarantine(self, file: OpenPassageKV) -> bool:
-        """Put a corrupt file aside: its key is a miss from now on. Logs one warning.
-
-        False, and nothing is done, where the file is no longer what lies under its key.
-        """
+    def move_down(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
+        """Move files to `slower`; returns those that are there now and not here: not what is pinned or does not fit."""
 
     @abstractmethod
     def evict(self, num_bytes: int) -> int:
-        """Evict least recently used files until at least `num_bytes` are freed; returns bytes freed.
+        """Evict by the tier's policy until at least `num_bytes` are freed; returns bytes freed.
 
         Raises StoreFullError where pins hold too much; then nothing was evicted.
         """
 
     @abstractmethod
-    def entries(self) -> Iterator[Entry]:
-        """The files that lie here, in no order; a file that comes or goes meanwhile may be left out."""
+    def entries(self, after: str = "", limit: int | None = None) -> Sequence[Entry]:
+        """The files that lie here, by their names, of those behind `after` the first `limit`."""
+
+    @abstractmethod
+    def owned_bytes(self) -> Mapping[str, int]:
+        """Bytes by owner, of those that have any."""
 
     @abstractmethod
     def verify(self) -> VerifyReport:
-        """Read and check everything; quarantine what is bad, remove what dead writers left."""
-
-    @abstractmethod
-    def stats(self) -> TierStats:
-        """Count what lies here now."""
+        """Read and check everything; quarantine what is bad, remove what dead writers left, count anew."""
 
     @abstractmethod
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant is broken: for tests, while no other process writes."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Give back what the tier holds. Files stay."""
+    def all_entries(self, page: int = 1024) -> Iterator[Entry]:
+        """Every entry, a page at a time: no lock is held between pages."""
+        after = ""
+        while found := self.entries(after, page):
+            yield from found
+            after = found[-1].key.file_name

@@ -1,22 +1,28 @@
 """The store: ordered tiers, fastest first."""
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
 import torch
 
-from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
 from kvblend.core.rest import TierStats
-from kvblend.core.settings import Settings
-from kvblend.store.content import CopiedContent, TensorContent
+from kvblend.core.settings import Settings, WritePolicy
+from kvblend.store.codecs import CodecSpec
+from kvblend.store.content import TensorContent
+from kvblend.store.deadline import NEVER, Deadline
+from kvblend.store.eviction import policy_of
 from kvblend.store.gpu.gpu_tier import GPUTier
-from kvblend.store.held_pins import HeldPins
-from kvblend.store.key import PassageKVKey
+from kvblend.store.joined_heads import JoinedHeads, cover
+from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
-from kvblend.store.tier import Tier, VerifyReport
+from kvblend.store.stored_passage import StoredPassageKV
+from kvblend.store.tier import BoundedTier, Tier, VerifyReport
+from kvblend.store.writer import StoreWriter, copy_into
 
 __all__ = ["TieredStore"]
 
@@ -26,176 +32,170 @@ log = logging.getLogger(__name__)
 class TieredStore:
     """Passage KV in ordered tiers, fastest first. Safe from several threads and processes at once.
 
-    A passage KV may lie in several tiers; it is opened from the fastest. What a tier evicts moves to the
-    next slower one. A miss is None or False, never an error.
+    A passage KV may lie in several tiers; it is opened from the fastest. What a bounded tier evicts moves to the
+    next slower one, where it does not lie there. A miss is left out, never an error.
 
-    A GPU tier is one process's own, in front of the tiers that all share, and holds copies alone: what it evicts
-    is dropped, and what no shared tier has any more, since another process deleted it or it was evicted there, is a
-    miss. Else a deleted passage could be served, or come back.
+    A GPU tier is one process's own, in front of the tiers that all share, and holds copies alone: what no shared tier
+    has any more, since another process deleted it or it was evicted there, is a miss. Else a deleted passage could be
+    served, or come back.
     """
 
-    def __init__(self, tiers: list[Tier], *, gpu: GPUTier | None = None) -> None:
+    def __init__(
+        self,
+        tiers: Sequence[BoundedTier],
+        *,
+        remotes: Sequence[Tier] = (),
+        gpu: GPUTier | None = None,
+        write: WritePolicy = "disk",
+        codec: CodecSpec | None = None,
+    ) -> None:
+        """`write`: where a passage KV must lie before a put returns (docs/settings.md, KVBLEND_WRITE)."""
         if not tiers:
             raise InvalidRequestError("a store needs at least one tier; none was given")
-        self.gpu = gpu
-        self._shared = tuple(tiers)
-        self.tiers: tuple[Tier, ...] = self._shared if gpu is None else (gpu, *self._shared)
-        for faster, slower in pairwise(self._shared):
+        self.gpu, self.bounded, self.remotes = gpu, tuple(tiers), tuple(remotes)
+        self.shared: tuple[Tier, ...] = (*tiers, *remotes)
+        for faster, slower in pairwise(self.bounded):
             faster.slower = slower
-        self._pins = HeldPins()
+        self._codec = codec
+        self._writer = StoreWriter(self.bounded, self.remotes, write)
 
     @classmethod
     def from_settings(cls, settings: Settings, device: torch.device | str | None = None) -> Self:
-        """Open the CPU and disk tiers that `settings` ask for and, for a worker on `device`, the GPU tier.
+        """Open the tiers that `settings` ask for and, for a worker on `device`, the GPU tier.
 
         Raises InvalidRequestError where a path is relative, cannot be written or lies within the other tier's,
         where no tier is left, or where the device has no room.
         """
         tiers = tiers_of(settings)
-        if device is None or settings.gpu_bytes == 0:
-            return cls(tiers)
-        return cls(tiers, gpu=GPUTier(device, budget_bytes=settings.gpu_bytes))
+        gpu = None
+        if device is not None and settings.gpu_bytes:
+            gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
+        return cls(tiers, gpu=gpu, write=settings.write)
 
-    def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int) -> str:
-        """Store a passage's KV; on return it is whole, and survives a crash as far as its tier does.
+    def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
+        """Store a passage's KV; on return it lies where the write policy says that it must.
 
         kv: [num_layers, 2, num_tokens, num_kv_heads, head_dim], bfloat16, float16 or float32, on any device.
-        It goes to the fastest shared tier that can make room. What lies there already under `key` is kept, since a
-        key names its content, and marked as used now. Returns the tier's name.
+        What lies there already under `key` is kept, since a key names its content, and marked as used now.
+        Returns the name of the tier where it lasts.
 
-        Raises StoreFullError where no tier can make room or be written, InvalidRequestError where `kv` does not
+        Raises StoreFullError where that tier cannot make room or be written, InvalidRequestError where `kv` does not
         fit the key.
         """
-        content = TensorContent(key, kv, capture_position=capture_position)
-        found = self.open(key)
-        if found is not None:
-            with found:
-                return found.tier
-        reasons = []
-        for tier in self._shared:
-            try:
-                tier.put(content)
-            except StoreFullError as error:
-                reasons.append(error.message)
-            except OSError as error:
-                log.warning("the %s tier cannot be written: %s", tier.name, error)
-                reasons.append(f"the {tier.name} tier cannot be written: {error}")
-            else:
-                return tier.name
-        raise StoreFullError("; ".join(reasons))
+        content = TensorContent(key, kv, capture_position=capture_position, owners=owners, codec=self._codec)
+        return self._writer.put(content)
 
-    def open(self, key: PassageKVKey) -> OpenPassageKV | None:
-        """Open from the fastest tier that has it, and mark it as used; None where no shared tier has it.
+    def open_many(
+        self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER
+    ) -> Mapping[PassageKVKey, OpenPassageKV]:
+        """Open each from the fastest tier that has it, and mark it as used; what is nowhere, or late, is left out.
 
-        The file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose
-        header fails its check is quarantined and passed over.
+        A file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose header fails its
+        check is quarantined and passed over. Heads that lie in files of other ranges are put together.
         """
-        if self.gpu is not None:
-            copy = self.gpu.open(key)
-            if copy is not None:
-                if any(tier.touch(key) for tier in self._shared):
-                    return copy
-                copy.close()
-                self.gpu.drop(key)
-        for tier in self._shared:
-            file = tier.open(key)
-            if file is not None:
-                return file
-        return None
-
-    def quarantine(self, file: OpenPassageKV) -> None:
-        """Put aside a file whose `read` raised CorruptPassageKVError. One warning is logged."""
-        for tier in self.tiers:
-            if tier.name == file.tier:
-                tier.quarantine(file)
-
-    def lookup(self, key: PassageKVKey) -> str | None:
-        """The fastest tier that has a file for `key`, by name; it is not opened."""
-        found = next((tier.name for tier in self._shared if tier.contains(key)), None)
-        return self.gpu.name if found is not None and self.gpu is not None and self.gpu.contains(key) else found
-
-    def delete(self, *, model_fingerprint: str, encode_context: str, passage_id: str) -> int:
-        """Delete every head range of a passage KV from all tiers, pinned or not; returns the number of files."""
-        num_deleted = 0
-        while True:  # once more after a file was found: it may have been on its way between two tiers
-            num_files = sum(
-                tier.delete(model_fingerprint=model_fingerprint, encode_context=encode_context, passage_id=passage_id)
-                for tier in self.tiers
-            )
-            if num_files == 0:
+        opened: dict[PassageKVKey, OpenPassageKV] = dict(self._open_on_device(keys))
+        for tier in self.shared:
+            missing = [key for key in keys if key not in opened]
+            if not missing:
                 break
+            files = tier.fetch_many(missing, deadline)
+            opened.update(files)
+            if tier in self.remotes:
+                for file in files.values():
+                    self._writer.keep_near(file)
+        for key in keys:
+            if key not in opened and (joined := self._join(key, deadline)) is not None:
+                opened[key] = joined
+        return opened
+
+    def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER) -> Mapping[PassageKVKey, str]:
+        """The fastest tier that has each, by name; none is opened."""
+        found: dict[PassageKVKey, str] = {}
+        for tier in self.shared:
+            missing = [key for key in keys if key not in found]
+            if not missing:
+                break
+            for key in tier.lookup_many(missing, deadline):
+                found[key] = self.gpu.name if self.gpu is not None and self.gpu.contains(key) else tier.name
+        for key in keys:
+            if key not in found and (parts := self._parts(key, deadline)):
+                found[key] = parts[0][1].name
+        return found
+
+    def committed_many(self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER) -> set[PassageKVKey]:
+        """Those that lie where the write policy says that they must last."""
+        committed = set(keys)
+        for tiers in self._writer.lasting_in:
+            committed &= {key for tier in tiers for key in tier.lookup_many(committed, deadline)}
+        return committed
+
+    def delete(self, variants: Collection[Variant], deadline: Deadline = NEVER) -> int:
+        """Delete every head range of passage KV from all tiers, pinned or not; returns the number of files.
+
+        Raises OSError where a tier does not answer in time, once the others have deleted theirs.
+        """
+        self._writer.drain()  # what is on its way to a tier is there, and is deleted
+        if self.gpu is not None:
+            self.gpu.delete(variants)
+        num_deleted, failures = 0, list[OSError]()
+        while True:  # once more after a file was found: it may have been on its way between two tiers
+            num_files = 0
+            for tier in self.shared:
+                try:
+                    num_files += tier.delete(variants, deadline)
+                except OSError as error:
+                    failures.append(error)
             num_deleted += num_files
-        self._pins.drop_gone()
+            if num_files == 0 or failures:
+                break
+        if failures:
+            raise failures[0]
         return num_deleted
 
-    def pin(self, key: PassageKVKey) -> bool:
-        """Keep a passage KV from eviction until `unpin` or this process's end; False where no tier has it.
+    def pin(self, variants: Collection[Variant], *, pinned: bool = True) -> int:
+        """Keep passage KV from eviction until it is unpinned, in every bounded tier that has it; returns the files."""
+        return sum(tier.pin(variants, pinned=pinned) for tier in self.bounded)
 
-        It is pinned in the fastest shared tier that has it; other processes' pins count too. Idempotent.
+    def promote_many(self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER) -> set[PassageKVKey]:
+        """Copy what does not lie in the fastest bounded tier there; returns what lies there now."""
+        fastest = self.bounded[0]
+        there = fastest.lookup_many(keys, deadline)
+        for tier in self.shared[1:]:
+            missing = [key for key in dict.fromkeys(keys) if key not in there]
+            for key, file in tier.fetch_many(missing, deadline).items():
+                with file:
+                    if copy_into(fastest, file) and not self._was_deleted(key, tier, fastest):
+                        there.add(key)
+        return there
+
+    def move_down(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
+        """Move from the fastest tier that has it to the next slower one; returns what moved.
+
+        Not what is in the slowest, is pinned, or does not fit. A copy in the GPU tier goes, too.
         """
-        return self._pins.take(key, self._shared)
-
-    def unpin(self, key: PassageKVKey) -> bool:
-        """Drop this store's pin; False where it holds none."""
-        return self._pins.drop(key)
-
-    def promote(self, key: PassageKVKey) -> bool:
-        """Copy to the next faster tier than the fastest that has it; False where none has it or it does not fit."""
-        for faster, tier in pairwise(self.tiers):
-            if faster.contains(key):
-                return False
-            file = tier.open(key)
-            if file is None:
-                continue
-            with file:
-                try:
-                    faster.put(CopiedContent(file))
-                except StoreFullError:
-                    return False
-                except OSError as error:
-                    log.warning("the %s tier cannot be written: %s", faster.name, error)
-                    return False
-                except CorruptPassageKVError:
-                    tier.quarantine(file)
-                    return False
-            if not tier.contains(key):  # deleted meanwhile, and the copy with it
-                faster.delete(
-                    model_fingerprint=key.model_fingerprint,
-                    encode_context=key.encode_context,
-                    passage_id=key.passage_id,
-                )
-                return False
-            return True
-        return False
-
-    def demote(self, key: PassageKVKey) -> bool:
-        """Move from the fastest tier that has it to the next slower one; the faster copy is gone then.
-
-        False where no tier has it, it is in the slowest, it is pinned, or it does not fit. A copy in the GPU tier
-        is dropped: it lies in a slower one.
-        """
-        if self.gpu is not None and self.gpu.contains(key):
-            return self.gpu.drop(key) and self.lookup(key) is not None
-        for tier in self._shared:
-            if tier.contains(key):
-                return tier.demote(key)
-        return False
+        moved: set[PassageKVKey] = set()
+        for tier in self.bounded[:-1]:
+            moved |= tier.move_down([key for key in keys if key not in moved])
+        if self.gpu is not None:
+            for key in moved:
+                self.gpu.drop(key)
+        return moved
 
     def evict(self, tier: str, num_bytes: int) -> int:
-        """Demote or drop the least recently used files of `tier` until `num_bytes` are freed; returns bytes freed.
+        """Evict from `tier` until `num_bytes` are freed; returns bytes freed.
 
         Raises StoreFullError where pins hold too much, InvalidRequestError where no tier has that name.
         """
-        for candidate in self.tiers:
+        for candidate in self._evicting:
             if candidate.name == tier:
                 return candidate.evict(num_bytes)
-        names = ", ".join(candidate.name for candidate in self.tiers)
+        names = ", ".join(candidate.name for candidate in self._evicting)
         raise InvalidRequestError(f"no tier is named {tier!r}; there are: {names}", param="tier")
 
     def verify(self) -> VerifyReport:
         """Read and check everything; quarantine what is bad and remove what dead writers left."""
         total = VerifyReport()
-        for tier in self.tiers:
+        for tier in self.bounded:
             report = tier.verify()
             total.num_files += report.num_files
             total.num_bytes += report.num_bytes
@@ -204,18 +204,18 @@ class TieredStore:
         return total
 
     def stats(self) -> list[TierStats]:
-        """Count what lies in each tier now, fastest first."""
-        return [tier.stats() for tier in self.tiers]
+        """What lies in each tier now, fastest first."""
+        return [tier.stats() for tier in self._all]
 
     def check_integrity(self) -> None:
         """Raise AssertionError where an invariant of a tier is broken: for tests."""
-        for tier in self.tiers:
+        for tier in self._evicting:
             tier.check_integrity()
 
     def close(self) -> None:
-        """Release this store's pins and what its tiers hold. Files stay on the tiers; close open ones first."""
-        self._pins.drop_all()
-        for tier in self.tiers:
+        """Finish what is being copied, and release what the tiers hold. Files stay; close open ones first."""
+        self._writer.close()
+        for tier in self._all:
             tier.close()
 
     def __enter__(self) -> Self:
@@ -225,3 +225,58 @@ class TieredStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _all(self) -> list[GPUTier | Tier]:
+        return [*([] if self.gpu is None else [self.gpu]), *self.shared]
+
+    @property
+    def _evicting(self) -> list[GPUTier | BoundedTier]:
+        return [*([] if self.gpu is None else [self.gpu]), *self.bounded]
+
+    def _open_on_device(self, keys: Collection[PassageKVKey]) -> Mapping[PassageKVKey, OpenPassageKV]:
+        """Copies in the GPU tier of what a shared tier has; the others are dropped."""
+        if self.gpu is None:
+            return {}
+        copies = {key: copy for key in keys if (copy := self.gpu.open(key)) is not None}
+        used: set[PassageKVKey] = set()
+        for tier in self.bounded:
+            used |= tier.touch_many([key for key in copies if key not in used])
+        for remote in self.remotes:
+            used |= remote.lookup_many([key for key in copies if key not in used], NEVER)
+        for key in copies.keys() - used:
+            copies.pop(key).close()
+            self.gpu.drop(key)
+        return copies
+
+    def _parts(self, key: PassageKVKey, deadline: Deadline) -> list[tuple[PassageKVKey, Tier]]:
+        """Files of other head ranges that have all heads of `key` together, and where they are; empty if some lack."""
+        where: dict[PassageKVKey, Tier] = {}
+        for tier in reversed(self.shared):
+            there = tier.variants(key.model_fingerprint, key.passage_id, deadline)
+            where.update(dict.fromkeys(there, tier))
+        return [(part, where[part]) for part in cover(key, where) or ()]
+
+    def _join(self, key: PassageKVKey, deadline: Deadline) -> JoinedHeads | None:
+        files: list[StoredPassageKV] = []
+        for part, tier in self._parts(key, deadline):
+            file = tier.fetch_many([part], deadline).get(part)
+            if file is None:
+                for opened in files:
+                    opened.close()
+                return None
+            files.append(file)
+        if not files:
+            return None
+        try:
+            return JoinedHeads(key, files)
+        except CorruptPassageKVError as error:
+            log.warning("passage KV %s cannot be put together: %s", key.file_name, error)
+            return None
+
+    def _was_deleted(self, key: PassageKVKey, source: Tier, copied_to: Tier) -> bool:
+        """Whether a file was deleted while it was copied: then its copy is deleted, too."""
+        if source.lookup_many([key], NEVER):
+            return False
+        copied_to.delete([key.variant], NEVER)
+        return True

@@ -7,24 +7,37 @@ from kvblend.core.identity import EMPTY_CONTEXT, token_hash
 from kvblend.core.plan import ContextPlan
 from kvblend.store import PassageKVKey
 
-__all__ = ["PlacedSpan", "place_spans"]
+__all__ = ["Choice", "PlacedSpan", "place_spans"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant that would do. `exact`: it is what a full prefill would compute, encoded behind just what precedes it
+    in the prompt."""
+
+    encode_context: str
+    passage_id: str
+    exact: bool
+
+    def key(self, model_fingerprint: str, heads: tuple[int, int]) -> PassageKVKey:
+        return PassageKVKey(model_fingerprint, self.encode_context, self.passage_id, *heads)
 
 
 @dataclass(frozen=True)
 class PlacedSpan:
-    """Context tokens `[start, end)`. `stored_as` is (encode context, passage id), None for a fresh span.
-
-    `exact`: the stored KV is what a full prefill would compute: it was encoded behind just what precedes it here.
-    """
+    """Context tokens `[start, end)`, and the variants that would do for them, best first: none of a fresh span."""
 
     start: int
     end: int
-    stored_as: tuple[str, str] | None
-    exact: bool
+    choices: tuple[Choice, ...]
 
-    def key(self, model_fingerprint: str, heads: tuple[int, int]) -> PassageKVKey:
-        assert self.stored_as is not None
-        return PassageKVKey(model_fingerprint, *self.stored_as, *heads)
+    @property
+    def is_preamble(self) -> bool:
+        return self.start == 0 and any(choice.exact for choice in self.choices)
+
+    @property
+    def is_passage(self) -> bool:
+        return bool(self.choices) and not self.is_preamble
 
 
 def place_spans(plan: ContextPlan, token_ids: Sequence[int]) -> list[PlacedSpan]:
@@ -32,13 +45,12 @@ def place_spans(plan: ContextPlan, token_ids: Sequence[int]) -> list[PlacedSpan]
     placed, start = [], 0
     for span in plan.spans:
         end = start + span.num_tokens
-        stored_as = None
-        exact = span.kind == "exact"
-        if exact:
-            stored_as = (EMPTY_CONTEXT, token_hash(token_ids[:end]))
-        elif span.encode_context is not None:
-            stored_as = (span.encode_context, token_hash(token_ids[start:end]))
-            exact = span.encode_context == token_hash(token_ids[:start])
-        placed.append(PlacedSpan(start, end, stored_as, exact))
+        choices: tuple[Choice, ...] = ()
+        if span.kind == "exact":
+            choices = (Choice(EMPTY_CONTEXT, token_hash(token_ids[:end]), exact=True),)
+        elif span.kind == "passage":
+            passage_id, before = token_hash(token_ids[start:end]), token_hash(token_ids[:start])
+            choices = tuple(Choice(own, passage_id, exact=own == before) for own in span.encode_contexts)
+        placed.append(PlacedSpan(start, end, choices))
         start = end
     return placed

@@ -59,9 +59,9 @@ class ServedBlend:
         self.close()
 
     def load(self) -> None:
-        workload, files = self._workload, [self._store.open(key) for key in self._keys]
-        opened = [file for file in files if file is not None]
-        assert len(opened) == len(files), "a passage is not in the store"
+        workload, files = self._workload, self._store.open_many(self._keys)
+        assert len(files) == len(self._keys), "a passage is not in the store"
+        opened = [files[key] for key in self._keys]
 
         def prepare(passages: tuple[StagedPassage, ...]) -> Callable[[int], object]:
             placed = []

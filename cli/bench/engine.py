@@ -140,7 +140,7 @@ class BenchEngine:
         """The order that blends these passages behind the preamble."""
         context = token_hash(self.encode_context)
         spans: list[dict[str, Any]] = [{"kind": "exact", "num_tokens": len(self.prompts.preamble)}]
-        spans += [{"kind": "passage", "num_tokens": len(p), "encode_context": context} for p in passages]
+        spans += [{"kind": "passage", "num_tokens": len(p), "encode_contexts": [context]} for p in passages]
         return {"blend": {"spans": spans, "recompute_ratio": ratio}}
 
     def sampling(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kvblend.store.eviction import EvictionPolicy
 from kvblend.store.folder.folder_tier import FolderTier
 
 __all__ = ["CPUTier"]
@@ -14,5 +15,5 @@ class CPUTier(FolderTier):
     calls, not through a mapping: under a mapping, a truncated file or a full tmpfs is a fatal signal.
     """
 
-    def __init__(self, root: Path, *, budget_bytes: int) -> None:
-        super().__init__("cpu", root, budget_bytes=budget_bytes, durable=False)
+    def __init__(self, root: Path, *, budget_bytes: int, policy: EvictionPolicy | None = None) -> None:
+        super().__init__("cpu", root, budget_bytes=budget_bytes, policy=policy, durable=False)

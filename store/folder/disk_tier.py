@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kvblend.store.eviction import EvictionPolicy
 from kvblend.store.folder.folder_tier import FolderTier
 
 __all__ = ["DiskTier"]
@@ -16,5 +17,7 @@ class DiskTier(FolderTier):
     often is promoted to a faster tier, so a second copy in memory is a waste.
     """
 
-    def __init__(self, root: Path, *, budget_bytes: int) -> None:
-        super().__init__("disk", root, budget_bytes=budget_bytes, durable=True, direct=True, num_threads=NUM_THREADS)
+    def __init__(self, root: Path, *, budget_bytes: int, policy: EvictionPolicy | None = None) -> None:
+        super().__init__(
+            "disk", root, budget_bytes=budget_bytes, policy=policy, durable=True, direct=True, num_threads=NUM_THREADS
+        )

@@ -10,7 +10,7 @@ from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store.buffers import byte_view, empty_extents
 from kvblend.store.folder.folder_space import READ_FLAGS, FolderSpace
 from kvblend.store.folder.passage_file import PassageKVFile, read_header
-from kvblend.store.folder.tier_lock import LOCK_NAME, is_same_file
+from kvblend.store.folder.users import USERS_NAME, is_same_file
 from kvblend.store.format import EXTENT_ALIGNMENT
 from kvblend.store.key import PassageKVKey
 
@@ -49,25 +49,13 @@ class FolderReader:
             os.close(fd)
             raise
 
-    def open_under_lock(self, path: Path, key: PassageKVKey) -> PassageKVFile | None:
-        """Open `key`'s file while the tier's lock is held; None where there is none or it is corrupt."""
-        fd = self._open(path)
-        if fd is None:
-            return None
-        try:
-            return self._wrap(fd, path, key)
-        except CorruptPassageKVError as error:
-            os.close(fd)
-            log.warning("passage KV %s %s", path, error.message)
-            return None
-
     def quarantine(self, path: Path, fd: int, reason: str) -> bool:
-        """Put the open file aside if `path` still names it. Takes the tier's lock."""
+        """Put the open file aside if `path` still names it."""
         try:
-            with self._space.hold():
+            with self._space.change() as index:
                 if not is_same_file(fd, path):
                     return False
-                target = self._space.set_aside(path)
+                target = self._space.set_aside(index, path)
         except OSError as error:  # a read-only file system: a reader must go on all the same
             log.warning("passage KV %s: %s; it cannot be moved: %s", path, reason, error)
             return False
@@ -97,6 +85,7 @@ class FolderReader:
             header,
             tier=self._tier,
             path=path,
+            put_aside=self.quarantine,
             direct=self._direct,
             executor=self._executor,
             num_threads=self._num_threads,
@@ -104,9 +93,9 @@ class FolderReader:
 
 
 def _takes_direct_reads(root: Path) -> bool:
-    """Whether an aligned O_DIRECT read works here. One of the lock file, shorter than an extent, is as good as any."""
+    """Whether an aligned O_DIRECT read works here. One of a file shorter than an extent, is as good as any."""
     try:
-        fd = os.open(root / LOCK_NAME, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        fd = os.open(root / USERS_NAME, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as error:
         log.debug("no O_DIRECT at %s: %s", root, error)
         return False

@@ -1,4 +1,4 @@
-"""What lies in a folder tier: the file system is the index."""
+"""What lies in a folder tier, found by looking: for an index that is made anew."""
 
 import os
 import stat
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["QUARANTINE_NAME", "TEMPORARY_SUFFIX", "FoundFile", "scan"]
+__all__ = ["PIN_SUFFIX", "QUARANTINE_NAME", "TEMPORARY_SUFFIX", "WHOLE_SUFFIX", "FoundFile", "scan"]
 
 QUARANTINE_NAME = ".quarantine"
 TEMPORARY_SUFFIX = ".tmp"
 WHOLE_SUFFIX = ".kv"
+PIN_SUFFIX = ".kv.pin"
 
-FileKind = Literal["whole", "temporary", "quarantined"]
+FoundKind = Literal["whole", "temporary", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,18 @@ class FoundFile:
 
     root: Path
     name: str
-    kind: FileKind
+    kind: FoundKind
     num_bytes: int
     used_ns: int
 
     @property
     def path(self) -> Path:
         return self.root / self.name
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether its marker lies beside it."""
+        return self.path.with_name(self.path.name.removesuffix(WHOLE_SUFFIX) + PIN_SUFFIX).exists()
 
 
 def scan(root: Path) -> Iterator[FoundFile]:
@@ -57,9 +63,9 @@ def scan(root: Path) -> Iterator[FoundFile]:
                 yield FoundFile(root, name, kind, status.st_size, status.st_mtime_ns)
 
 
-def _kind(folder: str, name: str) -> FileKind | None:
+def _kind(folder: str, name: str) -> FoundKind | None:
     """None for a file that is not ours."""
-    if folder == f"{QUARANTINE_NAME}/":
+    if folder.startswith(f"{QUARANTINE_NAME}/"):
         return "quarantined"
     if name.endswith(TEMPORARY_SUFFIX):
         return "temporary"

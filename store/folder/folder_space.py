@@ -1,82 +1,122 @@
-"""A folder tier's bytes: creating and removing its files under the lock, counted against the budget."""
+"""A folder tier's files: how they come and go, each with its row in the index."""
 
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kvblend.core.errors import StoreFullError
-from kvblend.store.folder.eviction import EvictionPolicy
-from kvblend.store.folder.folder_scan import QUARANTINE_NAME, TEMPORARY_SUFFIX, FoundFile, scan
-from kvblend.store.folder.tier_lock import TierLock, Usage, try_exclusive
+from kvblend.core.errors import CorruptPassageKVError
+from kvblend.store.eviction.policy import EvictionPolicy
+from kvblend.store.folder.folder_scan import PIN_SUFFIX, QUARANTINE_NAME, TEMPORARY_SUFFIX, WHOLE_SUFFIX, scan
+from kvblend.store.folder.index import FolderIndex, IndexedFile
+from kvblend.store.folder.passage_file import read_header
+from kvblend.store.folder.users import TierUsers, is_same_file, try_exclusive
+from kvblend.store.format import PassageKVHeader
+from kvblend.store.key import PassageKVKey
 
-__all__ = ["READ_FLAGS", "FolderSpace", "open_file"]
+__all__ = ["READ_FLAGS", "FolderSpace", "Temporary", "open_file"]
 
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # the last: a FIFO must not block us
 
 
-class FolderSpace:
-    """The files under `root` and what they may take.
+class Temporary:
+    """A file that is being written: of its full size from the start, and locked while its writer lives."""
 
-    Methods that take a `usage` are called with it while `hold` is held, and keep it right.
+    def __init__(self, path: Path, name: str, num_bytes: int) -> None:
+        self.path, self.name = path, name
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            os.ftruncate(self.fd, num_bytes)
+        except BaseException:
+            os.close(self.fd)
+            path.unlink(missing_ok=True)
+            raise
+
+
+class FolderSpace:
+    """The files under `root`. Those that take an index are called within one of its transactions.
+
     With `durable`, names survive the machine as well as the process: folders are synced.
     """
 
     def __init__(self, root: Path, *, budget_bytes: int, durable: bool, policy: EvictionPolicy) -> None:
-        self.root = root
-        self.budget_bytes = budget_bytes
-        self.durable = durable
-        self.policy = policy
-        self._lock = TierLock(root)
+        self.root, self.budget_bytes, self.durable = root, budget_bytes, durable
+        self.num_stale = 0
+        self._users = TierUsers(root)
+        self._index = FolderIndex(root, policy, self.reconcile)
+        with self._index.transaction() as index:
+            if self._users.alone and not index.clean:
+                self.reconcile(index)
+            index.clean = False
+        self._users.let_in()
 
     @contextmanager
-    def hold(self) -> Iterator[Usage]:
-        """Hold the tier's lock. Not reentrant."""
-        with self._lock.hold() as usage:
-            if usage.used_bytes < 0:
-                self.recount(usage)
-            yield usage
+    def change(self) -> Iterator[FolderIndex]:
+        """Alone of all threads and processes. Raises OSError where the index cannot be used. Not reentrant."""
+        with self._index.transaction() as index:
+            yield index
 
-    def recount(self, usage: Usage) -> tuple[list[FoundFile], int]:
-        """Scan, remove what dead writers left and set the count; returns what lies here and how many were removed."""
-        files = []
+    def reconcile(self, index: FolderIndex) -> int:
+        """Scan, and make the rows what lies here; returns how many files of dead writers were removed."""
+        known = {file.name: file for file in index.all()}
         num_removed = 0
-        for file in scan(self.root):
-            if file.kind == "temporary" and _is_abandoned(file.path):
-                file.path.unlink(missing_ok=True)
-                num_removed += 1
-            else:
-                files.append(file)
-        usage.used_bytes = sum(file.num_bytes for file in files)
-        return files, num_removed
+        for file in sorted(scan(self.root), key=lambda file: file.used_ns):
+            row = known.pop(file.name, None)
+            if file.kind == "temporary":
+                if _is_abandoned(file.path):
+                    file.path.unlink(missing_ok=True)
+                    index.forget(file.name)
+                    num_removed += 1
+                elif row is None:
+                    index.add(IndexedFile(file.name, "writing", file.num_bytes, file.used_ns), cost=0.0)
+            elif row is None or row.num_bytes != file.num_bytes:
+                self._adopt(index, file.name, file.num_bytes, file.used_ns, whole=file.kind == "whole")
+            elif row.kind == "whole" and row.pinned != file.is_pinned:
+                index.pin(file.name, pinned=file.is_pinned)
+        for name in known:
+            if not (self.root / name).exists():
+                index.forget(name)
+        return num_removed
 
-    def create_temporary(self, path: Path, num_bytes: int, usage: Usage) -> tuple[Path, int]:
-        """Create what becomes `path`: of its full size from the start, and locked while its writer lives.
+    def adopt(self, index: FolderIndex, path: Path) -> None:
+        """Take up a whole file that has no row: its writer died between the two."""
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            name = str(path.relative_to(self.root))
+            self._adopt(index, name, status.st_size, status.st_mtime_ns, whole=True)
 
-        Returns its path and its descriptor, which the caller closes.
-        """
+    def create(self, index: FolderIndex, path: Path, header: PassageKVHeader, num_bytes: int) -> Temporary:
+        """Begin to write what becomes `path`."""
         self.make_folders(path.parent)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            os.ftruncate(fd, num_bytes)
-        except BaseException:
-            os.close(fd)
-            temporary.unlink(missing_ok=True)
-            raise
-        usage.used_bytes += num_bytes
-        return temporary, fd
+        name = str(temporary.relative_to(self.root))
+        created = Temporary(temporary, name, num_bytes)
+        index.add(IndexedFile(name, "writing", num_bytes, 0, owner=_owner(header)), cost=_cost(header))
+        return created
 
-    def remove(self, path: Path, num_bytes: int, usage: Usage) -> bool:
-        """Remove a file and the folders that it leaves empty; False where it is gone already."""
+    def commit(self, index: FolderIndex, temporary: Temporary, path: Path, header: PassageKVHeader) -> None:
+        """Let what was written appear, whole, at `path`."""
+        status = os.fstat(temporary.fd)
+        temporary.path.rename(path)
+        index.forget(temporary.name)
+        name = str(path.relative_to(self.root))
+        file = IndexedFile(name, "whole", status.st_size, status.st_mtime_ns, owner=_owner(header))
+        index.add(file, cost=_cost(header))
+
+    def remove(self, index: FolderIndex, name: str, *, evicted: bool = False) -> bool:
+        """Remove a file, its marker, its row, and the folders that it leaves empty; False where it is gone already."""
+        path = self.root / name
+        if not evicted:
+            _marker(path).unlink(missing_ok=True)
         try:
             path.unlink()
+            existed = True
         except (FileNotFoundError, NotADirectoryError):
-            return False
-        usage.used_bytes = max(0, usage.used_bytes - num_bytes)
+            existed = False
+        index.forget(name, evicted=evicted and existed)
         for folder in path.parents:
             if folder == self.root:
                 break
@@ -84,15 +124,37 @@ class FolderSpace:
                 folder.rmdir()
             except OSError:
                 break
-        return True
+        return existed
 
-    def set_aside(self, path: Path) -> Path:
+    def remove_abandoned(self, index: FolderIndex) -> int:
+        """Remove what dead writers left; returns how many files."""
+        abandoned = [file.name for file in index.unusual("writing") if _is_abandoned(self.root / file.name)]
+        for name in abandoned:
+            self.remove(index, name)
+        return len(abandoned)
+
+    def set_aside(self, index: FolderIndex, path: Path) -> Path:
         """Move a corrupt file into quarantine, where it still counts; returns its new path."""
-        folder = self.root / QUARANTINE_NAME
-        self.make_folders(folder)
-        target = folder / f"{path.name}.{secrets.token_hex(4)}"
+        name = str(path.relative_to(self.root))
+        target = self.root / QUARANTINE_NAME / f"{name}.{secrets.token_hex(4)}"
+        self.make_folders(target.parent)
         path.rename(target)
+        _marker(path).unlink(missing_ok=True)
+        if index.get(name) is None:
+            self.adopt(index, target)
+        index.change(name, kind="quarantined", new_name=str(target.relative_to(self.root)))
+        index.pin(str(target.relative_to(self.root)), pinned=False)
         return target
+
+    def pin(self, index: FolderIndex, name: str, *, pinned: bool) -> None:
+        """Set a file's marker, or take it away."""
+        marker = _marker(self.root / name)
+        if pinned:
+            marker.touch(mode=0o660)
+        else:
+            marker.unlink(missing_ok=True)
+        self.sync_folder(marker.parent)
+        index.pin(name, pinned=pinned)
 
     def make_folders(self, folder: Path) -> None:
         missing = []
@@ -114,54 +176,36 @@ class FolderSpace:
             finally:
                 os.close(fd)
 
-    @contextmanager
-    def victims(self, num_bytes: int, usage: Usage, *, spare_bytes: int = 0) -> Iterator[list[FoundFile]]:
-        """Choose what must go to bring the count down to `num_bytes`, locked against pins during the block.
+    def close(self) -> None:
+        """Leave the folder; the last to leave says that its index is right."""
+        if self._users.leave():
+            with suppress(OSError), self._index.transaction() as index:
+                index.clean = not index.unusual("writing") and not index.unusual("leaving")
+        self._index.close()
+        self._users.close()
 
-        Having scanned, up to `spare_bytes` more are chosen, so that the next puts need no scan.
-        Quarantined files go here and now. The chosen whole files are the caller's to remove.
-        Raises StoreFullError, with nothing chosen, where pins and writers hold too much.
-        """
-        if usage.used_bytes <= num_bytes:
-            yield []
+    def _adopt(self, index: FolderIndex, name: str, num_bytes: int, used_ns: int, *, whole: bool) -> None:
+        path = self.root / name
+        if not whole or PassageKVKey.from_file_name(name) is None:  # of another format version, say: the first to go
+            self.num_stale += whole
+            index.add(IndexedFile(name, "quarantined", num_bytes, used_ns), cost=0.0)
             return
-        files, _ = self.recount(usage)
-        for file in files:
-            if file.kind == "quarantined" and usage.used_bytes > num_bytes:
-                self.remove(file.path, file.num_bytes, usage)
-        chosen: list[FoundFile] = []
-        remaining = usage.used_bytes
-        with ExitStack() as locks:
-            for file in self.policy.order(file for file in files if file.kind == "whole"):
-                if remaining <= num_bytes and num_bytes - remaining + file.num_bytes > spare_bytes:
-                    break
-                fd = open_file(file.path)
-                if fd is None:
-                    continue
-                locks.callback(os.close, fd)
-                if try_exclusive(fd):
-                    chosen.append(file)
-                    remaining -= file.num_bytes
-            if remaining > num_bytes:
-                raise StoreFullError(
-                    f"{remaining} bytes at {self.root} are pinned or being written; at most {num_bytes} could stay "
-                    f"within the budget of {self.budget_bytes}"
-                )
-            yield chosen
-
-    def num_pinned(self, files: list[FoundFile]) -> int:
-        """Count the whole files that someone holds a lock on. Call it under the lock."""
-        num = 0
-        for file in files:
-            fd = open_file(file.path) if file.kind == "whole" else None
-            if fd is not None:
-                num += not try_exclusive(fd)
+        cost, owner = 0.0, ""
+        fd = open_file(path)
+        if fd is not None:
+            try:
+                header = read_header(fd, max_bytes=num_bytes)
+                cost, owner = _cost(header), _owner(header)
+            except CorruptPassageKVError:  # whoever opens it puts it aside
+                pass
+            finally:
                 os.close(fd)
-        return num
+        pinned = _marker(path).exists()
+        index.add(IndexedFile(name, "whole", num_bytes, used_ns, pinned=pinned, owner=owner), cost=cost)
 
 
 def open_file(path: Path) -> int | None:
-    """Open to lock; None where there is no such file, or it is none that we could have written."""
+    """Open for reading; None where that cannot be. The caller closes it."""
     try:
         return os.open(path, READ_FLAGS)
     except OSError:
@@ -169,10 +213,24 @@ def open_file(path: Path) -> int | None:
 
 
 def _is_abandoned(temporary: Path) -> bool:
+    """Whether a file's writer is dead. One that was renamed meanwhile is nobody's either."""
     fd = open_file(temporary)
     if fd is None:
-        return False
+        return True
     try:
-        return try_exclusive(fd)
+        return try_exclusive(fd) and is_same_file(fd, temporary)
     finally:
         os.close(fd)
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(WHOLE_SUFFIX) + PIN_SUFFIX)
+
+
+def _cost(header: PassageKVHeader) -> float:
+    """What it takes to compute a passage KV again: tokens."""
+    return float(header.num_tokens)
+
+
+def _owner(header: PassageKVHeader) -> str:
+    return header.owners[0] if header.owners else ""

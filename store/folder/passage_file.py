@@ -8,20 +8,24 @@ from concurrent.futures import Executor
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 import xxhash
 
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store.buffers import byte_view, empty_extents
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
-from kvblend.store.open_passage import OpenPassageKV
+from kvblend.store.stored_passage import StoredPassageKV
 
 __all__ = ["PassageKVFile", "read_header"]
 
 PARALLEL_BYTES = 4 << 20
 """A smaller file is read by the calling thread alone."""
 
+PutAside = Callable[[Path, int, str], bool]
+"""Quarantines the file at a path if it still is the one that the descriptor has open, for a reason."""
 
-class PassageKVFile(OpenPassageKV):
+
+class PassageKVFile(StoredPassageKV):
     """A passage KV file, open for reading.
 
     It holds a descriptor of its own: a file that is evicted, demoted or deleted meanwhile still reads
@@ -37,6 +41,7 @@ class PassageKVFile(OpenPassageKV):
         *,
         tier: str,
         path: Path,
+        put_aside: PutAside,
         direct: bool = False,
         executor: Executor | None = None,
         num_threads: int = 1,
@@ -48,6 +53,7 @@ class PassageKVFile(OpenPassageKV):
         self.header = header
         self.tier = tier
         self.path = path
+        self._put_aside = put_aside
         self._raw = raw
         self._direct = direct
         self._payload_start = os.fstat(raw.fileno()).st_size - header.payload_bytes
@@ -61,12 +67,15 @@ class PassageKVFile(OpenPassageKV):
     def fileno(self) -> int:
         return self._raw.fileno()
 
-    def in_file(self) -> tuple[int, int]:
-        return self.fileno(), self._payload_start
+    def in_file(self) -> tuple[int, int] | None:
+        return (self.fileno(), self._payload_start) if self.header.is_raw else None
 
     def read_extent(self, layer: int, extent: memoryview) -> None:
-        _read_exactly(self._raw.fileno(), extent, self._payload_start + layer * self.header.extent_bytes)
+        _read_exactly(self._raw.fileno(), extent, self._payload_start + self.header.extent_start(layer))
         self._check(layer, xxhash.xxh3_64(extent))
+
+    def quarantine(self) -> bool:
+        return self._put_aside(self.path, self.fileno(), "a layer's checksum is wrong")
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
@@ -90,13 +99,14 @@ class PassageKVFile(OpenPassageKV):
             if error is not None:
                 raise error
 
-    def _read_into(self, layer: int, target: memoryview) -> None:
-        """Read a layer into memory of any address: where that must be aligned, by way of an extent."""
-        if self._direct:
-            super()._read_into(layer, target)
+    def _read_into(self, layer: int, out: torch.Tensor) -> None:
+        """Read a layer; a raw one, where memory of any address will do, straight to where it is wanted."""
+        if self._direct or not self.header.is_raw:
+            super()._read_into(layer, out)
             return
-        padding = memoryview(bytearray(self.header.extent_bytes - self.header.layer_bytes))
-        offset = self._payload_start + layer * self.header.extent_bytes
+        target = byte_view(out)
+        padding = memoryview(bytearray(self.header.extent_bytes(layer) - len(target)))
+        offset = self._payload_start + self.header.extent_start(layer)
         _read_exactly(self._raw.fileno(), target, offset)
         _read_exactly(self._raw.fileno(), padding, offset + len(target))
         checksum = xxhash.xxh3_64(target)

@@ -4,7 +4,6 @@ import torch
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.store.buffers import empty_on
-from kvblend.store.content import PassageKVContent
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
 from kvblend.store.gpu.device_stream import DeviceEvent, SideStream, current_event, has_passed
 from kvblend.store.gpu.extent_allocator import ExtentAllocator
@@ -18,7 +17,7 @@ MAX_READS = 64
 class Arena:
     """Ranges of `num_bytes`, rounded down to whole 4 KiB, in the memory of `device`.
 
-    All but `fill` is called under one lock. What is written goes over `stream`, behind everything that read or wrote
+    It is called under one lock. What is written goes over `stream`, behind everything that read or wrote
     a range before it was freed.
 
     Raises InvalidRequestError where the device has not that much memory free, or is neither cuda nor cpu.
@@ -40,25 +39,18 @@ class Arena:
         self._reads: list[DeviceEvent] = []
 
     def allocate(self, header: PassageKVHeader) -> tuple[int, torch.Tensor] | None:
-        """Where a range for such a passage KV starts, and its extents: uint8 [num_layers, extent_bytes].
+        """Where a range for such a passage KV starts, and its rows: uint8 [num_layers, staged_extent_bytes].
 
         None where no hole is large enough.
         """
-        start = self.ranges.allocate(header.payload_bytes)
+        num_bytes = header.num_layers * header.staged_extent_bytes
+        start = self.ranges.allocate(num_bytes)
         if start is None:
             return None
         for event in self._reads:
             self.stream.wait_for(event)
         self._reads.clear()
-        memory = self._memory[start : start + header.payload_bytes]
-        return start, memory.view(header.num_layers, header.extent_bytes)
-
-    def fill(self, extents: torch.Tensor, content: PassageKVContent) -> DeviceEvent:
-        """Issue the copy of `content` to its range; returns the point at which it is there. Raises as `copy_to`."""
-        self.stream.wait_for_current()
-        with self.stream.use():
-            content.copy_to(extents)
-        return self.stream.event()
+        return start, self._memory[start : start + num_bytes].view(header.num_layers, header.staged_extent_bytes)
 
     def note_read(self) -> None:
         """Let what is written from now on wait for what this thread's current stream was given."""

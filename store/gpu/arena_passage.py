@@ -4,33 +4,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import xxhash
 
 from kvblend.store.buffers import staged_passage
 from kvblend.store.format import PassageKVHeader
 from kvblend.store.gpu.device_stream import DeviceEvent, make_current_wait
 from kvblend.store.key import PassageKVKey
 from kvblend.store.open_passage import OpenPassageKV
-from kvblend.store.tier import Pin
 from kvblend.triton_kernels import StagedPassage
 
-__all__ = ["ArenaPassage", "ArenaPin", "Resident"]
+__all__ = ["ArenaPassage", "Resident"]
 
 
 @dataclass(eq=False)
 class Resident:
     """One passage KV in the arena. All but its bytes is guarded by its tier's lock.
 
-    `extents` is uint8 [num_layers, extent_bytes], at byte `start` of the arena, whole once `written` has passed.
+    `rows` is uint8 [num_layers, staged_extent_bytes], at byte `start` of the arena, whole once `written` has passed.
     It is `listed` while a lookup finds it; its bytes are its own until, besides, nobody has it open.
     """
 
     header: PassageKVHeader
     start: int
-    extents: torch.Tensor
-    used_ns: int
+    rows: torch.Tensor
     written: DeviceEvent = None
-    num_pins: int = 0
     num_opens: int = 0
     listed: bool = False
 
@@ -40,11 +36,7 @@ class Resident:
 
     @property
     def num_bytes(self) -> int:
-        return self.extents.numel()
-
-    @property
-    def is_held(self) -> bool:
-        return self.num_pins > 0 or self.num_opens > 0
+        return self.rows.numel()
 
 
 class ArenaPassage(OpenPassageKV):
@@ -54,44 +46,31 @@ class ArenaPassage(OpenPassageKV):
     stream's work so far.
     """
 
-    def __init__(self, resident: Resident, *, tier: str, on_close: Callable[[Resident], None]) -> None:
-        self.header = resident.header
-        self.tier = tier
-        self.resident = resident
+    def __init__(
+        self,
+        resident: Resident,
+        *,
+        tier: str,
+        on_close: Callable[[Resident], None],
+        on_quarantine: Callable[[Resident], bool],
+    ) -> None:
+        self.header, self.tier, self.resident = resident.header, tier, resident
         self._on_close: Callable[[Resident], None] | None = on_close
+        self._on_quarantine = on_quarantine
 
     @property
     def num_bytes(self) -> int:
         return self.resident.num_bytes
 
     def staged(self) -> StagedPassage:
-        extents = self.resident.extents
-        make_current_wait(extents.device, self.resident.written)
-        return staged_passage(extents, self.header)
+        rows = self.resident.rows
+        make_current_wait(rows.device, self.resident.written)
+        return staged_passage(rows, self.header)
 
-    def read_extent(self, layer: int, extent: memoryview) -> None:
-        source = self.resident.extents[layer]
-        make_current_wait(source.device, self.resident.written)
-        torch.frombuffer(extent, dtype=torch.uint8).copy_(source)
-        self._check(layer, xxhash.xxh3_64(extent))
+    def quarantine(self) -> bool:
+        return self._on_quarantine(self.resident)
 
     def close(self) -> None:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close(self.resident)
-
-
-class ArenaPin(Pin):
-    """Counts as one of a resident's pins until it is released."""
-
-    def __init__(self, resident: Resident, *, on_release: Callable[[Resident], None]) -> None:
-        self._resident = resident
-        self._on_release: Callable[[Resident], None] | None = on_release
-
-    def holds(self) -> bool:
-        return self._on_release is not None and self._resident.listed
-
-    def release(self) -> None:
-        on_release, self._on_release = self._on_release, None
-        if on_release is not None:
-            on_release(self._resident)

@@ -18,7 +18,7 @@ PART_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class LayerPart:
-    """Extents of one layer, by the place of their passage: uint8 [extent_bytes] each, on the device.
+    """Extents of one layer, by the place of their passage: uint8 [staged_extent_bytes] each, on the device.
 
     `whole`: uint8, where they lie side by side in this order, so that one copy fills them.
     """
@@ -57,7 +57,7 @@ class Landing:
         for place, header in headers.items():
             if place not in reserved:
                 self._starts[place] = row_bytes
-                row_bytes += header.extent_bytes
+                row_bytes += header.staged_extent_bytes
         self.num_rows = min(num_layers, max(2, len(window) // row_bytes)) if row_bytes else num_layers
         num_bytes = self.num_rows * row_bytes
         if num_bytes > len(window):
@@ -78,14 +78,14 @@ class Landing:
             extents = {place: row[self._starts[place] : self._end(place)] for place in group}
             yield LayerPart(layer, extents, row[self._starts[group[0]] : self._end(group[-1])])
         for group in self._groups(list(self.reserved)):
-            extents = {place: self.reserved[place].resident.extents[layer] for place in group}
+            extents = {place: self.reserved[place].resident.rows[layer] for place in group}
             yield LayerPart(layer, extents, extents[group[0]] if len(group) == 1 else None)
 
     def _groups(self, places: list[int]) -> Iterator[list[int]]:
         group: list[int] = []
         num_bytes = 0
         for place in places:
-            size = self.headers[place].extent_bytes
+            size = self.headers[place].staged_extent_bytes
             if group and num_bytes + size > PART_BYTES:
                 yield group
                 group, num_bytes = [], 0
@@ -95,4 +95,4 @@ class Landing:
             yield group
 
     def _end(self, place: int) -> int:
-        return self._starts[place] + self.headers[place].extent_bytes
+        return self._starts[place] + self.headers[place].staged_extent_bytes

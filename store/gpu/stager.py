@@ -13,12 +13,13 @@ from typing import Self
 import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
-from kvblend.store.buffers import byte_view, empty_on
+from kvblend.store.buffers import empty_on
 from kvblend.store.gpu.device_stream import SideStream
 from kvblend.store.gpu.gpu_tier import GPUTier
 from kvblend.store.gpu.host_ring import HostRing, Piece
 from kvblend.store.gpu.landing import Landing, LayerPart
 from kvblend.store.open_passage import OpenPassageKV
+from kvblend.store.stored_passage import StoredPassageKV
 from kvblend.triton_kernels import StagedPassage
 
 __all__ = ["Prepare", "Stager"]
@@ -206,7 +207,9 @@ def _read_part(
         if place in failed:
             continue
         try:
-            files[place].read_extent(part.layer, byte_view(extent))
+            file = files[place]
+            assert isinstance(file, StoredPassageKV), "it is on the device, or it can be read"
+            file.read_staged(part.layer, extent)
         except CorruptPassageKVError as error:
             found[place] = error
     return found

@@ -30,7 +30,7 @@ def test_spans_cover_the_tokens_up_to_the_question(
     for span, tokens in zip(plan.spans, [preamble, *passages], strict=True):
         assert tuple(prompt.token_ids[start : start + span.num_tokens]) == tokens
         start += span.num_tokens
-    assert [span.encode_context for span in plan.spans[1:]] == [CONTEXT.hash] * len(passages)
+    assert [span.encode_contexts for span in plan.spans[1:]] == [(CONTEXT.hash,)] * len(passages)
 
 
 def test_a_prompt_that_just_fits_is_taken() -> None:

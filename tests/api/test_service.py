@@ -132,21 +132,22 @@ def test_a_job_tells_its_progress_as_events(service: RunningService, client: Cli
 
 def test_a_delete_removes_text_vectors_and_kv(service: RunningService, client: Client) -> None:
     def kv_files() -> set[str]:
+        """Ids of passages that have files."""
         roots = (service.cpu_path, service.home / "kv")
-        return {path.name for root in roots for path in root.rglob("*.kv")}
+        return {path.parent.name for root in roots for path in root.rglob("*.kv")}
 
     client.create_collection("gone", passage_tokens=64)
     client.wait(client.add_document("gone", "The lamp of Vik burns seal oil.", id="dir/lamp"))
     passage_id = client.search("gone", "lamp")[0].passage_id
-    assert any(name.startswith(passage_id) for name in kv_files())
+    assert passage_id in kv_files()
     client.delete_document("gone", "dir/lamp")
-    assert not any(name.startswith(passage_id) for name in kv_files())
+    assert passage_id not in kv_files()
     assert client.search("gone", "lamp") == []
     with pytest.raises(NotFoundError):
         client.get_document("gone", "dir/lamp")
     client.wait(client.add_document("gone", "The lamp of Vik burns seal oil.", id="again"))
     client.delete_collection("gone")
-    assert not any(name.startswith(passage_id) for name in kv_files())
+    assert passage_id not in kv_files()
 
 
 def test_kv_that_two_collections_use_goes_with_the_last(service: RunningService, client: Client) -> None:
@@ -170,7 +171,7 @@ def test_a_prompt_beyond_the_model_says_by_how_much(client: Client, halden: str)
 def test_lost_kv_is_prefilled_now_and_encoded_in_the_background(service: RunningService, client: Client) -> None:
     def kv_files() -> list[Path]:
         roots = (service.cpu_path, service.home / "kv")
-        return [path for root in roots for id in passage_ids for path in root.rglob(f"{id}*.kv")]
+        return [path for root in roots for id in passage_ids for path in root.rglob(f"{id}/*.kv")]
 
     client.create_collection("lost", passage_tokens=64)
     client.wait(client.add_document("lost", BRIDGES, id="b", media_type="text/markdown"))

@@ -13,9 +13,9 @@ FILE_BYTES = (1 + SHAPE[0]) * EXTENT_BYTES
 """The size of a file of SHAPE: a header and three layers of one extent each."""
 
 
-def make_key(number: int, *, head_start: int = 0, num_heads: int = SHAPE[3]) -> PassageKVKey:
+def make_key(number: int, *, head_start: int = 0, num_heads: int = SHAPE[3], context: str = CONTEXT) -> PassageKVKey:
     passage_id = hashlib.sha256(str(number).encode()).hexdigest()
-    return PassageKVKey("model-1", CONTEXT, passage_id, head_start, head_start + num_heads)
+    return PassageKVKey("model-1", context, passage_id, head_start, head_start + num_heads)
 
 
 def make_kv(

@@ -11,10 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
-from kvblend.store import CPUTier, DiskTier, PassageKVFile, PassageKVHeader, PassageKVKey
+from kvblend.store import NEVER, CPUTier, DiskTier, PassageKVFile, PassageKVHeader, PassageKVKey
 from kvblend.store.content import TensorContent
 from kvblend.store.folder.folder_tier import FolderTier
+from kvblend.store.format import LayerEntry
 from tests.store.samples import SHAPE, make_key, make_kv
+from tests.store.tier_contract import is_miss, opened
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float16, torch.float32])
 
@@ -28,14 +30,12 @@ def tier(request: pytest.FixtureRequest) -> Iterator[FolderTier]:
 
 
 def read_back(tier: FolderTier, key: PassageKVKey) -> torch.Tensor:
-    file = tier.open(key)
-    assert file is not None
-    with file:
+    with tier.fetch_many([key], NEVER)[key] as file:
         return file.read()
 
 
 def remove(tier: FolderTier, key: PassageKVKey) -> None:
-    tier.delete(model_fingerprint=key.model_fingerprint, encode_context=key.encode_context, passage_id=key.passage_id)
+    tier.delete([key.variant], NEVER)
 
 
 @settings(deadline=None, max_examples=60)
@@ -63,9 +63,7 @@ def test_what_is_put_comes_back(
     shape = (num_layers, 2, num_tokens, num_heads, head_dim)
     kv = make_kv(num_tokens, shape=shape, dtype=dtype)
     tier.put(TensorContent(key, kv, capture_position=capture_position))
-    file = tier.open(key)
-    assert file is not None
-    with file:
+    with tier.fetch_many([key], NEVER)[key] as file:
         assert (file.header.key, file.header.shape, file.header.torch_dtype) == (key, shape, dtype)
         assert (file.header.capture_position, file.tier) == (capture_position, tier.name)
         assert torch.equal(file.read(), kv)
@@ -102,7 +100,7 @@ def test_any_flipped_bit_and_any_truncation_is_seen(tier: FolderTier, data: st.D
         path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     else:
         path.write_bytes(whole + bytes(data.draw(st.integers(1, 8192))))
-    file = tier.open(key)
+    file = tier.fetch_many([key], NEVER).get(key)
     if file is not None:
         with file, pytest.raises(CorruptPassageKVError):
             file.read()
@@ -115,15 +113,15 @@ def test_random_bytes_are_a_miss(tier: FolderTier, body: bytes, with_magic: bool
     key = make_key(3)
     path = tier.root / key.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes((b"KVBLEND\0\x01\0\0\0" if with_magic else b"") + body)
-    assert tier.open(key) is None
+    path.write_bytes((b"KVBLEND\0\x02\0\0\0" if with_magic else b"") + body)
+    assert not tier.fetch_many([key], NEVER)
     assert not path.exists()
 
 
 def forged(text: bytes) -> bytes:
     """A header extent with a right checksum around any text."""
     body = text.ljust(4096 - 24, b"\0")
-    prefix = b"KVBLEND\0" + (1).to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    prefix = b"KVBLEND\0" + (2).to_bytes(4, "little") + len(text).to_bytes(4, "little")
     checksum = xxhash.xxh3_64_intdigest(prefix + bytes(8) + body)
     return prefix + checksum.to_bytes(8, "little") + body
 
@@ -139,7 +137,7 @@ def honest_text() -> str:
         dtype="float32",
         shape=(3, 2, 5, 2, 8),
         capture_position=0,
-        layer_checksums=("0" * 16,) * 3,
+        layers=(LayerEntry(stored_bytes=640, checksum="0" * 16),) * 3,
     ).model_dump_json()
 
 
@@ -154,7 +152,8 @@ def honest_text() -> str:
         ('"shape":[3,2,5,2,8]', '"shape":[3,2,5,3,8]'),
         ('"shape":[3,2,5,2,8]', '"shape":[3,2,5]'),
         ('"dtype":"float32"', '"dtype":"object"'),
-        ('"codec":"raw"', '"codec":"pickle"'),
+        ('"name":"raw"', '"name":"pickle"'),
+        ('"stored_bytes":640', '"stored_bytes":641'),
         ('"head_end":2', '"head_end":2,"more":1'),
         ('"model_fingerprint":"model-1"', '"model_fingerprint":"../../etc"'),
         ("{", "[" * 2000),
@@ -166,7 +165,7 @@ def test_a_header_that_lies_is_a_miss_and_allocates_nothing(tier: FolderTier, tr
     path = tier.root / make_key(4).file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(forged(text.replace(true, false).encode()) + bytes(3 * 4096))
-    assert tier.open(make_key(4)) is None
+    assert is_miss(tier, 4)
     assert not path.exists()
 
 
@@ -183,7 +182,7 @@ def test_a_huge_sparse_file_is_a_miss(tier: FolderTier) -> None:
     with path.open("wb") as file:
         file.write(forged(text.encode()))
         file.truncate(4096 + 3 * 2 * (1 << 30) * 2 * 8 * 4)
-    assert tier.open(make_key(4)) is None
+    assert is_miss(tier, 4)
 
 
 def test_a_file_under_another_passages_name_is_a_miss(tier: FolderTier) -> None:
@@ -191,7 +190,7 @@ def test_a_file_under_another_passages_name_is_a_miss(tier: FolderTier) -> None:
     path = tier.root / make_key(6).file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     (tier.root / make_key(5).file_name).rename(path)
-    assert tier.open(make_key(6)) is None
+    assert is_miss(tier, 6)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def test_kv_that_is_none_is_refused(kv: torch.Tensor, message: str) -> None:
 
 def test_out_of_another_form_is_refused(tier: FolderTier) -> None:
     tier.put(TensorContent(make_key(7), make_kv(7), capture_position=0))
-    file = tier.open(make_key(7))
+    file = opened(tier, 7)
     assert isinstance(file, PassageKVFile)
     with file:
         for out in (

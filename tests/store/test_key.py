@@ -31,7 +31,7 @@ def test_any_other_name_has_no_key(name: str) -> None:
     [
         lambda name: name.replace("h0-2", "h00-2"),
         lambda name: name.replace("h0-2", "h2-2"),
-        lambda name: name.replace("v1.kv", "v2.kv"),
+        lambda name: name.replace("v2.kv", "v1.kv"),
         lambda name: "../" + name,
         lambda name: name + "\n",
     ],

@@ -5,14 +5,15 @@ from collections.abc import Collection
 from pathlib import Path
 from tempfile import mkdtemp
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kvblend.core.errors import CorruptPassageKVError, StoreFullError
-from kvblend.core.settings import Settings
-from kvblend.store import GPUTier, Stager, TieredStore
+from kvblend.core.settings import Settings, WritePolicy
+from kvblend.store import OpenPassageKV, Stager, StoredPassageKV, TieredStore
 from tests.store.gpu.staged_layers import stage
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
 
@@ -22,82 +23,107 @@ SHARED = ("cpu", "disk")
 NUMBERS = st.integers(0, 6)
 
 
+def check_and_close(file: OpenPassageKV, number: int) -> None:
+    with file:
+        if isinstance(file, StoredPassageKV):
+            assert torch.equal(file.read(), make_kv(number))
+            return
+        staged = file.staged()
+        assert staged is not None and torch.equal(staged.payload, make_kv(number))
+
+
 class Model:
     """Which numbers lie in which tier, when each was used last, what is pinned and how much is quarantined.
 
-    The GPU tier may hold what no shared tier does any more: to everyone who asks, that is not there.
+    The GPU tier may hold what no shared tier does any more: to everyone who asks, that is not there. `write`: the
+    store's write policy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, write: WritePolicy) -> None:
         self.tiers: dict[str, list[int]] = {"gpu": [], "cpu": [], "disk": []}
-        self.quarantined = {"gpu": 0, "cpu": 0, "disk": 0}
-        self.pinned: dict[int, str] = {}
+        self.quarantined: dict[str, list[int]] = {"gpu": [], "cpu": [], "disk": []}
+        self.pinned: set[tuple[str, int]] = set()
         self.uses: dict[tuple[str, int], int] = {}
         self.clock = 0
+        self.write = write
 
     def find_shared(self, number: int) -> str | None:
         return next((tier for tier in SHARED if number in self.tiers[tier]), None)
+
+    def on_host(self) -> list[int]:
+        """What is opened from a file."""
+        return [number for number in range(7) if self.find(number) in SHARED]
 
     def find(self, number: int) -> str | None:
         shared = self.find_shared(number)
         return "gpu" if shared is not None and number in self.tiers["gpu"] else shared
 
-    def open(self, number: int) -> str | None:
-        """Where it is found; what is left in the GPU tier alone is dropped, and a hit there is a use below too."""
-        found, shared = self.find(number), self.find_shared(number)
-        if found is None and number in self.tiers["gpu"]:
-            self.remove("gpu", number)
-        for tier in {found, shared if found == "gpu" else found} - {None}:
-            assert tier is not None
-            self.use(tier, number)
+    def open(self, *numbers: int) -> dict[int, str]:
+        """Where each is found; what is left in the GPU tier alone is dropped, and a hit there is a use below too."""
+        found = {number: tier for number in numbers if (tier := self.find(number)) is not None}
+        for tier in ("gpu", *SHARED):
+            for number in [number for number, own in found.items() if own == tier]:
+                self.use(tier, number)
+        for number in numbers:
+            if found.get(number) == "gpu":
+                shared = self.find_shared(number)
+                assert shared is not None
+                self.use(shared, number)
+            elif number not in found and number in self.tiers["gpu"]:
+                self.remove("gpu", number)
         return found
 
-    def use(self, tier: str, number: int, *, at: int | None = None) -> None:
+    def use(self, tier: str, number: int) -> None:
         self.clock += 1
-        at = self.clock if at is None else at
-        self.uses[tier, number] = max(at, self.uses.get((tier, number), 0))
-
-    def is_pinned(self, tier: str, number: int) -> bool:
-        return self.pinned.get(number) == tier
+        self.uses[tier, number] = self.clock
 
     def remove(self, tier: str, number: int) -> None:
         self.tiers[tier].remove(number)
         self.uses.pop((tier, number))
-        if self.is_pinned(tier, number):
-            self.pinned.pop(number)
+        self.pinned.discard((tier, number))
 
     def evict_one(self, tier: str, *, held: Collection[int] = ()) -> bool:
         if self.quarantined[tier]:
-            self.quarantined[tier] -= 1
+            self.quarantined[tier].pop(0)
             return True
-        unpinned = [number for number in self.tiers[tier] if not self.is_pinned(tier, number) and number not in held]
-        if not unpinned:
+        free = [number for number in self.tiers[tier] if (tier, number) not in self.pinned and number not in held]
+        if not free:
             return False
-        victim = min(unpinned, key=lambda number: self.uses[tier, number])
-        self.move_down(tier, victim)
-        if victim in self.tiers[tier]:
-            self.remove(tier, victim)
+        victim = min(free, key=lambda number: self.uses[tier, number])
+        if tier == "cpu" and victim not in self.tiers["disk"]:
+            self.add("disk", victim)
+        self.remove(tier, victim)
         return True
 
-    def move_down(self, tier: str, number: int) -> bool:
-        if tier != "cpu" or not self.add("disk", number, at=self.uses["cpu", number]):
+    def move_down(self, number: int) -> bool:
+        if number not in self.tiers["cpu"] or not self.add("disk", number) or ("cpu", number) in self.pinned:
             return False
         self.remove("cpu", number)
         return True
 
-    def add(self, tier: str, number: int, *, at: int | None = None, held: Collection[int] = ()) -> bool:
+    def put(self, number: int) -> str | None:
+        """The tier where it lasts; None where there is no room."""
+        if self.write == "memory":
+            return next((tier for tier in SHARED if self.add(tier, number)), None)
+        if not self.add("disk", number):
+            return None
+        self.add("cpu", number)
+        return "disk"
+
+    def add(self, tier: str, number: int, *, held: Collection[int] = ()) -> bool:
         if number not in self.tiers[tier]:
-            is_full = len(self.tiers[tier]) + self.quarantined[tier] == NUM_FIT[tier]
+            is_full = len(self.tiers[tier]) + len(self.quarantined[tier]) == NUM_FIT[tier]
             if is_full and not self.evict_one(tier, held=held):
                 return False
             self.tiers[tier].append(number)
-        self.use(tier, number, at=at)
+        self.use(tier, number)
         return True
 
 
 class StoreMachine(RuleBasedStateMachine):
     device: str | None = None
     """Where the GPU tier lies; None: there is none."""
+    write: WritePolicy = "disk"
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,10 +134,12 @@ class StoreMachine(RuleBasedStateMachine):
             cpu_bytes=NUM_FIT["cpu"] * FILE_BYTES,
             disk_path=self.folder / "disk",
             disk_bytes=NUM_FIT["disk"] * FILE_BYTES,
+            write=self.write,
+            eviction="lru",
         )
         self.store = TieredStore.from_settings(self.settings, self.device)
         self.stager = Stager("cpu", gpu=self.store.gpu)
-        self.model = Model()
+        self.model = Model(self.write)
 
     def teardown(self) -> None:
         self.stager.close()
@@ -120,35 +148,29 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def put(self, number: int) -> None:
-        found = self.model.open(number)
         try:
             tier = self.store.put(make_key(number), make_kv(number), capture_position=number)
         except StoreFullError:
-            assert found is None
-            assert not any(self.model.add(tier, number) for tier in SHARED)
+            assert self.model.put(number) is None
             return
-        assert tier == (found or next(tier for tier in SHARED if self.model.add(tier, number)))
+        assert tier == self.model.put(number)
 
-    @rule(number=NUMBERS)
-    def open(self, number: int) -> None:
-        found = self.model.open(number)
-        file = self.store.open(make_key(number))
-        if file is None:
-            assert found is None
-            return
-        with file:
-            assert file.tier == found
-            assert torch.equal(file.read(), make_kv(number))
+    @rule(numbers=st.lists(NUMBERS, max_size=3, unique=True))
+    def open(self, numbers: list[int]) -> None:
+        found = self.model.open(*numbers)
+        files = self.store.open_many([make_key(number) for number in numbers])
+        assert {key: file.tier for key, file in files.items()} == {make_key(n): tier for n, tier in found.items()}
+        for number in found:
+            check_and_close(files[make_key(number)], number)
 
     @rule(numbers=st.lists(NUMBERS, max_size=4, unique=True))
     def load(self, numbers: list[int]) -> None:
         """Open and stage several, and keep them: those that lie in the GPU tier, or are to, are open, so they stay."""
-        found = {number: self.model.open(number) for number in numbers}
-        there = [number for number in numbers if found[number] is not None]
-        opened = [self.store.open(make_key(number)) for number in numbers]
-        files = [file for file in opened if file is not None]
-        assert [(file.header.key, file.tier) for file in files] == [(make_key(n), found[n]) for n in there]
-        staged = stage(self.stager, files)
+        found = self.model.open(*numbers)
+        there = [number for number in numbers if number in found]
+        opened = self.store.open_many([make_key(number) for number in numbers])
+        assert set(opened) == {make_key(number) for number in there}
+        staged = stage(self.stager, [opened[make_key(number)] for number in there])
         assert staged.failed == {}
         for place, number in enumerate(there):
             assert torch.equal(staged.kv(place), make_kv(number))
@@ -159,47 +181,37 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def delete(self, number: int) -> None:
-        key = make_key(number)
-        num_files = sum(number in numbers for numbers in self.model.tiers.values())
-        assert num_files == self.store.delete(
-            model_fingerprint=key.model_fingerprint, encode_context=key.encode_context, passage_id=key.passage_id
-        )
+        """What lay in quarantine of it goes, too."""
+        lying = [*(self.model.tiers[tier] for tier in SHARED), *self.model.quarantined.values()]
+        num_files = sum(numbers.count(number) for numbers in lying)
+        assert self.store.delete([make_key(number).variant]) == num_files
         for tier, numbers in self.model.tiers.items():
             if number in numbers:
                 self.model.remove(tier, number)
+        for tier, numbers in self.model.quarantined.items():
+            self.model.quarantined[tier] = [own for own in numbers if own != number]
 
-    @rule(number=NUMBERS)
-    def pin(self, number: int) -> None:
-        found = self.model.find_shared(number)
-        assert self.store.pin(make_key(number)) == (number in self.model.pinned or found is not None)
-        if number not in self.model.pinned and found is not None:
-            self.model.pinned[number] = found
-
-    @rule(number=NUMBERS)
-    def unpin(self, number: int) -> None:
-        assert self.store.unpin(make_key(number)) == (self.model.pinned.pop(number, None) is not None)
+    @rule(number=NUMBERS, pinned=st.booleans())
+    def pin(self, number: int, pinned: bool) -> None:
+        tiers = {(tier, number) for tier in SHARED if number in self.model.tiers[tier]}
+        assert self.store.pin([make_key(number).variant], pinned=pinned) == len(tiers)
+        self.model.pinned = self.model.pinned | tiers if pinned else self.model.pinned - tiers
 
     @rule(number=NUMBERS)
     def promote(self, number: int) -> None:
-        found, faster = self.model.find(number), {"disk": "cpu"}
-        if self.device is not None:
-            faster["cpu"] = "gpu"
-        expected = found is not None and found in faster
-        if expected:
-            assert found is not None
-            self.model.use(found, number)
-            expected = self.model.add(faster[found], number)
-        assert self.store.promote(make_key(number)) == expected
+        expected = number in self.model.tiers["cpu"]
+        if not expected and number in self.model.tiers["disk"]:
+            self.model.use("disk", number)
+            expected = self.model.add("cpu", number)
+        promoted = self.store.promote_many([make_key(number)]) == {make_key(number)}
+        assert promoted == (expected and self.model.find_shared(number) is not None)
 
     @rule(number=NUMBERS)
     def demote(self, number: int) -> None:
-        found = self.model.find(number)
-        if number in self.model.tiers["gpu"]:
+        moved = self.model.move_down(number)
+        if moved and number in self.model.tiers["gpu"]:
             self.model.remove("gpu", number)
-            assert self.store.demote(make_key(number)) == (found is not None)
-            return
-        expected = found == "cpu" and not self.model.is_pinned("cpu", number) and self.model.move_down("cpu", number)
-        assert self.store.demote(make_key(number)) == expected
+        assert self.store.move_down([make_key(number)]) == ({make_key(number)} if moved else set())
 
     @rule(tier=st.sampled_from(sorted(NUM_FIT)))
     def evict(self, tier: str) -> None:
@@ -208,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
         files = self.model.tiers[tier]
         if not files and not self.model.quarantined[tier]:
             assert self.store.evict(tier, 1) == 0
-        elif not self.model.quarantined[tier] and all(self.model.is_pinned(tier, number) for number in files):
+        elif not self.model.quarantined[tier] and all((tier, number) in self.model.pinned for number in files):
             try:
                 self.store.evict(tier, 1)
             except StoreFullError:
@@ -218,53 +230,44 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.evict(tier, 1) == TAKEN_BYTES[tier]
             self.model.evict_one(tier)
 
-    @precondition(lambda self: any(self.model.tiers[tier] for tier in SHARED))
+    @precondition(lambda self: self.model.on_host())
     @rule(data=st.data())
     def damage_and_read(self, data: st.DataObject) -> None:
         """Flip one bit of a layer in the fastest copy: its reader sees it and puts it aside."""
-        number = data.draw(st.sampled_from(sorted({number for tier in SHARED for number in self.model.tiers[tier]})))
+        number = data.draw(st.sampled_from(self.model.on_host()))
         offset = data.draw(st.integers(EXTENT_BYTES, FILE_BYTES - 1))
         bit = 1 << data.draw(st.integers(0, 7))
-        found = self.model.open(number)
-        assert found is not None
-        if found == "gpu":
-            gpu = self.store.tiers[0]
-            assert isinstance(gpu, GPUTier)
-            gpu._listed[make_key(number)].extents.view(-1)[offset - EXTENT_BYTES] ^= bit
-        else:
-            path = self.folder / found / make_key(number).file_name
-            damaged = bytearray(path.read_bytes())
-            damaged[offset] ^= bit
-            path.write_bytes(damaged)
-        file = self.store.open(make_key(number))
-        assert file is not None and file.tier == found
+        found = self.model.open(number)[number]
+        path = self.folder / found / make_key(number).file_name
+        damaged = bytearray(path.read_bytes())
+        damaged[offset] ^= bit
+        path.write_bytes(damaged)
+        file = self.store.open_many([make_key(number)])[make_key(number)]
+        assert isinstance(file, StoredPassageKV) and file.tier == found
         with file:
-            try:
+            with pytest.raises(CorruptPassageKVError):
                 file.read()
-            except CorruptPassageKVError:
-                self.store.quarantine(file)
-            else:
-                raise AssertionError("damage went unseen")
+            assert file.quarantine()
         self.model.remove(found, number)
-        self.model.quarantined[found] += found != "gpu"
+        self.model.quarantined[found].append(number)
 
     @rule()
     def reopen(self) -> None:
+        """Pins last."""
         self.stager.close()
         self.store.close()
         self.store = TieredStore.from_settings(self.settings, self.device)
         self.stager = Stager("cpu", gpu=self.store.gpu)
-        self.model.pinned.clear()
         for number in list(self.model.tiers["gpu"]):
             self.model.remove("gpu", number)
 
     @invariant()
     def both_agree(self) -> None:
-        for number in range(7):
-            assert self.store.lookup(make_key(number)) == self.model.find(number)
+        found = {make_key(number): tier for number in range(7) if (tier := self.model.find(number)) is not None}
+        assert self.store.lookup_many([make_key(number) for number in range(7)]) == found
         for stats in self.store.stats():
             assert stats.num_files == len(self.model.tiers[stats.name])
-            assert stats.num_pinned == sum(tier == stats.name for tier in self.model.pinned.values())
+            assert stats.num_pinned == sum(tier == stats.name for tier, _ in self.model.pinned)
 
     @invariant()
     def it_is_sound(self) -> None:
@@ -275,7 +278,12 @@ class GPUStoreMachine(StoreMachine):
     device = "cpu"
 
 
+class MemoryStoreMachine(StoreMachine):
+    write = "memory"
+
+
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestStoreWithGPUTier = GPUStoreMachine.TestCase
-TestStoreWithGPUTier.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestStoreInMemory = MemoryStoreMachine.TestCase
+for case in (TestStore, TestStoreWithGPUTier, TestStoreInMemory):
+    case.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

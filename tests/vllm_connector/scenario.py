@@ -112,7 +112,7 @@ class Prompts:
     def plan(self, ratio: float, selector: str = "probe") -> dict[str, Any]:
         context = token_hash(self.encode_context)
         spans: list[dict[str, Any]] = [{"kind": "exact", "num_tokens": PREAMBLE}]
-        spans += [{"kind": "passage", "num_tokens": len(p), "encode_context": context} for p in self.passages]
+        spans += [{"kind": "passage", "num_tokens": len(p), "encode_contexts": [context]} for p in self.passages]
         return {"spans": spans, "recompute_ratio": ratio, "selector": selector}
 
 

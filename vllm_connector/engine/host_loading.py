@@ -9,6 +9,7 @@ import torch
 from kvblend.blend import RotaryTable, rerotate
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.host_kernels import ExtentSpan, HostKernels, KernelLoading, LayerTarget
+from kvblend.store import StoredPassageKV
 from kvblend.vllm_connector.engine.host_context import HostContext
 from kvblend.vllm_connector.engine.pages import PlacedKV
 
@@ -32,7 +33,7 @@ class HostLoader:
 
     def load(self, context: HostContext, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
         """As `Pages.bring`."""
-        files = [passage.file.in_file() for passage in passages]
+        files = [_stored(passage).in_file() for passage in passages]
         places = [file for file in files if file is not None]
         if self._kernels is None or len(places) < len(files):
             return _load_plainly(context, passages, hit=hit)
@@ -64,7 +65,7 @@ def _load_plainly(context: HostContext, passages: Sequence[PlacedKV], *, hit: in
             if place in failed:
                 continue
             try:
-                keys, values = passage.file.read_layer(index)
+                keys, values = _stored(passage).read_layer(index)
             except (CorruptPassageKVError, OSError) as error:
                 failed[place] = str(error)
                 continue
@@ -75,6 +76,11 @@ def _load_plainly(context: HostContext, passages: Sequence[PlacedKV], *, hit: in
             positions = torch.arange(passage.start + first, passage.start + len(keys))
             context.pages.write(index, context.slots(layer.group, positions), keys[first:], values[first:])
     return failed
+
+
+def _stored(passage: PlacedKV) -> StoredPassageKV:
+    assert isinstance(passage.file, StoredPassageKV), "no passage lies on a device that is the host"
+    return passage.file
 
 
 def _distinct(tables: Sequence[RotaryTable | None]) -> list[RotaryTable]:
@@ -99,8 +105,8 @@ def _extents(passage: PlacedKV, fd: int, payload_start: int, distinct: Sequence[
     return ExtentSpan(
         fd,
         payload_start,
-        header.extent_bytes,
-        [int(checksum, 16) for checksum in header.layer_checksums],
+        header.staged_extent_bytes,
+        [int(layer.checksum, 16) for layer in header.layers],
         header.num_tokens,
         passage.start,
         passage.skipped,

@@ -70,7 +70,9 @@ class SchedulerHalf:
         self._keeps_blocks = all(keeps_blocks(group.kv_cache_spec) for group in kv_cache_config.kv_cache_groups)
         heads = sorted(set(head_ranges(vllm_config)))
         fingerprint = model_fingerprint(vllm_config.model_config)
-        self._lookups = Lookups(TieredStore.from_settings(settings), fingerprint, heads)
+        self._lookups = Lookups(
+            TieredStore.from_settings(settings), fingerprint, heads, deadline_s=settings.remote_deadline
+        )
         self._admission = Admission(settings.repair_tokens_per_step)
         self._tracked: dict[str, _Tracked] = {}
         self._new_loads: list[BlendTask] = []

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kvblend.store import TieredStore
-from kvblend.vllm_connector.span_keys import PlacedSpan
+from kvblend.store import Deadline, PassageKVKey, TieredStore
+from kvblend.vllm_connector.span_keys import Choice, PlacedSpan
 
 __all__ = ["Found", "Lookups"]
 
 NUM_THREADS = 4
-"""A lookup is a `stat` a file, which a disk may let wait."""
+"""A lookup is a `stat` a file, which a disk may let wait, or a question to a remote tier."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Found:
 class Lookups:
     """Looks for every rank's files; a passage is stored where all are."""
 
-    def __init__(self, store: TieredStore, model_fingerprint: str, heads: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, store: TieredStore, model_fingerprint: str, heads: Sequence[tuple[int, int]], *, deadline_s: float
+    ) -> None:
         self._store, self._fingerprint, self._heads = store, model_fingerprint, heads
+        self._deadline_s = deadline_s
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="kvblend-lookup")
 
     def begin(self, spans: Sequence[PlacedSpan]) -> Future[Found]:
@@ -43,13 +46,19 @@ class Lookups:
         self._store.close()
 
     def _find(self, spans: Sequence[PlacedSpan]) -> Found:
-        passages = [span for span in spans if span.start > 0 or not span.exact]
-        stored = [span for span in passages if span.stored_as is not None and self._is_stored(span)]
+        passages = [span for span in spans if not span.is_preamble]
+        stored = self._stored(passages)
         end = max((span.end for span in stored), default=0)
         reused = sum(span.end - span.start for span in stored)
         inside = sum(span.end - span.start for span in passages if span.end <= end)
-        missed = [span for span in passages if span.stored_as is not None and span not in stored]
+        missed = [span for span in passages if span.choices and span not in stored]
         return Found(end, reused, inside - reused, len(missed), sum(span.start >= end for span in missed))
 
-    def _is_stored(self, span: PlacedSpan) -> bool:
-        return all(self._store.lookup(span.key(self._fingerprint, heads)) is not None for heads in self._heads)
+    def _stored(self, spans: Sequence[PlacedSpan]) -> list[PlacedSpan]:
+        """Those of which the store has a variant that would do, for every rank."""
+        keys = [self._keys(choice) for span in spans for choice in span.choices]
+        found = self._store.lookup_many([key for own in keys for key in own], Deadline.after(self._deadline_s))
+        return [span for span in spans if any(found.keys() >= set(self._keys(choice)) for choice in span.choices)]
+
+    def _keys(self, choice: Choice) -> list[PassageKVKey]:
+        return [choice.key(self._fingerprint, heads) for heads in self._heads]

@@ -13,8 +13,8 @@ from vllm.logger import init_logger
 
 from kvblend.blend import SELECTORS, Rows
 from kvblend.core.errors import KVBlendError
-from kvblend.core.report import BlendReport
-from kvblend.store import OpenPassageKV, TieredStore
+from kvblend.core.report import BlendReport, PassageReport
+from kvblend.store import Deadline, OpenPassageKV, TieredStore
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.local_hit import num_lost_tokens
 from kvblend.vllm_connector.engine.pages import BlendContext, Pages, PlacedKV
@@ -25,6 +25,8 @@ __all__ = ["Blend", "PassageSource", "Readiness", "State"]
 
 logger = init_logger("vllm.kvblend.blend")
 
+NOT_THERE = 1 << 20
+"""In place of the number of a choice."""
 MAX_PROBE_TOKENS = 256
 """A longer question is probed by its last tokens: a bound on the probe's cost."""
 
@@ -59,6 +61,23 @@ class PassageSource:
     model_fingerprint: str
     heads: tuple[int, int]
     threads: Executor
+    deadline_s: float
+    """What remote tiers may cost a blend."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A span's KV, in the request's blocks: from a tier, and which of the span's choices it is."""
+
+    tier: str
+    choice: int
+
+
+@dataclass(frozen=True)
+class _Opened:
+    span: int
+    choice: int
+    file: OpenPassageKV
 
 
 class Blend:
@@ -90,7 +109,7 @@ class Blend:
         self.selector = SELECTORS[task.plan.selector]
         self.todo = torch.empty(0, dtype=torch.int64)
         self._scratch: list[int] | None = None
-        self.staging: Future[list[str | None]] | None = None
+        self.staging: Future[list[Brought | None]] | None = None
         self.report = BlendReport(
             outcome="blended",
             prompt_tokens=len(task.token_ids),
@@ -117,8 +136,12 @@ class Blend:
         return int(self._must_repair.sum()) + selected + (self.num_question_tokens if self.needs_probe else 0)
 
     def poll(self) -> list[int]:
-        """How near this rank is to the next state, and of each span whether its KV is there. Raises nothing."""
-        everything = [1] * len(self.spans)
+        """How near this rank is to the next state, and what it has of each span. Raises nothing.
+
+        A span's two numbers are its choice and minus its choice, so that the least of all ranks' tell whether all have
+        the same one.
+        """
+        everything = [0] * (2 * len(self.spans))
         try:
             if self.state is State.OPENED:
                 if self._scratch is None:
@@ -127,7 +150,8 @@ class Blend:
             assert self.staging is not None
             if not self.staging.done():
                 return [Readiness.WAITING, *everything]
-            return [Readiness.READY, *(tier is not None for tier in self.staging.result())]
+            choices = [NOT_THERE if own is None else own.choice for own in self.staging.result()]
+            return [Readiness.READY, *(number for choice in choices for number in (choice, -choice))]
         except Exception as error:  # no memory, or a store that cannot be read: the ranks agree on it
             self.fail(f"the blend failed: {error}", error)
             return [Readiness.FAILED, *everything]
@@ -141,28 +165,44 @@ class Blend:
         self.staging = source.threads.submit(self._bring, source)
         self.state = State.STAGING
 
-    def settle(self, there: Sequence[int]) -> None:
-        """Staging to probing, with the spans that every rank has; the others are repaired in full."""
+    def settle(self, agreed: Sequence[int]) -> None:
+        """Staging to probing, with the spans of which every rank has the same variant; the others are repaired in full.
+
+        `agreed`: the least of all ranks' numbers of `poll`.
+        """
         assert self.staging is not None
-        tiers, report = self.staging.result(), self.report
+        brought, report = self.staging.result(), self.report
+        choices = [low if low == -high else NOT_THERE for low, high in zip(agreed[::2], agreed[1::2], strict=True)]
         report.exact_tokens = self.task.start
         self.context.readable[: self.task.start] = True
         self._must_repair = torch.zeros(self.num_tokens, dtype=torch.bool)
         self._candidates = torch.zeros(self.num_tokens, dtype=torch.bool)
-        for span, is_there, tier in zip(self.spans, there, tiers, strict=True):
+        for span, choice, own in zip(self.spans, choices, brought, strict=True):
             tokens = slice(max(span.start, self.task.start), max(span.end, self.task.start))
             count = tokens.stop - tokens.start
-            if not is_there:
+            if choice == NOT_THERE:
                 if self.num_lost_tokens > span.start:
                     raise KVBlendError("a local hit has lost tokens of the preamble, whose KV is not in the store")
                 self._must_repair[tokens] = True
-                report.missed_passages += span.stored_as is not None and span.start > 0
+                if span.is_passage:
+                    report.missed_passages += 1
+                    report.passages.append(PassageReport(start=span.start, num_tokens=span.end - span.start))
                 continue
-            assert tier is not None
+            assert own is not None
+            variant = span.choices[choice]
             self.context.readable[tokens] = True
-            if span.start > 0 or not span.exact:
-                report.tiers[tier] = report.tiers.get(tier, 0) + count
-            if span.exact:
+            if span.is_passage:
+                report.tiers[own.tier] = report.tiers.get(own.tier, 0) + count
+                report.passages.append(
+                    PassageReport(
+                        start=span.start,
+                        num_tokens=span.end - span.start,
+                        tier=own.tier,
+                        encode_context=variant.encode_context,
+                        exact=variant.exact,
+                    )
+                )
+            if variant.exact:
                 report.exact_tokens += count
             else:
                 self._candidates[tokens] = True
@@ -224,45 +264,57 @@ class Blend:
             self._scratch = None
         return True
 
-    def _bring(self, source: PassageSource) -> list[str | None]:
-        """In a thread: the tier that each span came from; None of one that is to be recomputed."""
+    def _bring(self, source: PassageSource) -> list[Brought | None]:
+        """In a thread: what there is of each span; None of one that is to be recomputed."""
         began = time.perf_counter()
         self._check_hit()
         with torch.inference_mode(), ExitStack() as closing:
             # every file is opened before one is read, so that an eviction meanwhile hurts nothing
-            files = [self._open(span, source) for span in self.spans]
-            for file in files:
-                if file is not None:
-                    closing.callback(file.close)
-            there = [(index, file) for index, file in enumerate(files) if file is not None]
-            placed = [PlacedKV(file, self.spans[index].start, self._skipped(index)) for index, file in there]
-            for place, reason in self._pages.bring(self.context, placed, hit=self.task.start).items():
-                index, file = there[place]
+            opened = self._open(source, closing)
+            placed = [PlacedKV(own.file, self.spans[own.span].start, self._skipped(own.span)) for own in opened]
+            failed = self._pages.bring(self.context, placed, hit=self.task.start)
+            for place, reason in failed.items():
                 self._note_lost(reason)
-                source.store.quarantine(file)
-                files[index] = None
+                opened[place].file.quarantine()
             self.report.steps_ms.load = (time.perf_counter() - began) * 1e3
-            return [None if file is None else file.tier for file in files]
+        brought: list[Brought | None] = [None] * len(self.spans)
+        for place, own in enumerate(opened):
+            if place not in failed:
+                brought[own.span] = Brought(own.file.tier, own.choice)
+        return brought
 
     def _check_hit(self) -> None:
         first = self.spans[0]
-        if self.num_lost_tokens > 0 and not (first.exact and self.num_lost_tokens <= first.end):
+        if self.num_lost_tokens > 0 and not (first.is_preamble and self.num_lost_tokens <= first.end):
             raise KVBlendError(
                 f"the first {self.num_lost_tokens} tokens of a local hit of {self.task.start} lie in blocks that a "
                 "sliding window has given back, and are not all the preamble's"
             )
 
-    def _open(self, span: PlacedSpan, source: PassageSource) -> OpenPassageKV | None:
-        """What the store has of a span, of the model's shape and dtype."""
-        if span.stored_as is None:
-            return None
-        file = source.store.open(span.key(source.model_fingerprint, source.heads))
-        expected = self.caches.kv_shape(span.end - span.start)
-        if file is not None and (file.header.shape != expected or file.header.torch_dtype != self.caches.dtype):
-            self._note_lost(f"it is {file.header.shape} {file.header.dtype}, {expected} expected")
-            file.close()
-            return None
-        return file
+    def _open(self, source: PassageSource, closing: ExitStack) -> list[_Opened]:
+        """The best that the store has of each span, of the model's shape and dtype, until `closing` ends."""
+        deadline = Deadline.after(source.deadline_s)
+        opened: dict[int, _Opened] = {}
+        for choice in range(max((len(span.choices) for span in self.spans), default=0)):
+            keys = {
+                place: span.choices[choice].key(source.model_fingerprint, source.heads)
+                for place, span in enumerate(self.spans)
+                if place not in opened and choice < len(span.choices)
+            }
+            files = source.store.open_many(list(dict.fromkeys(keys.values())), deadline)
+            for file in files.values():
+                closing.callback(file.close)
+            for place, key in keys.items():
+                if key in files and self._fits(self.spans[place], files[key]):
+                    opened[place] = _Opened(place, choice, files[key])
+        return [opened[place] for place in sorted(opened)]
+
+    def _fits(self, span: PlacedSpan, file: OpenPassageKV) -> bool:
+        expected, header = self.caches.kv_shape(span.end - span.start), file.header
+        if header.shape == expected and header.torch_dtype == self.caches.dtype:
+            return True
+        self._note_lost(f"it is {header.shape} {header.dtype}, {expected} expected")
+        return False
 
     def _skipped(self, index: int) -> int:
         """How many of a span's first tokens the context has from a local hit."""

@@ -107,7 +107,7 @@ class Blends:
         agreed = iter(self._ranks.least([number for own in here for number in own]))
         ready = []
         for blend in waiting:
-            readiness, *there = (next(agreed) for _ in range(1 + len(blend.spans)))
+            readiness, *there = (next(agreed) for _ in range(1 + 2 * len(blend.spans)))
             if readiness == Readiness.FAILED:
                 blend.fail("the blend failed on another rank")
             elif readiness == Readiness.READY:

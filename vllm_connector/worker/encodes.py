@@ -82,7 +82,8 @@ class Encodes:
         if not encode.complete:  # a local hit within the passage, whose hashes are salted to have none
             self._encodes[task.request_id] = "a part of the passage was not computed for this request"
             return
-        self._writer.put(task.request_id, self._key(task), HostCopy(encode.kv), capture_position=task.order.start)
+        order, kv = task.order, HostCopy(encode.kv)
+        self._writer.put(task.request_id, self._key(task), kv, capture_position=order.start, owners=order.owners)
 
     def _key(self, task: EncodeTask) -> PassageKVKey:
         order = task.order

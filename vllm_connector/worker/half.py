@@ -75,7 +75,7 @@ class WorkerHalf:
         self._writer = PassageWriter(store)
         self._closing.callback(self._writer.close)
         self.encodes = Encodes(self.caches, self._writer, self._fingerprint, heads)
-        source = PassageSource(store, self._fingerprint, heads, threads)
+        source = PassageSource(store, self._fingerprint, heads, threads, self._settings.remote_deadline)
         self.blends = Blends(self.model, source, PassClock(self.caches.device), ranks)
 
     def _device_pages(self, store: TieredStore) -> Pages:
@@ -97,7 +97,8 @@ class WorkerHalf:
 
     @property
     def _scratch_tokens(self) -> int:
-        return min(self._settings.scratch_tokens, self._config.model_config.max_model_len)
+        longest: int = self._config.model_config.max_model_len
+        return min(self._settings.scratch_tokens, longest)
 
     def load(self, metadata: StepMetadata) -> None:
         """Take up new blends and do one step's share of the work. Where that raises, vLLM prefills them all.

@@ -23,6 +23,7 @@ class _Waiting:
     key: PassageKVKey
     kv: HostCopy
     capture_position: int
+    owners: tuple[str, ...]
 
 
 class PassageWriter:
@@ -37,7 +38,9 @@ class PassageWriter:
         self._thread = threading.Thread(target=self._run, name="kvblend-writer", daemon=True)
         self._thread.start()
 
-    def put(self, request_id: str, key: PassageKVKey, kv: HostCopy, *, capture_position: int) -> None:
+    def put(
+        self, request_id: str, key: PassageKVKey, kv: HostCopy, *, capture_position: int, owners: tuple[str, ...] = ()
+    ) -> None:
         """Write `kv` soon; `take_results` says when the file is whole. Never waits: over the bound, it fails."""
         with self._lock:
             full = self._waiting_bytes > 0 and self._waiting_bytes + kv.num_bytes > self._max_bytes
@@ -50,7 +53,7 @@ class PassageWriter:
                 f"bound of {self._max_bytes}",
             )
             return
-        self._queue.put(_Waiting(request_id, key, kv, capture_position))
+        self._queue.put(_Waiting(request_id, key, kv, capture_position, owners))
 
     def fail(self, request_id: str, reason: str) -> None:
         """Say that a passage comes to nothing."""
@@ -72,7 +75,12 @@ class PassageWriter:
     def _run(self) -> None:
         while (waiting := self._queue.get()) is not None:
             try:
-                self._store.put(waiting.key, waiting.kv.wait(), capture_position=waiting.capture_position)
+                self._store.put(
+                    waiting.key,
+                    waiting.kv.wait(),
+                    capture_position=waiting.capture_position,
+                    owners=waiting.owners,
+                )
             except Exception as error:  # the thread's edge: one passage's failure is not the next one's
                 self.fail(waiting.request_id, str(error))
             else:

@@ -16,7 +16,7 @@ from kvblend.blend.hf import EncodedPassage, HuggingFaceModel, extend, lay_out
 from kvblend.blend.selectors import Serving
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
-from kvblend.store import PassageKVKey, TieredStore
+from kvblend.store import PassageKVKey, StoredPassageKV, TieredStore
 from tests.tolerances import Tolerances
 
 RECORDING = Path(__file__).with_name("recording_scenario.py")
@@ -47,8 +47,9 @@ def test_same_tokens_and_kv(
 
     def stored(encode_context: list[int], passage: list[int]) -> torch.Tensor:
         ids = token_hash(encode_context), token_hash(passage)
-        file = tiers.open(PassageKVKey(recorded["fingerprint"], *ids, *recorded["heads"]))
-        assert file is not None
+        key = PassageKVKey(recorded["fingerprint"], *ids, *recorded["heads"])
+        file = tiers.open_many([key])[key]
+        assert isinstance(file, StoredPassageKV)
         with file:
             return file.read()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kvblend.blend.paged import PagedContextKV, PassageLoad, PlacedPassage
-from kvblend.store import CPUTier, GPUTier, Stager
+from kvblend.store import NEVER, CPUTier, GPUTier, Stager
 from kvblend.store.content import TensorContent
 from kvblend.triton_kernels import StagedPassage
 from tests.blend.paged.paged_models import make_model, read_paged, tables_of, vacant_caches
@@ -25,7 +25,9 @@ def test_layers_come_through_a_window_or_the_gpu_tier(num_fit: int, window_bytes
     for number in range(2):
         key = make_key(number, num_heads=model.num_kv_heads)
         tier.put(TensorContent(key, kv[number], capture_position=CAPTURED_AT))
-    files = [file for number in range(2) if (file := tier.open(make_key(number, num_heads=model.num_kv_heads)))]
+    keys = [make_key(number, num_heads=model.num_kv_heads) for number in range(2)]
+    there = tier.fetch_many(keys, NEVER)
+    files = [there[key] for key in keys]
     gpu = GPUTier("cpu", budget_bytes=num_fit * files[0].header.payload_bytes)
     context = PagedContextKV(vacant_caches(model, "joined", 16), tables_of([70])[0], num_tokens=70)
     windowed = 2 - num_fit if window_bytes == 1 else 0

@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
-from kvblend.store import CPUTier, DiskTier, PassageKVKey, Tier
+from kvblend.store import NEVER, BoundedTier, CPUTier, DiskTier, PassageKVKey, Tier
 from kvblend.store.content import TensorContent
 from kvblend.store.folder.folder_tier import FolderTier
+from kvblend.store.folder.index import INDEX_NAME
+from tests.store.bounded_tier_contract import BoundedTierContract, held, pin
 from tests.store.samples import FILE_BYTES, make_key, make_kv
-from tests.store.tier_contract import HalfWritten, TierContract, held, keys, opened, put
+from tests.store.tier_contract import HalfWritten, contains, is_miss, keys, opened, put
 
 
-class FolderTierContract(TierContract):
+class FolderTierContract(BoundedTierContract):
     def damage(self, tier: Tier, key: PassageKVKey, *, offset: int) -> None:
         path = Path(tier.location) / key.file_name
         status = path.stat()
@@ -28,7 +30,7 @@ class FolderTierContract(TierContract):
         path.write_bytes(damaged)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # damage is no use
 
-    def test_files_outlive_the_tier(self, tier: Tier, tmp_path: Path) -> None:
+    def test_files_outlive_the_tier(self, tier: BoundedTier, tmp_path: Path) -> None:
         """A tier made twice over one folder is one place."""
         put(tier, 1)
         again = self.make_tier(tmp_path / "tier", budget_bytes=tier.budget_bytes)
@@ -37,20 +39,10 @@ class FolderTierContract(TierContract):
         assert again.stats().used_bytes == FILE_BYTES
         again.close()
 
-    def test_a_full_file_system_is_a_full_store(self, tier: Tier) -> None:
+    def test_a_full_file_system_is_a_full_store(self, tier: BoundedTier) -> None:
         with pytest.raises(StoreFullError, match="no room"):
-            tier.put(HalfWritten(1, OSError(28, "No space left on device")))
+            tier.put(HalfWritten(1, OSError(28, "No space left on device")), NEVER)
         assert tier.stats().used_bytes == 0
-
-    def test_a_corrupt_header_is_a_miss(self, tier: Tier, caplog: pytest.LogCaptureFixture) -> None:
-        put(tier, 1)
-        self.damage(tier, make_key(1), offset=40)
-        assert tier.open(make_key(1)) is None
-        assert not tier.contains(make_key(1))
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert put(tier, 1)
-        with opened(tier, 1) as file:
-            assert torch.equal(file.read(), make_kv(1))
 
 
 class TestCPUTier(FolderTierContract):
@@ -60,12 +52,12 @@ class TestCPUTier(FolderTierContract):
         with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
             yield Path(folder)
 
-    def make_tier(self, folder: Path, *, budget_bytes: int) -> Tier:
+    def make_tier(self, folder: Path, *, budget_bytes: int) -> BoundedTier:
         return CPUTier(folder, budget_bytes=budget_bytes)
 
 
 class TestDiskTier(FolderTierContract):
-    def make_tier(self, folder: Path, *, budget_bytes: int) -> Tier:
+    def make_tier(self, folder: Path, *, budget_bytes: int) -> BoundedTier:
         return DiskTier(folder, budget_bytes=budget_bytes)
 
 
@@ -102,8 +94,8 @@ def test_what_is_no_regular_file_is_a_miss(tier: FolderTier, tmp_path: Path, kin
         path.symlink_to(tier.root / make_key(2).file_name)
     else:
         path.symlink_to(tmp_path / "nowhere")
-    assert tier.open(make_key(1)) is None
-    assert not tier.contains(make_key(1))
+    assert is_miss(tier, 1)
+    assert not contains(tier, 1)
     assert held(tier) == keys(2)
     if kind != "folder":
         assert put(tier, 1)
@@ -114,13 +106,27 @@ def test_what_is_no_regular_file_is_a_miss(tier: FolderTier, tmp_path: Path, kin
 def test_other_files_in_the_folder_are_left_alone(tier: FolderTier) -> None:
     mine = tier.root / "notes.txt"
     mine.write_text("not ours")
-    later = tier.root / make_key(1).file_name.replace(".v1.", ".v2.")
-    later.parent.mkdir(parents=True)
-    later.write_bytes(bytes(100))
     put(tier, 1)
     assert tier.verify().num_files == 1
     assert mine.exists()
-    assert later.exists()
+
+
+def test_files_of_another_format_are_misses_said_once_and_go_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = tmp_path / f"model-1/{make_key(1).encode_context}/ab/{make_key(1).passage_id}.h0-2.v1.kv"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(bytes(FILE_BYTES))
+    tier = DiskTier(tmp_path, budget_bytes=2 * FILE_BYTES)
+    assert [record.message for record in caplog.records] == [
+        f"1 files of another format at {tmp_path} are of no use and go first"
+    ]
+    assert (tier.stats().num_files, tier.stats().used_bytes) == (0, FILE_BYTES)
+    put(tier, 1, 2)
+    assert held(tier) == keys(1, 2) and not old.exists()
+    tier.close()
+    DiskTier(tmp_path, budget_bytes=2 * FILE_BYTES).close()
+    assert len(caplog.records) == 1
 
 
 def test_a_dead_writers_file_is_removed_and_a_live_ones_is_not(tier: FolderTier) -> None:
@@ -143,19 +149,52 @@ def test_a_dead_writers_file_is_removed_and_a_live_ones_is_not(tier: FolderTier)
         assert torch.equal(file.read(), make_kv(1))
 
 
-def test_a_count_that_is_lost_is_taken_again(tier: FolderTier) -> None:
-    put(tier, 1)
-    (tier.root / ".lock").write_bytes(b"")
-    put(tier, 2)
+@pytest.mark.parametrize("damage", [b"", b"no database", None])
+def test_an_index_that_is_lost_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+    """What lies in the folder, its pins, owners, and the order of uses; and what had no row."""
+    tier = DiskTier(tmp_path, budget_bytes=4 * FILE_BYTES)
+    for number, owner in ((1, "news"), (2, "manuals"), (3, "news")):
+        own = TensorContent(make_key(number), make_kv(number), capture_position=0, owners=[owner])
+        tier.put(own, NEVER)
+    pin(tier, 1)
+    opened(tier, 2).close()
+    before = tier.stats(), tier.owned_bytes()
+    tier.close()
+    for suffix in ("", "-wal", "-shm"):
+        path = tmp_path / f"{INDEX_NAME}{suffix}"
+        path.unlink(missing_ok=True)
+        if damage is not None and not suffix:
+            path.write_bytes(damage)
+    tier = DiskTier(tmp_path, budget_bytes=4 * FILE_BYTES)
+    assert (tier.stats(), tier.owned_bytes()) == before
+    put(tier, 4, 5)  # 1 is pinned, 2 was used after 3
+    assert held(tier) == keys(1, 2, 4, 5)
     tier.check_integrity()
-    assert tier.stats().used_bytes == 2 * FILE_BYTES
+    tier.close()
+
+
+def test_a_file_that_its_writer_did_not_live_to_count_is_counted(tier: FolderTier) -> None:
+    put(tier, 1, 2)
+    with tier._space.change() as index:
+        index.forget(make_key(1).file_name)
+    assert tier.stats().num_files == 1
+    opened(tier, 1).close()
+    assert tier.stats().num_files == 2 and tier.stats().used_bytes == 2 * FILE_BYTES
+
+
+def test_a_file_that_someone_removed_is_counted_until_it_is_missed(tier: FolderTier) -> None:
+    put(tier, 1, 2)
+    (tier.root / make_key(1).file_name).unlink()
+    assert is_miss(tier, 1)
+    put(tier, 3, 4, 5)
+    assert held(tier) == keys(2, 3, 4, 5)
 
 
 def test_a_folder_that_is_removed_is_made_again(tier: FolderTier) -> None:
     put(tier, 1)
     shutil.rmtree(tier.root)
-    assert tier.open(make_key(1)) is None
-    assert not tier.contains(make_key(1))
+    assert is_miss(tier, 1)
+    assert not contains(tier, 1)
     assert tier.stats().used_bytes == 0
     put(tier, 2)
     tier.check_integrity()
@@ -164,7 +203,7 @@ def test_a_folder_that_is_removed_is_made_again(tier: FolderTier) -> None:
 def test_empty_folders_go_with_their_last_file(tier: FolderTier) -> None:
     put(tier, 1)
     tier.evict(FILE_BYTES)
-    assert [entry.name for entry in tier.root.iterdir()] == [".lock"]
+    assert {entry.name.split("-")[0] for entry in tier.root.iterdir()} == {".users", INDEX_NAME}
 
 
 def test_a_file_that_shrinks_while_it_is_open_raises_and_never_kills(tier: FolderTier) -> None:
@@ -186,7 +225,7 @@ def test_threads_share_one_tier(tier: FolderTier, caplog: pytest.LogCaptureFixtu
         try:
             for step in range(40):
                 number = (start + step * 5) % 12
-                file = tier.open(make_key(number))
+                file = tier.fetch_many([make_key(number)], NEVER).get(make_key(number))
                 if file is None:
                     put(tier, number)
                 else:
@@ -203,20 +242,3 @@ def test_threads_share_one_tier(tier: FolderTier, caplog: pytest.LogCaptureFixtu
     assert errors == []
     assert caplog.records == []
     tier.check_integrity()
-
-
-def test_a_large_tier_drops_in_bulk_what_has_nowhere_to_go(tmp_path: Path) -> None:
-    """A 64th of the budget: two files of 130. The oldest go, in order."""
-    tier = CPUTier(tmp_path / "tier", budget_bytes=130 * FILE_BYTES)
-    for number in range(131):
-        put(tier, number)
-    assert held(tier) == keys(*range(3, 131))
-    put(tier, 131)
-    put(tier, 132)
-    assert held(tier) == keys(*range(3, 133))
-    slower = DiskTier(tmp_path / "slower", budget_bytes=4 * FILE_BYTES)
-    tier.slower = slower
-    put(tier, 133)
-    assert held(tier) == keys(*range(4, 134))
-    slower.close()
-    tier.close()

@@ -20,7 +20,7 @@ import torch
 
 from kvblend.core.errors import StoreFullError
 from kvblend.core.settings import Settings
-from kvblend.store import TieredStore
+from kvblend.store import StoredPassageKV, TieredStore
 from tests.store.samples import make_key, make_kv
 
 SHAPE = (8, 2, 32, 2, 64)
@@ -30,20 +30,22 @@ READY = (1 << 32) - 1
 
 
 def make_settings(folder: Path, *, disk_files: int) -> Settings:
-    """Room for three files in the CPU tier, so that most puts demote."""
+    """Room for three files in the CPU tier, so that most puts move one down."""
     return Settings(
         cpu_path=folder / "cpu",
         cpu_bytes=3 * FILE_BYTES,
         disk_path=folder / "disk",
         disk_bytes=disk_files * FILE_BYTES,
+        write="memory",
     )
 
 
 def is_right(store: TieredStore, number: int) -> bool | None:
     """None for a miss."""
-    file = store.open(make_key(number))
+    file = store.open_many([make_key(number)]).get(make_key(number))
     if file is None:
         return None
+    assert isinstance(file, StoredPassageKV)
     with file:
         return torch.equal(file.read(), make_kv(number, shape=SHAPE, dtype=torch.float32))
 
@@ -106,15 +108,15 @@ def share(folder: Path, num_steps: int, chance: random.Random) -> None:
                 assert right is not False
                 num_hits += right is True
             elif action == "promote":
-                store.promote(key)
+                store.promote_many([key])
             elif action == "demote":
-                store.demote(key)
+                store.move_down([key])
             elif action == "delete":
-                store.delete(model_fingerprint="model-1", encode_context=key.encode_context, passage_id=key.passage_id)
-            elif store.pin(key):
+                store.delete([key.variant])
+            elif store.pin([key.variant]):
                 with suppress(StoreFullError):
                     store.put(make_key(number + 1), make_kv(number + 1, shape=SHAPE), capture_position=0)
-                store.unpin(key)
+                store.pin([key.variant], pinned=False)
     print(num_hits)
 
 

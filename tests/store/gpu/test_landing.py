@@ -17,7 +17,7 @@ NUM_LAYERS = 5
 
 def header(number: int, *, num_tokens: int) -> PassageKVHeader:
     kv = make_kv(number, shape=(NUM_LAYERS, 2, num_tokens, 2, 8))
-    return TensorContent(make_key(number), kv, capture_position=0).header()
+    return TensorContent(make_key(number), kv, capture_position=0).header
 
 
 @settings(deadline=None, max_examples=60)
@@ -41,7 +41,7 @@ def test_parts_fill_every_passages_memory(
         window=empty_extents(1, window_extents * EXTENT_BYTES)[0],
         device=torch.device("cpu"),
     )
-    row_bytes = sum(it.extent_bytes for place, it in headers.items() if place not in reserved)
+    row_bytes = sum(it.staged_extent_bytes for place, it in headers.items() if place not in reserved)
     assert 2 <= memory.num_rows <= NUM_LAYERS
     assert memory.num_rows in (2, NUM_LAYERS) or memory.num_rows * row_bytes <= window_extents * EXTENT_BYTES
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def test_parts_fill_every_passages_memory(
                     assert part.whole.data_ptr() == next(iter(part.extents.values())).data_ptr()
                 for place, extent in part.extents.items():
                     assert extent.data_ptr() % EXTENT_BYTES == 0
-                    assert len(extent) == headers[place].extent_bytes
+                    assert len(extent) == headers[place].staged_extent_bytes
                     extent.view(torch.float32).fill_(layer + NUM_LAYERS * place)
                 seen += part.extents
             assert sorted(seen) == list(headers)

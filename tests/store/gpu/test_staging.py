@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.store import CPUTier, DiskTier, GPUTier, OpenPassageKV, Stager, TieredStore
+from kvblend.store import CPUTier, DiskTier, GPUTier, Stager, StoredPassageKV, TieredStore
 from kvblend.store.content import TensorContent
 from kvblend.store.gpu import landing
+from tests.store.gpu import arena_samples
 from tests.store.gpu.staged_layers import stage
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, SHAPE, make_key, make_kv
+from tests.store.store_samples import where
 from tests.store.tier_contract import opened, put
 
 NUM_LAYERS = SHAPE[0]
@@ -41,10 +43,10 @@ def stager(host_bytes: int | None) -> Iterator[Stager]:
         yield stager
 
 
-class Watched(OpenPassageKV):
+class Watched(StoredPassageKV):
     """An open passage KV that notes what is read of it, and waits before a layer until that is let through."""
 
-    def __init__(self, file: OpenPassageKV, place: int, reads: list[tuple[int, int]]) -> None:
+    def __init__(self, file: StoredPassageKV, place: int, reads: list[tuple[int, int]]) -> None:
         self.header, self.tier = file.header, file.tier
         self.gates: dict[int, threading.Event] = {}
         self.is_closed = False
@@ -59,6 +61,9 @@ class Watched(OpenPassageKV):
             assert self.gates[layer].wait(timeout=30)
         self._reads.append((layer, self._place))
         self._file.read_extent(layer, extent)
+
+    def quarantine(self) -> bool:
+        return self._file.quarantine()
 
     def close(self) -> None:
         self.is_closed = True
@@ -132,7 +137,7 @@ def test_a_corrupt_layer_fails_its_passage_alone(tier: CPUTier, host_bytes: int 
     assert list(staged.failed) == [1] and "layer 1" in staged.failed[1].message
     assert all(torch.equal(staged.kv(number), make_kv(number)) for number in (0, 2, 3))
     kept = [number for number in range(min(num_fit, 4)) if number != 1]
-    assert [store.lookup(make_key(number)) for number in range(4)] == ["gpu" if n in kept else "cpu" for n in range(4)]
+    assert where(store, 0, 1, 2, 3) == ["gpu" if n in kept else "cpu" for n in range(4)]
     assert gpu.stats().used_bytes == len(kept) * NUM_LAYERS * EXTENT_BYTES
     gpu.check_integrity()
 
@@ -181,15 +186,14 @@ def test_after_its_failure_a_passage_is_read_no_more(tier: CPUTier) -> None:
 
 def test_passages_of_the_gpu_tier_are_where_they_lie(tier: CPUTier, stager: Stager) -> None:
     gpu = GPUTier("cpu", budget_bytes=2 * FILE_BYTES)
-    put(gpu, 0)
+    arena_samples.put(gpu, 0)
     put(tier, 1)
-    with opened(gpu, 0) as resident:
+    with arena_samples.opened(gpu, 0) as resident:
         lies = resident.staged()
-        assert lies is not None
-        staged = stage(stager, [opened(gpu, 0), opened(tier, 1)])
+        staged = stage(stager, [arena_samples.opened(gpu, 0), opened(tier, 1)])
         assert staged.passages[0].payload.data_ptr() == lies.payload.data_ptr()
         assert [torch.equal(staged.kv(number), make_kv(number)) for number in (0, 1)] == [True, True]
-    assert gpu.drop(make_key(0)), "nobody has it open"
+    assert gpu.evict(1) > 0, "somebody has it open"
 
 
 def test_what_uses_a_layer_may_fail(tier: CPUTier, stager: Stager) -> None:
@@ -267,6 +271,6 @@ def test_made_and_used_under_inference_mode(tier: CPUTier, host_bytes: int | Non
         assert all(torch.equal(staged.kv(number), make_kv(number)) for number in range(2))
     assert gpu.stats().num_files == min(2, num_fit)
     if num_fit == 4:
-        put(gpu, 2)
-        with opened(gpu, 2) as resident:
-            assert torch.equal(resident.read(), make_kv(2))
+        arena_samples.put(gpu, 2)
+        with arena_samples.opened(gpu, 2) as resident:
+            assert torch.equal(resident.staged().payload, make_kv(2))

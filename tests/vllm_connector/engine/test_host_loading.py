@@ -97,9 +97,7 @@ def store_of(folder: Path) -> TieredStore:
 def put(store: TieredStore, number: int, kv: Tensor, *, capture_position: int = 0) -> OpenPassageKV:
     key = PassageKVKey("model", token_hash([1]), token_hash([number]), 0, HEADS)
     store.put(key, kv, capture_position=capture_position)
-    file = store.open(key)
-    assert file is not None
-    return file
+    return store.open_many([key])[key]
 
 
 def table_of(num_positions: int, *, rotary_dim: int = DIM, interleaved: bool = False) -> RotaryTable:

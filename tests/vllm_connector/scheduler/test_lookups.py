@@ -15,12 +15,12 @@ from kvblend.vllm_connector.span_keys import place_spans
 TOKENS = list(range(100, 200))
 LENGTHS = [10, 20, 5, 30, 15]
 """Preamble, passage, fresh, passage, passage."""
-CONTEXT = token_hash([1, 2])
+CONTEXT, OTHER = token_hash([1, 2]), token_hash([3])
 HEADS = [(0, 2), (2, 4)]
 
 
 def plan() -> ContextPlan:
-    passages = [Span(kind="passage", num_tokens=length, encode_context=CONTEXT) for length in LENGTHS]
+    passages = [Span(kind="passage", num_tokens=length, encode_contexts=(OTHER, CONTEXT)) for length in LENGTHS]
     exact, fresh = Span(kind="exact", num_tokens=LENGTHS[0]), Span(kind="fresh", num_tokens=LENGTHS[2])
     spans = [exact, passages[1], fresh, *passages[3:]]
     return ContextPlan(spans=tuple(spans), recompute_ratio=0.15)
@@ -36,14 +36,15 @@ def plan() -> ContextPlan:
         ([0], [], Found(end=0, reused=0, fresh=0, missed=3, missed_behind=3)),
     ],
 )
-def test_found(tmp_path: Path, stored: list[int], half_stored: list[int], found: Found) -> None:
+@pytest.mark.parametrize("context", [CONTEXT, OTHER], ids=["second choice", "first choice"])
+def test_found(tmp_path: Path, context: str, stored: list[int], half_stored: list[int], found: Found) -> None:
     """`half_stored` passages are there of one rank's heads alone, which is not at all."""
     store = TieredStore([DiskTier(tmp_path, budget_bytes=1 << 24)])
     for index in (*stored, *half_stored):
         start = sum(LENGTHS[:index])
         passage = token_hash(TOKENS[start : start + LENGTHS[index]])
         for heads in HEADS if index in stored else HEADS[:1]:
-            key = PassageKVKey("model", CONTEXT if index else EMPTY_CONTEXT, passage, *heads)
+            key = PassageKVKey("model", context if index else EMPTY_CONTEXT, passage, *heads)
             store.put(key, torch.zeros(1, 2, LENGTHS[index], 2, 8), capture_position=0)
-    with closing(Lookups(store, "model", HEADS)) as lookups:
+    with closing(Lookups(store, "model", HEADS, deadline_s=1.0)) as lookups:
         assert lookups.begin(place_spans(plan(), TOKENS)).result(timeout=20) == found

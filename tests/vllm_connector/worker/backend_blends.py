@@ -17,7 +17,7 @@ from kvblend.blend.hf import HuggingFaceModel, PassageEncoder, prefill
 from kvblend.core.identity import EMPTY_CONTEXT, token_hash
 from kvblend.core.plan import ContextPlan, Span
 from kvblend.core.report import BlendReport
-from kvblend.store import DiskTier, GPUTier, PassageKVKey, Stager, TieredStore
+from kvblend.store import DiskTier, GPUTier, PassageKVKey, Stager, TieredStore, Variant
 from kvblend.vllm_connector.engine import caches as engine_caches
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.device_pages import DevicePages
@@ -46,12 +46,12 @@ class Library:
     """A store with passages encoded behind a preamble and a warm context, and plans over them."""
 
     def __init__(self, model: HuggingFaceModel, folder: Path, *, gpu_bytes: int = 0) -> None:
-        self.preamble = tokens(3, 20)
+        self._model, self.preamble = model, tokens(3, 20)
         warm = self.preamble + tokens(50, 11)
         gpu = GPUTier("cpu", budget_bytes=gpu_bytes) if gpu_bytes else None
         store = TieredStore([DiskTier(folder, budget_bytes=1 << 24)], gpu=gpu)
         threads = ThreadPoolExecutor(2)
-        self.source = PassageSource(store, FINGERPRINT, (0, model.num_kv_heads), threads)
+        self.source = PassageSource(store, FINGERPRINT, (0, model.num_kv_heads), threads, deadline_s=1.0)
         self._encoder, self._alone = PassageEncoder(model, warm), PassageEncoder(model, [])
         self.encode_context = token_hash(warm)
         store.put(self.key(EMPTY_CONTEXT, self.preamble), self._alone.encode(self.preamble), capture_position=0)
@@ -63,12 +63,17 @@ class Library:
         """Store a passage's KV; returns its file."""
         key, kv = self.key(self.encode_context, passage), self._encoder.encode(passage)
         self.source.store.put(key, kv, capture_position=self._encoder.capture_position)
-        return Path(self.source.store.tiers[-1].location, key.file_name)
+        return Path(self.source.store.shared[-1].location, key.file_name)
+
+    def add_behind_preamble(self, passage: Sequence[int]) -> str:
+        """Store a variant of a passage that is exact where it comes first; returns its encode context."""
+        encoder = PassageEncoder(self._model, self.preamble)
+        context = token_hash(self.preamble)
+        self.source.store.put(self.key(context, passage), encoder.encode(passage), capture_position=len(self.preamble))
+        return context
 
     def drop_preamble(self) -> None:
-        self.source.store.delete(
-            model_fingerprint=FINGERPRINT, encode_context=EMPTY_CONTEXT, passage_id=token_hash(self.preamble)
-        )
+        self.source.store.delete([Variant(FINGERPRINT, EMPTY_CONTEXT, token_hash(self.preamble))])
 
     def prompt(self, passages: Sequence[Sequence[int]], question: Sequence[int], *, num_fresh: int = 0) -> list[int]:
         """Preamble, passages, some fresh tokens before the last, question."""
@@ -77,11 +82,10 @@ class Library:
 
     def plan(self, passages: Sequence[Sequence[int]], ratio: float, *, num_fresh: int = 0) -> ContextPlan:
         spans = [Span(kind="exact", num_tokens=len(self.preamble))]
-        spans += [
-            Span(kind="passage", num_tokens=len(own), encode_context=self.encode_context) for own in passages[:-1]
-        ]
+        contexts = (self.encode_context,)
+        spans += [Span(kind="passage", num_tokens=len(own), encode_contexts=contexts) for own in passages[:-1]]
         spans += [Span(kind="fresh", num_tokens=num_fresh)] if num_fresh else []
-        spans += [Span(kind="passage", num_tokens=len(passages[-1]), encode_context=self.encode_context)]
+        spans += [Span(kind="passage", num_tokens=len(passages[-1]), encode_contexts=contexts)]
         return ContextPlan(spans=tuple(spans), recompute_ratio=ratio)
 
 

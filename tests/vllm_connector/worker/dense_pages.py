@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kvblend.blend import AttentionSpec, DenseContextKV
 from kvblend.core.errors import CorruptPassageKVError
+from kvblend.store import StoredPassageKV
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.pages import PlacedKV
 
@@ -46,6 +47,7 @@ class DensePages:
     def bring(self, context: DenseContextKV, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
         failed = {}
         for place, passage in enumerate(passages):
+            assert isinstance(passage.file, StoredPassageKV)
             try:
                 kv = passage.file.read()
             except (CorruptPassageKVError, OSError) as error:

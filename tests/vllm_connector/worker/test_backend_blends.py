@@ -11,7 +11,7 @@ from torch import Tensor
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvblend.blend.hf import HuggingFaceModel, prefill
-from kvblend.core.plan import EncodeOrder
+from kvblend.core.plan import ContextPlan, EncodeOrder
 from kvblend.vllm_connector.metadata import EncodeTask
 from kvblend.vllm_connector.worker.encodes import Encode
 from tests.blend.paged.paged_models import make_model
@@ -117,8 +117,11 @@ def test_what_a_dense_blend_gives(
             tasks.append(engine.add(str(index), plan, prompt, start=start))
         reports, _ = engine.run()
         results[paged] = [engine.read(task) for task in tasks]
-        counts[paged] = [reports[task.request_id].model_dump(exclude={"steps_ms", "tiers"}) for task in tasks]
+        told_apart = {"steps_ms", "tiers", "passages"}
+        counts[paged] = [reports[task.request_id].model_dump(exclude=told_apart) for task in tasks]
         assert reports["1"].missed_passages == 1 and reports["0"].missed_passages == 1
+        context = library.encode_context
+        assert [own.encode_context for own in reports["0"].passages] == [None, context, context]
         if paged:
             again = engine.add("again", tasks[2].plan, tasks[2].token_ids)
             assert engine.run()[0]["again"].tiers == {"gpu": 33}
@@ -127,6 +130,29 @@ def test_what_a_dense_blend_gives(
     for ours, reference in zip(results[True], results[False], strict=True):
         close(ours, reference)
     assert all(bool(own[:, :, -BLOCK:].isfinite().all()) for own in results[True])
+
+
+def test_of_several_encode_contexts_the_first_that_is_stored_is_used(
+    case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, close: Close
+) -> None:
+    """A damaged file of a better one is passed over, too. What stands behind what it was encoded behind is exact."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    own, better, missing = library.encode_context, library.add_behind_preamble(PASSAGES[1]), "0" * 64
+    library.add(PASSAGES[1])
+    prompt, (exact, passage) = library.prompt([PASSAGES[1]], QUESTION), library.plan([PASSAGES[1]], 0.0).spans
+    results = {}
+    for name, contexts in {"better": (missing, better, own), "own": (own, better), "none": (missing,)}.items():
+        span = passage.model_copy(update={"encode_contexts": contexts})
+        engine = make_engine(library)
+        task = engine.add(name, ContextPlan(spans=(exact, span), recompute_ratio=0.0), prompt)
+        (report,) = engine.run()[0].values()
+        results[name] = report, engine.read(task)
+    assert [report.passages[0].encode_context for report, _ in results.values()] == [better, own, None]
+    assert [report.passages[0].exact for report, _ in results.values()] == [True, False, False]
+    assert [report.recomputed_tokens for report, _ in results.values()] == [0, 0, len(PASSAGES[1])]
+    assert results["better"][0].exact_tokens == len(library.preamble) + len(PASSAGES[1])
+    close(results["better"][1], results["none"][1])
 
 
 def test_a_hit_that_windows_have_emptied(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from kvblend.core.errors import StoreFullError
-from kvblend.store import DiskTier, PassageKVKey, TieredStore
+from kvblend.store import DiskTier, PassageKVKey, StoredPassageKV, TieredStore
 from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
 from kvblend.vllm_connector.worker.host_copy import HostCopy
 from kvblend.vllm_connector.worker.passage_writer import PassageWriter
@@ -22,11 +22,11 @@ class SlowStore(TieredStore):
 
     go: threading.Event
 
-    def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int) -> str:
+    def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
         assert self.go.wait(20)
         if capture_position == 13:
             raise StoreFullError("no room")
-        return super().put(key, kv, capture_position=capture_position)
+        return super().put(key, kv, capture_position=capture_position, owners=owners)
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def all_results(writer: PassageWriter, count: int) -> dict[str, str | None]:
 
 def test_a_commit_is_told_when_the_file_is_whole(store: SlowStore) -> None:
     writer = PassageWriter(store)
-    writer.put("one", key(1), HostCopy(KV), capture_position=5)
-    assert writer.take_results() == {} and store.lookup(key(1)) is None
+    writer.put("one", key(1), HostCopy(KV), capture_position=5, owners=("news",))
+    assert writer.take_results() == {} and not store.lookup_many([key(1)])
     store.go.set()
     assert all_results(writer, 1) == {"one": None}
-    file = store.open(key(1))
-    assert file is not None
+    file = store.open_many([key(1)])[key(1)]
+    assert isinstance(file, StoredPassageKV)
     with file:
-        assert file.header.capture_position == 5
+        assert (file.header.capture_position, file.header.owners) == (5, ("news",))
         assert torch.equal(file.read(), KV)
     writer.close()
 
@@ -76,7 +76,7 @@ def test_over_its_bound_it_fails_at_once_and_one_failure_is_not_the_next_ones(st
     writer.put("later", key(3), HostCopy(KV), capture_position=0)
     writer.close()  # what waits is written
     assert writer.take_results() == {"later": None}
-    assert store.lookup(key(3)) == "disk"
+    assert store.lookup_many([key(3)]) == {key(3): "disk"}
 
 
 def test_a_passage_is_whole_when_every_rank_has_written_its_own() -> None:

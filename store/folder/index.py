@@ -1,0 +1,360 @@
+"""A folder tier's index: what lies in the folder, how it is used, and what goes first."""
+
+import errno
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kvblend.core.errors import StoreFullError
+from kvblend.store.eviction.policy import EvictionPolicy, Place, Ranked
+from kvblend.store.folder.index_schema import SCHEMA, SCHEMA_VERSION
+
+__all__ = ["INDEX_NAME", "FileKind", "FolderIndex", "IndexedFile", "Totals"]
+
+log = logging.getLogger(__name__)
+
+INDEX_NAME = ".index.sqlite3"
+BUSY_S = 10.0
+FileKind = Literal["whole", "leaving", "writing", "quarantined"]
+COLUMNS = "name, kind, num_bytes, used_ns, num_uses, pinned, owner"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """A row. `name` is relative to the tier's folder; a `leaving` file is whole, and chosen to be evicted."""
+
+    name: str
+    kind: FileKind
+    num_bytes: int
+    used_ns: int
+    num_uses: int = 0
+    pinned: bool = False
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of a tier. `used_bytes` are those of all kinds of files, `free_bytes` of those that may be evicted."""
+
+    used_bytes: int
+    num_files: int
+    num_pinned: int
+    free_bytes: int
+
+
+class FolderIndex:
+    """Rows of an SQLite database in the tier's folder, which all processes that share the tier write to.
+
+    It holds nothing that the folder does not: where it is lost it is made anew by a scan. A crash can leave a row
+    without its file, or a file without its row, never a count that is too low for longer than until the file is used.
+    Methods but `transaction` are called within one; it excludes all other threads and processes.
+    Raises OSError where the database cannot be read or written.
+    """
+
+    def __init__(self, root: Path, policy: EvictionPolicy, rebuild: Callable[["FolderIndex"], object]) -> None:
+        """`rebuild` fills an index that is new, in its first transaction."""
+        self._path, self._policy, self._rebuild = root / INDEX_NAME, policy, rebuild
+        self._lock = threading.RLock()
+        self._connect()
+
+    def _connect(self) -> None:
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise _os_error(error, self._path) from error
+            log.warning("the index %s is made anew: %s", self._path, error)
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            try:
+                self._open()
+            except sqlite3.Error as again:
+                raise _os_error(again, self._path) from again
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)
+        self._connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")  # what a power cut takes, a scan brings back
+            self._inode = self._path.stat().st_ino
+            self._connection.execute("BEGIN IMMEDIATE")
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, SCHEMA_VERSION):
+                raise sqlite3.DatabaseError(f"it is of schema version {version}")
+            if version == 0:
+                for statement in _statements(SCHEMA):
+                    self._connection.execute(statement)
+                self._connection.execute("INSERT INTO state VALUES ('policy', ?)", (self._policy.name,))
+                self._rebuild(self)
+            elif self._state("policy") != self._policy.name:
+                self._rank_anew()
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _rank_anew(self) -> None:
+        """Place files by another policy than ranked them so far, in the order of their last use."""
+        self._set_state("floor", 0)
+        self._set_state("policy", self._policy.name)
+        rows = self._connection.execute("SELECT name, num_bytes, cost FROM files ORDER BY used_ns").fetchall()
+        for name, num_bytes, cost in rows:
+            now = self._tick()
+            place = self._policy.place(max(1, num_bytes), cost, now=now, floor=0.0, was_evicted=False)
+            self._place(name, Ranked(num_bytes, cost, 0, place), now)
+
+    @contextmanager
+    def transaction(self) -> Iterator["FolderIndex"]:
+        """Read and write alone. What was written is undone where the block raises."""
+        with self._lock:
+            if not self._is_current():
+                self._connection.close()
+                self._connect()
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise _os_error(error, self._path) from error
+            try:
+                yield self
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise _os_error(error, self._path) from error
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @property
+    def clean(self) -> bool:
+        """Whether whoever closed the tier last had its index right."""
+        return bool(self._state("clean"))
+
+    @clean.setter
+    def clean(self, value: bool) -> None:
+        self._set_state("clean", int(value))
+
+    def add(self, file: IndexedFile, *, cost: float) -> None:
+        """Take a file up, as new; in place of the row that its name has."""
+        self._connection.execute("DELETE FROM files WHERE name = ?", (file.name,))
+        now, was_evicted = self._tick(), self._forget_evicted(file.name)
+        place = self._policy.place(
+            max(1, file.num_bytes), cost, now=now, floor=self._state("floor"), was_evicted=was_evicted
+        )
+        self._connection.execute(
+            "INSERT INTO files (name, kind, num_bytes, cost, used_ns, pinned, owner, queue, rank, placed_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                file.name, file.kind, file.num_bytes, cost, file.used_ns, file.pinned, file.owner, place.queue,
+                place.rank, now,
+            ),
+        )  # fmt: skip
+
+    def use(self, names: Iterable[str]) -> list[str]:
+        """Mark whole files as used now; returns those that have no row."""
+        now_ns, unknown = time.time_ns(), []
+        for name in names:
+            row = self._connection.execute(
+                "SELECT num_bytes, cost, num_uses, queue, rank FROM files"
+                " WHERE name = ? AND kind IN ('whole', 'leaving')",
+                (name,),
+            ).fetchone()
+            if row is None:
+                unknown.append(name)
+                continue
+            num_bytes, cost, num_uses, queue, rank = row
+            now = self._tick()
+            file = Ranked(num_bytes, cost, num_uses + 1, Place(queue, rank))
+            place = self._policy.used(file, now=now, floor=self._state("floor"))
+            self._place(name, Ranked(num_bytes, cost, num_uses + 1, place), now)
+            self._connection.execute("UPDATE files SET used_ns = max(used_ns, ?) WHERE name = ?", (now_ns, name))
+        return unknown
+
+    def change(self, name: str, *, kind: FileKind, new_name: str | None = None) -> None:
+        """Make a row one of another kind, and name."""
+        self._connection.execute("DELETE FROM files WHERE name = ?1 AND ?1 != ?2", (new_name or name, name))
+        self._connection.execute(
+            "UPDATE files SET kind = ?, name = ?, placed_at = ? WHERE name = ?",
+            (kind, new_name or name, self._tick(), name),
+        )
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        self._connection.execute("UPDATE files SET pinned = ? WHERE name = ?", (pinned, name))
+
+    def forget(self, name: str, *, evicted: bool = False) -> None:
+        """Drop a row. Where it goes as a victim the floor rises, and the policy may have it remembered."""
+        row = self._connection.execute("DELETE FROM files WHERE name = ? RETURNING rank", (name,)).fetchone()
+        if evicted and row is not None:
+            self._set_state("floor", max(self._state("floor"), row[0]))
+            if self._policy.remembers:
+                self._remember(name)
+
+    def choose(self, num_bytes: int, *, owner: str | None = None) -> list[IndexedFile]:
+        """The files that the policy gives up first, of at least `num_bytes`; of those of one `owner`, if given.
+
+        They are `leaving` from now on. What is leaving already, or quarantined, goes before others. Raises
+        StoreFullError, and chooses nothing, where pins and writers hold too much.
+        """
+        chosen: list[IndexedFile] = []
+        freed = 0
+        if owner is None:
+            gone = "kind != 'whole' AND kind IN ('leaving', 'quarantined') AND pinned = 0"
+            for row in self._rows(f"WHERE {gone} ORDER BY kind DESC, placed_at"):
+                if freed >= num_bytes:
+                    break
+                chosen.append(row)
+                freed += row.num_bytes
+        free = self._free_bytes(owner)
+        if freed + sum(free) < num_bytes:
+            whose = "" if owner is None else f" of {owner}"
+            raise StoreFullError(
+                f"only {freed + sum(free)} bytes{whose} at {self._path.parent} are neither pinned nor being written, "
+                f"not {num_bytes}"
+            )
+        while freed < num_bytes:
+            file = self._next_victim(free, owner)
+            chosen.append(file)
+            freed += file.num_bytes
+        return chosen
+
+    def get(self, name: str) -> IndexedFile | None:
+        return next(self._rows("WHERE name = ?", name), None)
+
+    def under(self, prefix: str, kinds: Collection[FileKind] = ("whole", "leaving")) -> list[IndexedFile]:
+        """Files whose names begin with `prefix`, in the order of their names."""
+        found = self._rows("WHERE name >= ? AND name < ? ORDER BY name", prefix, prefix + "\U0010ffff")
+        return [file for file in found if file.kind in kinds]
+
+    def page(self, after: str, limit: int) -> list[IndexedFile]:
+        """The first `limit` whole files whose names are behind `after`."""
+        return list(self._rows("WHERE name > ? AND kind IN ('whole', 'leaving') ORDER BY name LIMIT ?", after, limit))
+
+    def all(self) -> list[IndexedFile]:
+        return list(self._rows(""))
+
+    def unusual(self, kind: FileKind) -> list[IndexedFile]:
+        """Files of a kind of which there are few: any but `whole`."""
+        return list(self._rows("WHERE kind != 'whole' AND kind = ?", kind))
+
+    def totals(self) -> Totals:
+        row = self._connection.execute(
+            "SELECT coalesce(sum(num_bytes), 0),"
+            " coalesce(sum(num_files) FILTER (WHERE kind IN ('whole', 'leaving')), 0),"
+            " coalesce(sum(num_files) FILTER (WHERE pinned AND kind IN ('whole', 'leaving')), 0),"
+            " coalesce(sum(num_bytes) FILTER (WHERE kind != 'writing' AND NOT pinned), 0) FROM totals"
+        ).fetchone()
+        return Totals(*row)
+
+    def owned_bytes(self) -> dict[str, int]:
+        """Bytes by owner, without those of nobody."""
+        rows = self._connection.execute(
+            "SELECT owner, sum(num_bytes) FROM totals WHERE owner != '' GROUP BY owner HAVING sum(num_bytes) > 0"
+        )
+        return dict(rows.fetchall())
+
+    def clear(self) -> None:
+        """Forget every file."""
+        self._connection.execute("DELETE FROM files")
+
+    def _next_victim(self, free: list[int], owner: str | None) -> IndexedFile:
+        """Choose one, having moved those before it that the policy spares. `free`: its bytes by queue, kept right."""
+        where, values = ("owner = ? AND owner != ''", (owner,)) if owner is not None else ("true", ())
+        while True:
+            queue = self._policy.next_queue(free)
+            row = self._connection.execute(
+                f"SELECT name, num_bytes, cost, num_uses, rank FROM files"
+                f" WHERE kind = 'whole' AND pinned = 0 AND {where} AND queue = ? ORDER BY rank, placed_at LIMIT 1",
+                (*values, queue),
+            ).fetchone()
+            name, num_bytes, cost, num_uses, rank = row
+            now = self._tick()
+            spared = self._policy.spared(Ranked(num_bytes, cost, num_uses, Place(queue, rank)), now=now)
+            free[queue] -= num_bytes
+            if spared is None:
+                self._connection.execute("UPDATE files SET kind = 'leaving' WHERE name = ?", (name,))
+                file = self.get(name)
+                assert file is not None
+                return file
+            free[spared.place.queue] += num_bytes
+            self._place(name, spared, now)
+
+    def _place(self, name: str, file: Ranked, now: int) -> None:
+        self._connection.execute(
+            "UPDATE files SET num_uses = ?, queue = ?, rank = ?, placed_at = ? WHERE name = ?",
+            (file.num_uses, file.place.queue, file.place.rank, now, name),
+        )
+
+    def _free_bytes(self, owner: str | None) -> list[int]:
+        """Bytes by queue of files that may be chosen."""
+        free = [0] * self._policy.num_queues
+        rows = self._connection.execute(
+            "SELECT queue, sum(num_bytes) FROM totals"
+            " WHERE kind = 'whole' AND pinned = 0 AND (?1 IS NULL OR owner = ?1) GROUP BY queue",
+            (owner,),
+        )
+        for queue, num_bytes in rows.fetchall():
+            free[min(queue, len(free) - 1)] += num_bytes
+        return free
+
+    def _remember(self, name: str) -> None:
+        """Remember an evicted file until as many more have followed as there are left."""
+        num_evicted = self._state("num_evicted") + 1
+        self._set_state("num_evicted", num_evicted)
+        until = num_evicted + self.totals().num_files
+        self._connection.execute("INSERT OR REPLACE INTO remembered VALUES (?, ?)", (name, until))
+        self._connection.execute("DELETE FROM remembered WHERE until <= ?", (num_evicted,))
+
+    def _forget_evicted(self, name: str) -> bool:
+        """Whether a file was evicted not long ago; it is remembered no more."""
+        row = self._connection.execute("DELETE FROM remembered WHERE name = ? RETURNING until", (name,)).fetchone()
+        return row is not None and row[0] > self._state("num_evicted")
+
+    def _rows(self, condition: str, *values: object) -> Iterator[IndexedFile]:
+        for row in self._connection.execute(f"SELECT {COLUMNS} FROM files {condition}", values).fetchall():
+            name, kind, num_bytes, used_ns, num_uses, pinned, owner = row
+            yield IndexedFile(name, kind, num_bytes, used_ns, num_uses, bool(pinned), owner)
+
+    def _tick(self) -> int:
+        """The logical clock: it never goes back, whatever the machine's does."""
+        (now,) = self._connection.execute(
+            "UPDATE state SET value = value + 1 WHERE name = 'clock' RETURNING value"
+        ).fetchone()
+        return int(now)
+
+    def _is_current(self) -> bool:
+        """Whether the database still is the one in the folder: someone may have removed the folder."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def _state(self, name: str) -> Any:
+        (value,) = self._connection.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return value
+
+    def _set_state(self, name: str, value: float | str) -> None:
+        self._connection.execute("UPDATE state SET value = ? WHERE name = ?", (value, name))
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _os_error(error: sqlite3.Error, path: Path) -> OSError:
+    full = "full" in str(error) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return OSError(errno.ENOSPC if full else errno.EIO, f"the index cannot be used: {error}", str(path))

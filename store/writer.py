@@ -1,0 +1,101 @@
+"""Where a passage KV is written, and what a put waits for."""
+
+import logging
+from collections.abc import Sequence
+
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
+from kvblend.core.settings import WritePolicy
+from kvblend.store.content import CopiedContent, PassageKVContent
+from kvblend.store.deadline import NEVER
+from kvblend.store.stored_passage import StoredPassageKV
+from kvblend.store.tier import BoundedTier, Tier
+from kvblend.store.write_behind import WriteBehind
+
+__all__ = ["StoreWriter", "copy_into"]
+
+log = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """Writes to the tiers that passage KV must lie in, and sees to copies in the others.
+
+    `memory`: it must lie in one tier, the fastest that has or can make room. `disk`: in the slowest bounded tier, and
+    the faster ones are given copies. `remote`: in a remote tier, too. Remote tiers that need not have it get it later.
+
+    Raises InvalidRequestError where `write` is `remote` and there is no remote tier.
+    """
+
+    def __init__(self, bounded: Sequence[BoundedTier], remotes: Sequence[Tier], write: WritePolicy) -> None:
+        if write == "remote" and not remotes:
+            raise InvalidRequestError("KVBLEND_WRITE is 'remote', and there is no remote tier", param="KVBLEND_WRITE")
+        self._bounded, self._remotes, self._write = bounded, remotes, write
+        self._behind = WriteBehind("store")
+
+    @property
+    def lasting_in(self) -> list[Sequence[Tier]]:
+        """Groups of tiers: what is committed lies in one of each."""
+        if self._write == "memory":
+            return [self._bounded]
+        return [self._bounded[-1:], *([self._remotes] if self._write == "remote" else [])]
+
+    def put(self, content: PassageKVContent) -> str:
+        """Returns the slowest tier in which `content` lies now, by name. Raises StoreFullError."""
+        lasting = [self._put_in_any(tiers, content) for tiers in self.lasting_in]
+        if self._write != "memory":
+            for tier in reversed(self._bounded[:-1]):
+                self._put_if_it_fits(tier, content)
+        for remote in self._remotes:
+            if remote.name not in lasting:
+                self._copy_later(remote, content)
+        return lasting[-1]
+
+    def keep_near(self, file: StoredPassageKV) -> None:
+        """Copy what came from afar, and can be read as long as it is referred to, to the fastest tier, later."""
+        self._copy_later(self._bounded[0], CopiedContent(file))
+
+    def drain(self) -> None:
+        """Wait until nothing is on its way."""
+        self._behind.drain()
+
+    def close(self) -> None:
+        self._behind.close()
+
+    def _put_in_any(self, tiers: Sequence[Tier], content: PassageKVContent) -> str:
+        """Write to the first that takes it; returns its name. Raises StoreFullError where none does."""
+        reasons = []
+        for tier in tiers:
+            try:
+                tier.put(content, NEVER)
+            except StoreFullError as error:
+                reasons.append(error.message)
+            except OSError as error:
+                log.warning("the %s tier cannot be written: %s", tier.name, error)
+                reasons.append(f"the {tier.name} tier cannot be written: {error}")
+            else:
+                return tier.name
+        raise StoreFullError("; ".join(reasons))
+
+    def _put_if_it_fits(self, tier: Tier, content: PassageKVContent) -> None:
+        try:
+            tier.put(content, NEVER)
+        except (StoreFullError, OSError) as error:  # it lies in a slower one
+            log.debug("the %s tier has no copy of %s: %s", tier.name, content.key.file_name, error)
+
+    def _copy_later(self, tier: Tier, content: PassageKVContent) -> None:
+        name = content.key.file_name
+        self._behind.submit(f"{name} is not copied to the {tier.name} tier", lambda: tier.put(content, NEVER))
+
+
+def copy_into(tier: Tier, file: StoredPassageKV) -> bool:
+    """Copy an open file to another tier; False where it does not fit, cannot be written, or is corrupt."""
+    try:
+        tier.put(CopiedContent(file), NEVER)
+    except StoreFullError:
+        return False
+    except OSError as error:
+        log.warning("the %s tier cannot be written: %s", tier.name, error)
+        return False
+    except CorruptPassageKVError:
+        file.quarantine()
+        return False
+    return True
