@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["EvictionName", "Settings", "WritePolicy"]
+__all__ = ["CodecName", "EvictionName", "Settings", "WritePolicy"]
 
 GIB = 1 << 30
 WritePolicy = Literal["memory", "disk", "remote"]
+CodecName = Literal["raw", "fp8", "int8", "int4", "entropy"]
 EvictionName = Literal["lru", "s3-fifo", "cost-aware"]
 
 
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     write: WritePolicy = "disk"
     """Where a passage KV must lie before it counts as stored: `memory` (the fastest tier that has room), `disk` (the
     slowest of the CPU and disk tiers, with a copy in the faster one) or `remote` (a remote tier, too)."""
+
+    codec: CodecName = "raw"
+    """How new passage KV is stored (docs/store.md). What is stored otherwise is read all the same."""
 
     eviction: EvictionName = "s3-fifo"
     """What tiers give up first (docs/store.md)."""

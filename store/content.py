@@ -14,7 +14,7 @@ from kvblend.store.format import DTYPES, LayerEntry, PassageKVHeader, aligned
 from kvblend.store.key import PassageKVKey
 from kvblend.store.stored_passage import StoredPassageKV
 
-__all__ = ["CopiedContent", "PassageKVContent", "TensorContent"]
+__all__ = ["CopiedContent", "PassageKVContent", "TensorContent", "layer_entry"]
 
 
 class PassageKVContent(ABC):
@@ -92,11 +92,11 @@ class TensorContent(PassageKVContent):
         try:
             passage_codec = codec_of(spec)
             passage_codec.check((2, num_tokens, num_heads, head_dim))
+            self._stored = [passage_codec.encode(layer) for layer in kv.detach().cpu()]
         except ValueError as error:
             raise InvalidRequestError(
                 f"codec {spec.name} cannot store {list(kv.shape)}: {error}", param="codec"
             ) from error
-        self._stored = [passage_codec.encode(layer) for layer in kv.detach().cpu()]
         self.header = PassageKVHeader(
             model_fingerprint=key.model_fingerprint,
             encode_context=key.encode_context,
@@ -108,7 +108,7 @@ class TensorContent(PassageKVContent):
             capture_position=capture_position,
             owners=tuple(owners),
             codec=spec,
-            layers=tuple(_entry(stored) for stored in self._stored),
+            layers=tuple(layer_entry(stored) for stored in self._stored),
         )
         self.header.pack()  # raises where there are too many layers
 
@@ -127,7 +127,8 @@ class CopiedContent(PassageKVContent):
         return self._file.extents()
 
 
-def _entry(stored: torch.Tensor) -> LayerEntry:
+def layer_entry(stored: torch.Tensor) -> LayerEntry:
+    """What a header says of a layer stored as uint8 [stored_bytes]."""
     checksum = xxhash.xxh3_64(byte_view(stored))
     checksum.update(bytes(aligned(len(stored)) - len(stored)))
     return LayerEntry(stored_bytes=len(stored), checksum=checksum.hexdigest())

@@ -80,7 +80,7 @@ class StoredPassageKV(OpenPassageKV):
             self.read_extent(layer, byte_view(memory))
             return
         try:
-            header.passage_codec.unpack(self._stored(layer), memory[: header.staged_bytes])
+            header.passage_codec.unpack(self._stored(layer), memory[: header.staged_bytes], header.layer_shape)
         except ValueError as error:
             raise CorruptPassageKVError(
                 f"layer {layer} of {header.key.file_name} cannot be unpacked: {error}"

@@ -10,8 +10,8 @@ import torch
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
 from kvblend.core.rest import TierStats
-from kvblend.core.settings import Settings, WritePolicy
-from kvblend.store.codecs import CodecSpec
+from kvblend.core.settings import CodecName, Settings, WritePolicy
+from kvblend.store.codecs import codec_spec
 from kvblend.store.content import TensorContent
 from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.eviction import policy_of
@@ -47,7 +47,7 @@ class TieredStore:
         remotes: Sequence[Tier] = (),
         gpu: GPUTier | None = None,
         write: WritePolicy = "disk",
-        codec: CodecSpec | None = None,
+        codec: CodecName = "raw",
     ) -> None:
         """`write`: where a passage KV must lie before a put returns (docs/settings.md, KVBLEND_WRITE)."""
         if not tiers:
@@ -70,7 +70,7 @@ class TieredStore:
         gpu = None
         if device is not None and settings.gpu_bytes:
             gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
-        return cls(tiers, gpu=gpu, write=settings.write)
+        return cls(tiers, gpu=gpu, write=settings.write, codec=settings.codec)
 
     def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
         """Store a passage's KV; on return it lies where the write policy says that it must.
@@ -82,7 +82,9 @@ class TieredStore:
         Raises StoreFullError where that tier cannot make room or be written, InvalidRequestError where `kv` does not
         fit the key.
         """
-        content = TensorContent(key, kv, capture_position=capture_position, owners=owners, codec=self._codec)
+        content = TensorContent(
+            key, kv, capture_position=capture_position, owners=owners, codec=codec_spec(self._codec, kv.shape[-1])
+        )
         return self._writer.put(content)
 
     def open_many(

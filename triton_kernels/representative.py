@@ -73,6 +73,7 @@ def representative_launches(capability: int) -> Iterator[tuple[str, Launch]]:
         (Codec("int8", 64), 128, 64, False),
         (Codec("int4", 32), 128, 64, False),
         (Codec("int4", 16), 96, 24, True),
+        (Codec("int8_channel"), 128, 64, False),
     ):
         kind = "interleaved" if interleaved else "neox"
         for launch in _moves(codec, head_dim, rotary_pairs, interleaved):

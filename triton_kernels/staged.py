@@ -14,7 +14,8 @@ __all__ = ["StagedPassage"]
 class StagedPassage:
     """One passage's keys and values of all layers.
 
-        payload  [num_layers, k|v, num_tokens, num_kv_heads, payload_dim]      scales  fp16 [..., num_groups]
+        payload  [num_layers, k|v, num_tokens, num_kv_heads, payload_dim]
+        scales   fp16 [num_layers, k|v, num_tokens, or 1 where they are by channel, num_kv_heads, num_groups]
 
     The last three axes are contiguous; layers, keys and values may lie apart (a file has one extent a layer).
     """
@@ -39,7 +40,8 @@ class StagedPassage:
         codec.check(head_dim)
         axes = (num_layers, 2, num_tokens, num_kv_heads)
         payload = torch.empty((*axes, codec.payload_dim(head_dim)), dtype=codec.payload_dtype(dtype), device=device)
-        scales = torch.empty((*axes, codec.num_groups(head_dim)), dtype=SCALE_DTYPE, device=device)
+        scaled = (num_layers, 2, codec.num_scaled(num_tokens), num_kv_heads, codec.num_groups(head_dim))
+        scales = torch.empty(scaled, dtype=SCALE_DTYPE, device=device)
         return cls(payload, scales, codec)
 
     @classmethod
@@ -63,7 +65,8 @@ class StagedPassage:
             raise ValueError(
                 f"payload is {list(self.payload.shape)}, not [num_layers, 2, num_tokens, {tail[0]}, {tail[1]}]"
             )
-        expected = (*self.payload.shape[:4], self.codec.num_groups(head_dim))
+        axes = (*self.payload.shape[:2], self.codec.num_scaled(self.num_tokens), num_kv_heads)
+        expected = (*axes, self.codec.num_groups(head_dim))
         if self.scales.shape != expected or self.scales.dtype != SCALE_DTYPE:
             raise ValueError(f"scales are {self.scales.dtype} {list(self.scales.shape)}, not fp16 {list(expected)}")
         if self.payload.dtype != self.codec.payload_dtype(self.payload.dtype):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kvblend.triton_kernels import Codec, PagedKV, PagedLayers, StagedPassage, gather_quantize, load_rerotate
+from kvblend.triton_kernels.codecs import quantize
 from kvblend.triton_kernels.gather_quantize import gather_quantize_reference
 from kvblend.triton_kernels.launch import uses_kernel
 from kvblend.triton_kernels.load_rerotate import load_rerotate_reference
@@ -109,3 +110,36 @@ def test_a_difference_beyond_the_table_shows() -> None:
         [staged], caches, torch.tensor([16, 17]), deltas, torch.ones(10, 32), torch.zeros(10, 32), interleaved=False
     )
     assert caches.first.keys[1, 0].isfinite().all() and caches.first.keys[1, 1].isnan().all()
+
+
+@pytest.mark.parametrize(("heads", "head_dim", "pairs", "interleaved"), [(2, 64, 32, False), (3, 80, 20, True)])
+def test_scales_by_channel(heads: int, head_dim: int, pairs: int, interleaved: bool) -> None:
+    """Reference: the PyTorch specification. Ours: the kernel, of two passages whose scales differ."""
+    torch.manual_seed(1)
+    lengths, block_size, codec = [37, 20], 16, Codec("int8_channel")
+    tables, blocks = block_tables(lengths, block_size)
+    slots = torch.cat([slots_of(tables[row], length, block_size) for row, length in enumerate(lengths)])
+    passages = []
+    for length in lengths:
+        numbers = torch.randn(2, 2, length, heads, head_dim) * torch.rand(2, 2, 1, heads, head_dim)
+        passages.append(StagedPassage(*quantize(numbers, codec), codec))
+        assert passages[-1].scales.shape == (2, 2, 1, heads, head_dim)
+    deltas, angles = torch.randint(-40, 60, (len(slots),)), torch.arange(64)[:, None] * torch.rand(pairs)
+    loaded = layers_of("joined", blocks, block_size, heads, head_dim, BF16)
+    wanted = layers_of("joined", blocks, block_size, heads, head_dim, BF16)
+    load_rerotate(passages, loaded, slots, deltas, angles.cos(), angles.sin(), interleaved=interleaved)
+    load_rerotate_reference(
+        passages,
+        wanted.layers,
+        slots,
+        deltas,
+        angles.cos(),
+        angles.sin(),
+        interleaved=interleaved,
+        source_layers=[0, 1],
+    )
+    same(loaded, wanted)
+    passages[0].scales[0, 0, 0, 0, 0] *= 1.5
+    load_rerotate(passages, loaded, slots, deltas, angles.cos(), angles.sin(), interleaved=interleaved)
+    with pytest.raises(AssertionError):
+        same(loaded, wanted)

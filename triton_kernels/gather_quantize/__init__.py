@@ -105,6 +105,8 @@ def _check(
     out: Sequence[StagedPassage],
     target_layers: Sequence[int],
 ) -> None:
+    if codec.name == "int8_channel":
+        raise ValueError("gather_quantize cannot quantize by channel: a scale would need all tokens first")
     cache = caches.first
     if len(target_layers) != len(caches.layers):
         raise ValueError(f"{len(target_layers)} target_layers for {len(caches.layers)} caches")

@@ -15,6 +15,7 @@ def _load(
     payload,
     scales,
     rows,
+    head,
     dims,
     inside,
     mask,
@@ -31,6 +32,10 @@ def _load(
     half: tl.constexpr = HEAD_DIM // 2
     if CODEC == "raw":
         return tl.load(payload + rows[:, None] * HEAD_DIM + dims[None], mask=mask, other=0.0).to(tl.float32)
+    if CODEC == "int8_channel":
+        scale = tl.load(scales + head[:, None] * HEAD_DIM + dims[None], mask=mask, other=0.0).to(tl.float32)
+        code = tl.load(payload + rows[:, None] * HEAD_DIM + dims[None], mask=mask, other=0)
+        return code.to(tl.float32) * scale
     groups_of_row = scales + rows[:, None] * (HEAD_DIM // GROUP_SIZE)
     if FIRST_GROUP >= 0:
         # One load a group, spread over its dimensions.
@@ -100,9 +105,11 @@ def _move(
     in_order: tl.constexpr = not TURN or (not INTERLEAVED and half == ROTARY_PAIRS)
     first_group: tl.constexpr = 0 if in_order else -1
     second_group: tl.constexpr = half // GROUP_SIZE if in_order else -1
-    first = _load(payload, scales, rows, first_dim, inside, mask, first_group, HEAD_DIM, CODEC, GROUP_SIZE, ROWS, PAIRS)
+    first = _load(
+        payload, scales, rows, head, first_dim, inside, mask, first_group, HEAD_DIM, CODEC, GROUP_SIZE, ROWS, PAIRS
+    )
     second = _load(
-        payload, scales, rows, second_dim, inside, mask, second_group, HEAD_DIM, CODEC, GROUP_SIZE, ROWS, PAIRS
+        payload, scales, rows, head, second_dim, inside, mask, second_group, HEAD_DIM, CODEC, GROUP_SIZE, ROWS, PAIRS
     )
     if TURN:
         delta = tl.load(deltas + token, mask=inside, other=0).to(tl.int64)
