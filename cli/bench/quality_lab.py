@@ -1,6 +1,6 @@
 """Measure one question in the lab: full prefill once, then every method over the same passages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,12 +71,13 @@ class QuestionLab:
         answer = self._text(self.answer)
         return Measurement(0.0, 1.0, answer_f1(answer, self._gold), 1.0, answer)
 
-    def lay_out(self, encode: str) -> LabPrompt:
-        """Full reuse with passages encoded as `ENCODES` names it."""
+    def lay_out(self, encode: str, *, stored: Callable[[Tensor], Tensor] | None = None) -> LabPrompt:
+        """Full reuse with passages encoded as `ENCODES` names it; `stored` is what a store makes of a passage's KV."""
         passages = []
         for index, passage in enumerate(self._parts.passages):
             encoder = self._encoders(ENCODES[encode](self._parts, index))
-            passages.append(EncodedPassage(passage, encoder.encode(passage), encoder.encode_context))
+            kv = encoder.encode(passage)
+            passages.append(EncodedPassage(passage, stored(kv) if stored else kv, encoder.encode_context))
         preamble_kv = self._encoders(self._parts.preamble).prefix_kv
         return lay_out(
             self._model, self._parts.preamble, preamble_kv, passages, self._parts.question, room=self._answer_tokens

@@ -1,5 +1,7 @@
 """Numbers in steps of their channel's spread, entropy-coded."""
 
+import threading
+
 import torch
 import zstandard
 
@@ -13,7 +15,10 @@ LEVEL = 1
 
 
 class EntropyCodec(ChannelCodec):
-    """A step of `step` standard deviations in every channel, and the codes, near zero most of them, packed by zstd.
+    """A step of `step` standard deviations in every channel; the codes' differences from their channel's mean,
+    small numbers most of them, packed by zstd.
+
+        stored: scales fp16, mean codes int8 [2, num_kv_heads, head_dim] each, then a zstd frame of the differences
 
     How many bits a number takes follows from the step: at 0.25, 4 where numbers are spread as a normal distribution.
     What is staged for a device is unpacked.
@@ -32,28 +37,53 @@ class EntropyCodec(ChannelCodec):
     def encode(self, layer: torch.Tensor) -> torch.Tensor:
         check_finite(layer)
         codes, scales = self.quantize(layer.float())
-        packed = zstandard.ZstdCompressor(LEVEL).compress(codes.numpy().data)
-        return torch.cat([scales.view(-1).view(torch.uint8), torch.frombuffer(bytearray(packed), dtype=torch.uint8)])
+        centres = codes.float().mean(1, keepdim=True).round_().to(torch.int8)
+        packed = zstandard.ZstdCompressor(LEVEL).compress((codes - centres).numpy().data)  # modulo 256, as it is undone
+        parts = (
+            scales.view(torch.uint8),
+            centres.view(torch.uint8),
+            torch.frombuffer(bytearray(packed), dtype=torch.uint8),
+        )
+        return torch.cat([part.reshape(-1) for part in parts])
 
     def unpack(self, stored: torch.Tensor, staged: torch.Tensor, shape: LayerShape) -> None:
         scale_bytes = self._scale_bytes(shape)
-        _unpack(stored[scale_bytes:], staged[:-scale_bytes])
+        self._unpack(stored, staged[:-scale_bytes].view(torch.int8).view(shape))
         staged[-scale_bytes:] = stored[:scale_bytes]
 
     def decode(self, stored: torch.Tensor, out: torch.Tensor) -> None:
         scale_bytes = self._scale_bytes(layer_shape(out))
-        codes = torch.empty(out.numel(), dtype=torch.uint8)
-        _unpack(stored[scale_bytes:], codes)
-        self.dequantize(codes.view(torch.int8), stored[:scale_bytes].view(torch.float16), out)
+        codes = torch.empty(out.shape, dtype=torch.int8)
+        self._unpack(stored, codes)
+        self.dequantize(codes, stored[:scale_bytes].view(torch.float16), out)
+
+    def _unpack(self, stored: torch.Tensor, codes: torch.Tensor) -> None:
+        kinds, _, num_heads, head_dim = codes.shape
+        scale_bytes, num_channels = self._scale_bytes(layer_shape(codes)), kinds * num_heads * head_dim
+        _unpack(stored[scale_bytes + num_channels :], codes.view(-1).view(torch.uint8))
+        centres = stored[scale_bytes : scale_bytes + num_channels].view(torch.int8)
+        codes.add_(centres.view(kinds, 1, num_heads, head_dim))
 
 
 def _unpack(packed: torch.Tensor, out: torch.Tensor) -> None:
-    """Raises ValueError where that is not just as many bytes as `out` takes."""
-    reader = zstandard.ZstdDecompressor().stream_reader(packed.numpy().data)
+    """Raises ValueError where that is not just as many bytes as `out` takes: checked before they are allocated."""
+    data = packed.numpy().data
     try:
-        count = reader.readinto(out.numpy().data)
-        more = reader.read(1)
+        size = zstandard.frame_content_size(data)
+        if size != len(out):
+            raise ValueError(f"{size} bytes are packed, not {len(out)}")
+        unpacked = _decompressor().decompress(data)
     except zstandard.ZstdError as error:
         raise ValueError(f"zstd: {error}") from error
-    if count != len(out) or more:
-        raise ValueError(f"{count} bytes or more are packed, not {len(out)}")
+    out.numpy().data[:] = unpacked
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's: one is not safe from several."""
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    decompressor: zstandard.ZstdDecompressor = _of_thread.decompressor
+    return decompressor
+
+
+_of_thread = threading.local()

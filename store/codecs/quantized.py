@@ -67,8 +67,7 @@ class ChannelCodec(PassageCodec):
     def dequantize(codes: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
         """Codes int8 and scales, flat, into `out`."""
         kinds, _, num_heads, head_dim = out.shape
-        out.copy_(codes.view(out.shape))
-        out.mul_(scales.view(kinds, 1, num_heads, head_dim))
+        torch.mul(codes.view(out.shape), scales.float().view(kinds, 1, num_heads, head_dim), out=out)
 
 
 def check_finite(layer: torch.Tensor) -> None:

@@ -140,9 +140,9 @@ def test_packed_bytes_that_are_damaged_raise(data: st.DataObject) -> None:
     codec, shape = codec_for("entropy", 8), (2, 30, 2, 8)
     stored = codec.encode(numbers(1, shape, torch.bfloat16))
     damaged = stored.clone()
-    cut = data.draw(st.integers(64, len(stored)))
+    cut = data.draw(st.integers(96, len(stored)))
     damaged = damaged[:cut]
-    for place in data.draw(st.lists(st.integers(64, max(64, cut - 1)), max_size=3)):
+    for place in data.draw(st.lists(st.integers(96, max(96, cut - 1)), max_size=3)):
         if place < cut:
             damaged[place] = data.draw(st.integers(0, 255))
     out = torch.empty(shape, dtype=torch.bfloat16)
