@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["CodecName", "EvictionName", "Settings", "WritePolicy"]
@@ -46,6 +46,13 @@ class Settings(BaseSettings):
 
     eviction: EvictionName = "s3-fifo"
     """What tiers give up first (docs/store.md)."""
+
+    remote: str = ""
+    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`. Empty: none."""
+
+    remote_username: str | None = None
+    remote_password: SecretStr | None = None
+    """Of a Redis or Valkey server. S3 takes the provider's own variables."""
 
     remote_deadline: Annotated[float, Field(gt=0.0)] = 0.2
     """Seconds that remote tiers may cost a request, for its lookup and again for its fetch."""

@@ -20,6 +20,7 @@ from kvblend.store.joined_heads import JoinedHeads, cover
 from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
+from kvblend.store.remote import remote_tiers
 from kvblend.store.stored_passage import StoredPassageKV
 from kvblend.store.tier import BoundedTier, Tier, VerifyReport
 from kvblend.store.writer import StoreWriter, copy_into
@@ -64,13 +65,14 @@ class TieredStore:
         """Open the tiers that `settings` ask for and, for a worker on `device`, the GPU tier.
 
         Raises InvalidRequestError where a path is relative, cannot be written or lies within the other tier's,
-        where no tier is left, or where the device has no room.
+        where no tier is left, where the device has no room, or for a remote tier's URL that is none.
         """
         tiers = tiers_of(settings)
         gpu = None
         if device is not None and settings.gpu_bytes:
             gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
-        return cls(tiers, gpu=gpu, write=settings.write, codec=settings.codec)
+        remotes = remote_tiers(settings)
+        return cls(tiers, remotes=remotes, gpu=gpu, write=settings.write, codec=settings.codec)
 
     def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
         """Store a passage's KV; on return it lies where the write policy says that it must.

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from kvblend.cli.bench.lab_model import LabModel
 from kvblend.cli.bench.question_set import load_questions
 from kvblend.cli.progress import count_progress
 from kvblend.core.settings import CodecName
-from kvblend.store.codecs import PassageCodec, codec_of, codec_spec
+from kvblend.store.codecs import codec_of, codec_spec
 
 __all__ = ["CODECS", "codec_rows"]
 
@@ -94,8 +95,8 @@ def _through(name: CodecName, seen: _Seen) -> Callable[[Tensor], Tensor]:
         out = torch.empty(wide.shape, dtype=torch.bfloat16)
         numbers = wide.bfloat16()
         for layer, target in zip(numbers, out, strict=True):
-            stored, encode_s = _timed(lambda layer=layer: codec.encode(layer))
-            _, decode_s = _timed(lambda stored=stored, target=target: _decode(codec, stored, target))
+            stored, encode_s = _timed(partial(codec.encode, layer))
+            _, decode_s = _timed(partial(codec.decode, stored, target))
             seen.encode_s, seen.decode_s = seen.encode_s + encode_s, seen.decode_s + decode_s
             seen.num_bytes, seen.stored_bytes = seen.num_bytes + layer.nbytes, seen.stored_bytes + len(stored)
         error = (out.float() - numbers.float()).square().mean((0, 2, 3, 4)).sqrt()
@@ -105,10 +106,6 @@ def _through(name: CodecName, seen: _Seen) -> Callable[[Tensor], Tensor]:
         return out.to(kv)
 
     return through
-
-
-def _decode(codec: PassageCodec, stored: Tensor, out: Tensor) -> None:
-    codec.decode(stored, out)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:

@@ -1,0 +1,105 @@
+"""Objects in Redis or Valkey, one server or a cluster."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
+
+__all__ = ["RedisObjects"]
+
+MAX_OBJECT_BYTES = 512 << 20
+"""Redis takes no larger value."""
+CONNECT_S, ANSWER_S = 0.5, 5.0
+
+
+class RedisObjects(RemoteObjects):
+    """An object is a string under `kvblend:{<passage's folder>}/<name in it>`, and a set of each passage's names lies
+    beside it: the braces keep all of one passage in one slot of a cluster.
+
+    url: `redis://host:port/db` or `rediss://...`; with `cluster`, of any of its servers.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self, url: str, *, cluster: bool, username: str | None, password: str | None, ca_path: str | None
+    ) -> None:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self._redis = redis
+        options: dict[str, Any] = {
+            "username": username,
+            "password": password,
+            "socket_connect_timeout": CONNECT_S,
+            "socket_timeout": ANSWER_S,
+            "retry": Retry(NoBackoff(), 0),  # redis-py's own retries take seconds to say that a server is dead
+        }
+        if ca_path is not None:
+            options["ssl_ca_certs"] = ca_path
+        self.location = url
+        make = redis.RedisCluster.from_url if cluster else redis.Redis.from_url
+        with self._errors():
+            self._client: Any = make(url, **options)
+
+    def exist(self, names: Collection[str]) -> set[str]:
+        with self._errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for name in names:
+                pipeline.exists(_key(name))
+            return {name for name, there in zip(names, pipeline.execute(), strict=True) if there}
+
+    def get(self, name: str) -> bytes | None:
+        with self._errors():
+            data: bytes | None = self._client.get(_key(name))
+            return data
+
+    def put(self, name: str, data: bytearray) -> bool:
+        if len(data) > MAX_OBJECT_BYTES:
+            raise RemoteFullError(f"{len(data)} bytes are over the {MAX_OBJECT_BYTES} that a value may have")
+        with self._errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.set(_key(name), bytes(data), nx=True)
+            pipeline.sadd(_names_key(_folder(name)), name)
+            return bool(pipeline.execute()[0])
+
+    def delete(self, names: Collection[str]) -> int:
+        num_deleted = 0
+        with self._errors():
+            for name in names:
+                pipeline = self._client.pipeline(transaction=True)
+                pipeline.delete(_key(name))
+                pipeline.srem(_names_key(_folder(name)), name)
+                num_deleted += pipeline.execute()[0]
+        return num_deleted
+
+    def names_in(self, folder: str) -> set[str]:
+        with self._errors():
+            return {name.decode() for name in self._client.smembers(_names_key(folder))}
+
+    def close(self) -> None:
+        self._client.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._redis.exceptions.RedisError as error:
+            if isinstance(error, self._redis.exceptions.OutOfMemoryError):
+                raise RemoteFullError(str(error)) from error
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _folder(name: str) -> str:
+    return name.rsplit("/", 1)[0]
+
+
+def _key(name: str) -> str:
+    folder, own = name.rsplit("/", 1)
+    return f"kvblend:{{{folder}}}/{own}"
+
+
+def _names_key(folder: str) -> str:
+    return f"kvblend:{{{folder}}}"
