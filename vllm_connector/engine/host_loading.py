@@ -21,7 +21,7 @@ MAX_THREADS = 4
 class HostLoader:
     """Brings passages in by the calling thread, and by others on cores that the engine's computing leaves free.
 
-    By the kernels where there are kernels and all passages are files; else by PyTorch.
+    By the kernels where there are kernels and a passage lies raw in a file; else by PyTorch, a passage a thread.
     """
 
     def __init__(self, kernels: HostKernels | None) -> None:
@@ -33,49 +33,65 @@ class HostLoader:
 
     def load(self, context: HostContext, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
         """As `Pages.bring`."""
-        files = [_stored(passage).in_file() for passage in passages]
-        places = [file for file in files if file is not None]
-        if self._kernels is None or len(places) < len(files):
-            return _load_plainly(context, passages, hit=hit)
+        for passage in passages:
+            for table in _distinct([layer.rotary for layer in context.pages.layers]):
+                table.angles(passage.delta)  # raises before anything is written
+        files = [None if self._kernels is None else _stored(passage).in_file() for passage in passages]
+        plainly = [place for place, file in enumerate(files) if file is None]
+        coming = [self._helpers.submit(_load_plainly, context, passages[place], hit=hit) for place in plainly]
+        failed = self._load_by_kernels(context, passages, files, hit=hit)
+        for place, future in zip(plainly, coming, strict=True):
+            if (reason := future.result()) is not None:
+                failed[place] = reason
+        return failed
+
+    def _load_by_kernels(
+        self,
+        context: HostContext,
+        passages: Sequence[PlacedKV],
+        files: Sequence[tuple[int, int] | None],
+        *,
+        hit: int,
+    ) -> dict[int, str]:
+        """What lies raw in files."""
+        places = [place for place, file in enumerate(files) if file is not None]
+        if self._kernels is None or not places:
+            return {}
         distinct = _distinct([layer.rotary for layer in context.pages.layers])
         with KernelLoading(
             self._kernels,
             [_target(context, layer, distinct, hit) for layer in range(len(context.pages.layers))],
-            [_extents(passage, *place, distinct) for passage, place in zip(passages, places, strict=True)],
+            [_extents(passages[place], *file, distinct) for place in places if (file := files[place]) is not None],
         ) as loading:
             helpers = [self._helpers.submit(loading.run) for _ in range(self._num_helpers)]
             loading.run()
             for helper in helpers:
                 if not helper.cancel():
                     helper.result()
-            return {place: f"layer {failure.layer} {failure.reason}" for place, failure in loading.failures().items()}
+            return {
+                places[number]: f"layer {failure.layer} {failure.reason}"
+                for number, failure in loading.failures().items()
+            }
 
     def close(self) -> None:
         self._helpers.shutdown()
 
 
-def _load_plainly(context: HostContext, passages: Sequence[PlacedKV], *, hit: int) -> dict[int, str]:
-    """By PyTorch, a layer of all passages after the other."""
-    layers, failed = context.pages.layers, dict[int, str]()
-    for passage in passages:
-        for table in _distinct([layer.rotary for layer in layers]):
-            table.angles(passage.delta)  # raises before anything is written
-    for index, layer in enumerate(layers):
-        for place, passage in enumerate(passages):
-            if place in failed:
-                continue
-            try:
-                keys, values = _stored(passage).read_layer(index)
-            except (CorruptPassageKVError, OSError) as error:
-                failed[place] = str(error)
-                continue
-            if layer.rotary is not None:
-                keys = rerotate(keys, layer.rotary, delta=passage.delta)
-            write_from = context.pages.write_from(layer.group, hit)
-            first = min(len(keys), max(passage.skipped, write_from - passage.start))
-            positions = torch.arange(passage.start + first, passage.start + len(keys))
-            context.pages.write(index, context.slots(layer.group, positions), keys[first:], values[first:])
-    return failed
+@torch.inference_mode()
+def _load_plainly(context: HostContext, passage: PlacedKV, *, hit: int) -> str | None:
+    """By PyTorch, a layer after the other; returns why it failed, if it did."""
+    for index, layer in enumerate(context.pages.layers):
+        try:
+            keys, values = _stored(passage).read_layer(index)
+        except (CorruptPassageKVError, OSError) as error:
+            return str(error)
+        if layer.rotary is not None:
+            keys = rerotate(keys, layer.rotary, delta=passage.delta)
+        write_from = context.pages.write_from(layer.group, hit)
+        first = min(len(keys), max(passage.skipped, write_from - passage.start))
+        positions = torch.arange(passage.start + first, passage.start + len(keys))
+        context.pages.write(index, context.slots(layer.group, positions), keys[first:], values[first:])
+    return None
 
 
 def _stored(passage: PlacedKV) -> StoredPassageKV:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from kvblend.blend import RotaryTable, rerotate
 from kvblend.core.identity import token_hash
+from kvblend.core.settings import CodecName
 from kvblend.host_kernels import HostKernels, HostPagedKV
-from kvblend.store import DiskTier, OpenPassageKV, PassageKVKey, TieredStore
+from kvblend.store import DiskTier, OpenPassageKV, PassageKVKey, StoredPassageKV, TieredStore
 from kvblend.vllm_connector.engine.host_context import HostContext
 from kvblend.vllm_connector.engine.host_loading import HostLoader
 from kvblend.vllm_connector.engine.host_pages import HostPages
@@ -117,10 +118,7 @@ def test_loading(tmp_path: Path, kernels: HostKernels, dtype: torch.dtype, order
     store = store_of(tmp_path)
     stored = [torch.randn(LAYERS, 2, length, HEADS, DIM).to(dtype) for length in LENGTHS]
     files = [put(store, index, kv, capture_position=STARTS[index] - DELTAS[index]) for index, kv in enumerate(stored)]
-    content = bytearray((path := tmp_path / files[2].header.key.file_name).read_bytes())
-    content[-1] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(content)
+    damage(tmp_path / files[2].header.key.file_name)
     whole, partial = table_of(64), table_of(64, rotary_dim=16, interleaved=True)
     pages = PagedLayers(dtype, order, [whole, partial, None, whole, partial])
     passages = [PlacedKV(*passage) for passage in zip(files, STARTS, SKIPPED, strict=True)]
@@ -135,6 +133,44 @@ def test_loading(tmp_path: Path, kernels: HostKernels, dtype: torch.dtype, order
         assert torch.equal(cache, expected(pages, layer, stored if layer < LAYERS - 1 else stored[:2]))
     for file in files:
         file.close()
+
+
+@pytest.mark.parametrize("codec", ["fp8", "int8", "int4", "entropy"])
+@pytest.mark.parametrize("way", WAYS)
+def test_coded_passages_among_raw_ones(tmp_path: Path, kernels: HostKernels, way: str, codec: CodecName) -> None:
+    """Reference: the numbers that the codec gives back, laid out densely. Ours: each way, to the bit; one is corrupt."""
+    torch.manual_seed(0)
+    raw, coded = (
+        store_of(tmp_path / "raw"),
+        TieredStore([DiskTier(tmp_path / "coded", budget_bytes=1 << 24)], codec=codec),
+    )
+    files, stored = [], []
+    for index, length in enumerate(LENGTHS):
+        kv = torch.randn(LAYERS, 2, length, HEADS, DIM).bfloat16()
+        at = STARTS[index] - DELTAS[index]
+        files.append(put(raw if index == 0 else coded, index, kv, capture_position=at))
+        file = files[-1]
+        assert isinstance(file, StoredPassageKV)
+        stored.append(file.read().clone())
+        assert torch.equal(stored[-1], kv) == (index == 0) or length == 1
+    damage(tmp_path / "coded" / files[2].header.key.file_name)
+    pages = PagedLayers(torch.bfloat16, "plain", [table_of(64), None, table_of(64), table_of(64), None])
+    passages = [PlacedKV(*passage) for passage in zip(files, STARTS, SKIPPED, strict=True)]
+    with loader_of(way, kernels) as loader:
+        failed = loader.load(pages.context(), passages, hit=HIT)
+    assert list(failed) == [2] and "layer 4" in failed[2] and "fails its checksum" in failed[2]
+    for layer, cache in enumerate(pages.caches):
+        assert torch.equal(cache, expected(pages, layer, stored if layer < LAYERS - 1 else stored[:2]))
+    for file in files:
+        file.close()
+
+
+def damage(path: Path) -> None:
+    """In the last layer."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
 
 
 def expected(pages: PagedLayers, layer: int, stored: list[Tensor]) -> Tensor:
