@@ -1,6 +1,6 @@
 """Have every kernel of a blend compiled before a blend waits for it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from sys import maxsize
 
 import torch
@@ -26,13 +26,14 @@ ALIGNED_DIMS = 16
 """What Triton compiles a stride by is whether this divides it."""
 
 
-def warm(caches: PagedCaches, num_heads: int) -> None:
+def warm(caches: PagedCaches, num_heads: int, codecs: Iterable[Codec] = (Codec(),)) -> None:
     """Run on one token, once each, all that a blend over `caches` of a model of `num_heads` query heads may launch.
 
-    The token lies in the null block, which is read, and in which the kernels keep nothing. Passages are taken to be
-    raw and of the caches' dtype, and head_dim a multiple of 8, as it is in every backend of vLLM.
+    The token lies in the null block, which is read, and in which the kernels keep nothing. Passages are taken to be of
+    one of `codecs` and, raw, of the caches' dtype, and head_dim a multiple of 8, as it is in every backend of vLLM.
     """
-    _load(caches)
+    for codec in codecs:
+        _load(caches, codec)
     device = caches.device
     queries = Queries.of([torch.tensor([0])], device=device)
     tables = torch.zeros(1, 1, dtype=torch.int32, device=device)
@@ -50,8 +51,8 @@ def warm(caches: PagedCaches, num_heads: int) -> None:
                     probe_scores(q, k, v, queries, cache, tables, context, spec, num_parts=parts)
 
 
-def _load(caches: PagedCaches) -> None:
-    """Of any codec's launches those of raw passages; that a passage comes through a window changes none of them."""
+def _load(caches: PagedCaches, codec: Codec) -> None:
+    """That a passage comes through a window changes none of the launches."""
     tables = {group: torch.zeros(1, dtype=torch.int32) for group in caches.block_sizes}
     first = caches.layers[0]
     staged = StagedPassage.empty(
@@ -59,7 +60,7 @@ def _load(caches: PagedCaches) -> None:
         1,
         first.num_kv_heads,
         first.head_dim,
-        codec=Codec(),
+        codec=codec,
         dtype=first.keys.dtype,
         device=caches.device,
     )

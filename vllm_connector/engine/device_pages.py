@@ -1,13 +1,13 @@
 """The pages that blends on a GPU work on: the engine's own, and others for layers whose blocks it frees early."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from kvblend.blend.paged import PagedCaches, PagedContextKV, PassageLoad, PlacedPassage, warm
 from kvblend.store import Stager
-from kvblend.triton_kernels import PagedKV, PagedLayers, StagedPassage
+from kvblend.triton_kernels import Codec, PagedKV, PagedLayers, StagedPassage
 from kvblend.vllm_connector.engine.caches import EngineCaches, LayerGroup
 from kvblend.vllm_connector.engine.move_kv import move_kv
 from kvblend.vllm_connector.engine.pages import PlacedKV
@@ -45,13 +45,13 @@ class DevicePages:
         except RuntimeError as error:  # torch.OutOfMemoryError is one too
             raise no_room(scratch_tokens, error) from error
 
-    def warm(self, num_heads: int) -> None:
+    def warm(self, num_heads: int, codecs: Iterable[Codec] = (Codec(),)) -> None:
         """Launch once all that encodes and blends of a model of `num_heads` query heads launch, on the null pages.
 
         No step of the engine then waits for Triton's just-in-time compiler. Raises what that raises.
         """
         self._engine.warm()
-        warm(self._caches, num_heads)
+        warm(self._caches, num_heads, codecs)
         null = torch.zeros(1, dtype=torch.int64)
         for group, scratch_layers in zip(self._scratched, self._scratch_layers, strict=True):
             move_kv(group.caches, null, scratch_layers, null)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 from kvblend.blend import RotaryTable, rerotate
 from kvblend.core.errors import CorruptPassageKVError
@@ -21,7 +22,8 @@ MAX_THREADS = 4
 class HostLoader:
     """Brings passages in by the calling thread, and by others on cores that the engine's computing leaves free.
 
-    By the kernels where there are kernels and a passage lies raw in a file; else by PyTorch, a passage a thread.
+    By the kernels where there are kernels and a passage lies raw in a file; else by PyTorch, read by a
+    thread each and written by the calling one.
     """
 
     def __init__(self, kernels: HostKernels | None) -> None:
@@ -38,10 +40,13 @@ class HostLoader:
                 table.angles(passage.delta)  # raises before anything is written
         files = [None if self._kernels is None else _stored(passage).in_file() for passage in passages]
         plainly = [place for place, file in enumerate(files) if file is None]
-        coming = [self._helpers.submit(_load_plainly, context, passages[place], hit=hit) for place in plainly]
+        tables = [layer.rotary for layer in context.pages.layers]
+        coming = [self._helpers.submit(_read, passages[place], tables) for place in plainly]
         failed = self._load_by_kernels(context, passages, files, hit=hit)
-        for place, future in zip(plainly, coming, strict=True):
-            if (reason := future.result()) is not None:
+        for place, future in zip(plainly, coming, strict=True):  # a page that two passages share has one writer
+            layers, reason = future.result()
+            _write(context, passages[place], layers, hit=hit)
+            if reason is not None:
                 failed[place] = reason
         return failed
 
@@ -78,20 +83,24 @@ class HostLoader:
 
 
 @torch.inference_mode()
-def _load_plainly(context: HostContext, passage: PlacedKV, *, hit: int) -> str | None:
-    """By PyTorch, a layer after the other; returns why it failed, if it did."""
-    for index, layer in enumerate(context.pages.layers):
+def _read(passage: PlacedKV, tables: Sequence[RotaryTable | None]) -> tuple[list[tuple[Tensor, Tensor]], str | None]:
+    """Keys, turned to where they are placed, and values of each layer up to one that fails, and why it did."""
+    layers: list[tuple[Tensor, Tensor]] = []
+    for index, table in enumerate(tables):
         try:
             keys, values = _stored(passage).read_layer(index)
         except (CorruptPassageKVError, OSError) as error:
-            return str(error)
-        if layer.rotary is not None:
-            keys = rerotate(keys, layer.rotary, delta=passage.delta)
-        write_from = context.pages.write_from(layer.group, hit)
-        first = min(len(keys), max(passage.skipped, write_from - passage.start))
+            return layers, str(error)
+        layers.append((keys if table is None else rerotate(keys, table, delta=passage.delta), values))
+    return layers, None
+
+
+def _write(context: HostContext, passage: PlacedKV, layers: Sequence[tuple[Tensor, Tensor]], *, hit: int) -> None:
+    for index, (keys, values) in enumerate(layers):
+        group = context.pages.layers[index].group
+        first = min(len(keys), max(passage.skipped, context.pages.write_from(group, hit) - passage.start))
         positions = torch.arange(passage.start + first, passage.start + len(keys))
-        context.pages.write(index, context.slots(layer.group, positions), keys[first:], values[first:])
-    return None
+        context.pages.write(index, context.slots(group, positions), keys[first:], values[first:])
 
 
 def _stored(passage: PlacedKV) -> StoredPassageKV:

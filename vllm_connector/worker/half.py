@@ -15,6 +15,8 @@ from vllm.logger import init_logger
 from kvblend.core.settings import Settings
 from kvblend.host_kernels import host_kernels
 from kvblend.store import Stager, TieredStore
+from kvblend.store.codecs import codec_of, codec_spec
+from kvblend.triton_kernels import Codec
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.device_pages import DevicePages
 from kvblend.vllm_connector.engine.host_pages import HostPages
@@ -83,7 +85,9 @@ class WorkerHalf:
         self._closing.callback(pages.close)
         if self.caches.device.type == "cuda":  # Triton's interpreter compiles nothing
             began = time.perf_counter()
-            pages.warm(self.caches.layers[0].layer.num_heads)
+            layer = self.caches.layers[0].layer
+            stored = codec_of(codec_spec(self._settings.codec, layer.head_size)).staged_as
+            pages.warm(layer.num_heads, {Codec(), stored})
             logger.info("Compiled the kernels of encodes and blends in %.1f s", time.perf_counter() - began)
         return pages
 

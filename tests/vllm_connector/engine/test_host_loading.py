@@ -138,7 +138,7 @@ def test_loading(tmp_path: Path, kernels: HostKernels, dtype: torch.dtype, order
 @pytest.mark.parametrize("codec", ["fp8", "int8", "int4", "entropy"])
 @pytest.mark.parametrize("way", WAYS)
 def test_coded_passages_among_raw_ones(tmp_path: Path, kernels: HostKernels, way: str, codec: CodecName) -> None:
-    """Reference: the numbers that the codec gives back, laid out densely. Ours: each way, to the bit; one is corrupt."""
+    """Reference: the numbers that the codec gives back, laid out densely. Ours: each way, to the bit."""
     torch.manual_seed(0)
     raw, coded = (
         store_of(tmp_path / "raw"),
