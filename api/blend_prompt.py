@@ -21,6 +21,7 @@ class PromptPassage:
 
     token_ids: tuple[int, ...]
     encode_context: EncodeContext
+    owner: str | None = None
 
     @cached_property
     def name(self) -> KVName:

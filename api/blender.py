@@ -103,7 +103,8 @@ class Blender:
         if sample:
             self._guard.add(sample, report, target_kl=decision.target_kl if decision else None)
         if decision is None or decision.verdict != "unable":  # whose KV nobody would use
-            self._encoder.encode_soon(missing)
+            owner = next((passage.owner for passage in order.prompt.passages), None)
+            self._encoder.encode_soon(missing, owner=owner)
         yield report
 
     async def _decide(

@@ -1,16 +1,21 @@
 """Collections as the service uses them: the catalog's record with its preamble and encode context in tokens."""
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from kvblend.api.encode_context import EncodeContext, default_warm_context, make_encode_context
 from kvblend.api.passage_kv import KVName
 from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
-from kvblend.core.errors import ConflictError, InvalidRequestError
-from kvblend.core.rest import Collection, CollectionCreate
+from kvblend.core import rest
+from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
+from kvblend.core.rest import CollectionCreate
 from kvblend.retriever import Catalog, CollectionRecord
 
 __all__ = ["Collections", "OpenCollection"]
+
+
+SERVICE_ID = "service_id"
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class OpenCollection:
     name: str
     preamble: str
     encode_context: EncodeContext
+    owner: str | None = None
+    """Whose the KV of its passages is, in a store that other services use too."""
 
 
 class Collections:
@@ -30,12 +37,14 @@ class Collections:
         self._prompts = prompts
         self._model = model
         self._embedding_model = embedding_model
+        self.service_id = _service_id(catalog)
+        """Of this catalog, in the names of owners: `<service id>/<collection>`."""
         self.default = OpenCollection(
             "", DEFAULT_PREAMBLE, self._encode_context(DEFAULT_PREAMBLE, default_warm_context())
         )
         """What passages get that a caller supplies without a collection."""
 
-    def create(self, order: CollectionCreate, *, max_model_len: int | None) -> Collection:
+    def create(self, order: CollectionCreate, *, max_model_len: int | None) -> rest.Collection:
         """Create a collection. What its prompts and encode context begin with is kept in tokens, so that a template
         that says the date does not change it every day.
 
@@ -63,11 +72,11 @@ class Collections:
         record = self._catalog.create_collection(order.name, passage_tokens=order.passage_tokens, settings=settings)
         return _view(record)
 
-    def view(self, name: str) -> Collection:
+    def view(self, name: str) -> rest.Collection:
         """A collection as it stands. Raises NotFoundError."""
         return _view(self._catalog.get_collection(name))
 
-    def views(self) -> list[Collection]:
+    def views(self) -> list[rest.Collection]:
         """All collections, by name."""
         return [_view(record) for record in self._catalog.list_collections()]
 
@@ -80,40 +89,65 @@ class Collections:
                 "served, has other tokens",
                 param="collection",
             )
-        return _open(record)
+        return self._open(record)
 
     def any(self, name: str) -> OpenCollection:
         """A collection of whatever model, to delete from it. Raises NotFoundError."""
-        return _open(self._catalog.get_collection(name))
+        return self._open(self._catalog.get_collection(name))
 
     def usable(self) -> list[OpenCollection]:
         """The collections whose passages are the served model's tokens."""
         records = self._catalog.list_collections()
-        return [_open(record) for record in records if record.settings["tokenizer"] == self._prompts.fingerprint]
+        return [self._open(record) for record in records if record.settings["tokenizer"] == self._prompts.fingerprint]
 
-    def unreferenced(self, context: EncodeContext, passage_ids: Sequence[str]) -> list[KVName]:
-        """Of passages just dropped from a collection, the KV that no other collection uses."""
-        holders = self._catalog.collections_holding(passage_ids)
-        same_context = {
-            record.name
-            for record in self._catalog.list_collections()
-            if _open(record).encode_context.hash == context.hash
+    def unreferenced(self, names: Collection[KVName]) -> set[KVName]:
+        """Those names of passage KV that no collection's passages have."""
+        contexts = {record.name: self._open(record).encode_context.hash for record in self._catalog.list_collections()}
+        holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
+        return {
+            (context, passage_id)
+            for context, passage_id in names
+            if all(contexts.get(holder) != context for holder in holders.get(passage_id, ()))
         }
-        return [(context.hash, id) for id in passage_ids if same_context.isdisjoint(holders.get(id, ()))]
+
+    def document_names(self, name: str, document_id: str) -> set[KVName]:
+        """The names of the KV of a document's passages; none where there is no such document."""
+        context = self.any(name).encode_context.hash
+        try:
+            passages = self._catalog.document_passages(name, document_id)
+        except NotFoundError:
+            return set()
+        return {(context, passage.passage_id) for passage in passages}
+
+    def names(self, name: str) -> set[KVName]:
+        """The names of the KV of all passages of a collection. Raises NotFoundError."""
+        found, after = set[KVName](), None
+        while documents := self._catalog.list_documents(name, limit=100, after=after):
+            for document in documents:
+                found |= self.document_names(name, document.id)
+            after = documents[-1].id
+        return found
+
+    def _open(self, record: CollectionRecord) -> OpenCollection:
+        settings = record.settings
+        context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"])
+        return OpenCollection(record.name, settings["preamble"], context, f"{self.service_id}/{record.name}")
 
     def _encode_context(self, preamble: str, warm_context: str) -> EncodeContext:
         warm_ids = self._prompts.passage_ids(warm_context) if warm_context.strip() else ()
         return make_encode_context(self._prompts.preamble_ids(preamble), warm_ids)
 
 
-def _open(record: CollectionRecord) -> OpenCollection:
-    settings = record.settings
-    context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"])
-    return OpenCollection(record.name, settings["preamble"], context)
+def _service_id(catalog: Catalog) -> str:
+    service_id = catalog.get_value(SERVICE_ID)
+    if service_id is None:
+        service_id = secrets.token_hex(8)
+        catalog.put_value(SERVICE_ID, service_id)
+    return str(service_id)
 
 
-def _view(record: CollectionRecord) -> Collection:
-    return Collection(
+def _view(record: CollectionRecord) -> rest.Collection:
+    return rest.Collection(
         name=record.name,
         model=record.settings["model"],
         embedding_model=record.settings["embedding_model"],

@@ -46,6 +46,11 @@ class KVCompletion:
     async def close(self) -> None:
         await end_task(self._task)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all passages were seen to have their KV since the service started."""
+        return self._completed is not None
+
     async def fingerprints(self) -> list[str]:
         """Every model whose KV this service's passages may have: deletion reaches them all."""
         known: set[str] = set(await asyncio.to_thread(self._catalog.get_value, FINGERPRINTS) or [])
@@ -91,7 +96,7 @@ class KVCompletion:
             if missing and await self._is_full():
                 logger.warning("the store is nearly full: passages of %r stay without KV until used", collection.name)
                 return
-            await asyncio.gather(*(self._encoder.encode(*wanted[name], owner=collection.name) for name in missing))
+            await asyncio.gather(*(self._encoder.encode(*wanted[name], owner=collection.owner) for name in missing))
             num_encoded += len(missing)
         if num_encoded:
             logger.info("completed the KV of %d passages of %r", num_encoded, collection.name)

@@ -70,6 +70,9 @@ class Encoder:
         for context, token_ids in passages:
             self._task(context, token_ids, self._background_slots, owner)
 
+    def is_encoding(self, name: KVName) -> bool:
+        return name in self._running
+
     async def drop(self, names: Iterable[KVName]) -> None:
         """Give up what waits to be encoded of these, and wait for what is being encoded."""
         tasks = [self._running[name] for name in names if name in self._running]
@@ -88,6 +91,8 @@ class Encoder:
         self, context: EncodeContext, token_ids: tuple[int, ...], slots: asyncio.Semaphore, owner: str | None
     ) -> asyncio.Task[EncodeResult]:
         name = (context.hash, token_hash(token_ids))
+        if context.hash == NO_CONTEXT.hash:
+            owner = None  # a preamble is no collection's own
         task = self._running.get(name)
         if task is None:
             work = self._encode(context, token_ids, name, slots, owner)

@@ -5,11 +5,10 @@ import logging
 from collections.abc import Sequence
 
 from kvblend.api.collections import Collections, OpenCollection
-from kvblend.api.completion import KVCompletion
 from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
 from kvblend.api.jobs import Job, Jobs
+from kvblend.api.kv_deletions import KVDeletions
 from kvblend.api.metrics import Metrics
-from kvblend.api.passage_kv import PassageKV
 from kvblend.api.uploads import Upload
 from kvblend.core.errors import KVBlendError
 from kvblend.retriever import IngestPlan, Retriever
@@ -29,16 +28,14 @@ class Ingest:
         retriever: Retriever,
         collections: Collections,
         encoder: Encoder,
-        passage_kv: PassageKV,
-        completion: KVCompletion,
+        deletions: KVDeletions,
         metrics: Metrics,
     ) -> None:
         self.jobs = Jobs()
         self._retriever = retriever
         self._collections = collections
         self._encoder = encoder
-        self._passage_kv = passage_kv
-        self._completion = completion
+        self._deletions = deletions
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
 
@@ -58,15 +55,13 @@ class Ingest:
 
     async def delete_document(self, name: str, document_id: str) -> None:
         """Delete a document, and the passages and KV that nothing else holds. Raises NotFoundError."""
-        collection = await asyncio.to_thread(self._collections.any, name)
-        dropped = await asyncio.to_thread(self._retriever.delete_document, name, document_id)
-        await self._delete_kv(collection, dropped)
+        async with self._deletions.of(await asyncio.to_thread(self._collections.document_names, name, document_id)):
+            await asyncio.to_thread(self._retriever.delete_document, name, document_id)
 
     async def delete_collection(self, name: str) -> None:
         """Delete a collection with all that is in it. Raises NotFoundError."""
-        collection = await asyncio.to_thread(self._collections.any, name)
-        dropped = await asyncio.to_thread(self._retriever.delete_collection, name)
-        await self._delete_kv(collection, dropped)
+        async with self._deletions.of(await asyncio.to_thread(self._collections.names, name)):
+            await asyncio.to_thread(self._retriever.delete_collection, name)
 
     async def close(self) -> None:
         """Stop the jobs; what they had not encoded is completed after the next start."""
@@ -105,21 +100,22 @@ class Ingest:
             encodes = []
             for plan in plans:
                 if not plan.unchanged:
-                    result = await asyncio.to_thread(self._retriever.commit_document, plan)
-                    await self._delete_kv(collection, result.dropped)
+                    names = await asyncio.to_thread(self._collections.document_names, collection.name, plan.document.id)
+                    async with self._deletions.of(names):
+                        await asyncio.to_thread(self._retriever.commit_document, plan)
                 passages = {passage.passage_id: passage.token_ids for passage in plan.passages}
                 for passage_id, token_ids in passages.items():
                     if passage_id not in seen:
                         seen.add(passage_id)
                         encodes.append(group.create_task(self._encode(job, collection, token_ids)))
-        gone = await asyncio.to_thread(self._no_longer_held, seen)
-        await self._delete_kv(collection, gone)  # deleted while they were encoded
+        async with self._deletions.of((context.hash, passage_id) for passage_id in seen):
+            pass  # those that were deleted while they were encoded go
         num_failed = sum(task.result() is EncodeResult.FAILED for task in encodes)
         problem = f"{num_failed} passages are searchable but have no KV yet: it is made later, or at their next use"
         job.update(status="succeeded", error=problem if num_failed else None)
 
     async def _encode(self, job: Job, collection: OpenCollection, token_ids: Tokens) -> EncodeResult:
-        result = await self._encoder.encode(collection.encode_context, token_ids, owner=collection.name)
+        result = await self._encoder.encode(collection.encode_context, token_ids, owner=collection.owner)
         state = job.state
         if result is EncodeResult.STORED:
             job.update(
@@ -128,15 +124,3 @@ class Ingest:
         elif result is EncodeResult.REUSED:
             job.update(passages_reused=state.passages_reused + 1)
         return result
-
-    def _no_longer_held(self, passage_ids: set[str]) -> list[str]:
-        held = self._retriever.catalog.collections_holding(sorted(passage_ids))
-        return sorted(passage_ids - held.keys())
-
-    async def _delete_kv(self, collection: OpenCollection, passage_ids: Sequence[str]) -> None:
-        """Delete the KV of dropped passages that no collection with the same encode context holds."""
-        if not passage_ids:
-            return
-        names = await asyncio.to_thread(self._collections.unreferenced, collection.encode_context, passage_ids)
-        await self._encoder.drop(names)
-        await self._passage_kv.delete(await self._completion.fingerprints(), names)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import KVBlendError
@@ -13,6 +13,7 @@ __all__ = ["PassageKV"]
 
 logger = logging.getLogger(__name__)
 
+PAGE = 1024
 KVName = tuple[str, str]
 """(encode context, passage id)"""
 
@@ -43,6 +44,15 @@ class PassageKV:
 
         variants = [Variant(fingerprint, *name) for fingerprint in fingerprints for name in names]
         return await asyncio.to_thread(self._store.delete, variants)
+
+    def owned_names(self, service_id: str) -> Iterator[list[KVName]]:
+        """Pages of the names of KV that lie in a bounded tier and whose owner is a collection of `service_id`."""
+        for tier in self._store.bounded:
+            after = ""
+            while entries := tier.entries(after, PAGE):
+                own = {entry.key.variant for entry in entries if entry.owner.startswith(f"{service_id}/")}
+                yield [(variant.encode_context, variant.passage_id) for variant in own]
+                after = entries[-1].key.file_name
 
     async def stats(self) -> list[TierStats]:
         """Every tier's, fastest first."""

@@ -61,7 +61,7 @@ class Retrieval:
             )
             for hit in hits
         ]
-        passages = [PromptPassage(tuple(hit.token_ids), collection.encode_context) for hit in hits]
+        passages = [PromptPassage(tuple(hit.token_ids), collection.encode_context, collection.owner) for hit in hits]
         return Retrieved(collection, sources, passages)
 
     def _supplied(self, documents: Sequence[SuppliedDocument | str], name: str | None) -> Retrieved:

@@ -19,6 +19,8 @@ from kvblend.api.encoder import Encoder
 from kvblend.api.gate import Gate
 from kvblend.api.home_lock import lock_home
 from kvblend.api.ingest import Ingest
+from kvblend.api.kv_deletions import KVDeletions
+from kvblend.api.kv_ledger import DeletionLedger
 from kvblend.api.live_guard import LiveGuard
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
@@ -112,7 +114,12 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         calibration.start(replicas)
         stack.push_async_callback(calibration.close)
         completion = KVCompletion(replicas, collections, retriever.catalog, passage_kv, encoder)
-        ingest = Ingest(retriever, collections, encoder, passage_kv, completion, metrics)
+        ledger = DeletionLedger(settings.home_path / "kv_deletions.sqlite3")
+        stack.callback(ledger.close)
+        deletions = KVDeletions(ledger, collections, encoder, passage_kv, completion)
+        deletions.start()
+        stack.push_async_callback(deletions.close)
+        ingest = Ingest(retriever, collections, encoder, deletions, metrics)
         stack.push_async_callback(ingest.close)
         completion.start()
         stack.push_async_callback(completion.close)

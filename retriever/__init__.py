@@ -1,6 +1,7 @@
 """Documents in, passages out: parsing, splitting, embedding, FAISS index and SQLite catalog; knows nothing of KV."""
 
 from kvblend.retriever.catalog import Catalog
+from kvblend.retriever.database import Database
 from kvblend.retriever.document import Block, ParsedDocument
 from kvblend.retriever.embedder import Embedder, EmbeddingModel
 from kvblend.retriever.ingest import Hit, IngestPlan, IngestResult
@@ -16,6 +17,7 @@ __all__ = [
     "Block",
     "Catalog",
     "CollectionRecord",
+    "Database",
     "DocumentRecord",
     "Embedder",
     "EmbeddingModel",

@@ -1,0 +1,144 @@
+"""Deletions of passage KV are finished, whatever happens between the catalog's part and the store's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvblend.api.collections import Collections
+from kvblend.api.kv_deletions import KVDeletions
+from kvblend.api.kv_ledger import DeletionLedger
+from kvblend.api.passage_kv import PassageKV
+from kvblend.core.errors import KVBlendError
+from kvblend.store import DiskTier, PassageKVKey, TieredStore
+
+FINGERPRINT = "model-1"
+NAMES = [(f"{context:064x}", f"{passage:064x}") for context, passage in ((1, 1), (1, 2), (2, 1), (1, 3))]
+
+
+class Held(Collections):
+    """Collections that hold what a test says."""
+
+    service_id = "service"
+
+    def __init__(self) -> None:
+        self.held: set[tuple[str, str]] = set(NAMES)
+
+    def unreferenced(self, names) -> set[tuple[str, str]]:  # type: ignore[no-untyped-def]
+        return set(names) - self.held
+
+
+class Idle:
+    """An encoder that encodes nothing, and a completion that is complete."""
+
+    is_complete = True
+
+    def __init__(self) -> None:
+        self.encoding: set[tuple[str, str]] = set()
+
+    def is_encoding(self, name: tuple[str, str]) -> bool:
+        return name in self.encoding
+
+    async def drop(self, names: object) -> None:
+        """Nothing waits."""
+
+    async def fingerprints(self) -> list[str]:
+        return [FINGERPRINT]
+
+
+class Parts:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.held, self.idle = folder, Held(), Idle()
+        self.store = TieredStore([DiskTier(folder / "kv", budget_bytes=1 << 24)])
+        for number, name in enumerate(NAMES):
+            key = PassageKVKey(FINGERPRINT, *name, 0, 1)
+            owners = ["service/news"] if number != 3 else ["other/news"]
+            self.store.put(key, torch.zeros(1, 2, 3, 1, 8), capture_position=0, owners=owners)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """As a service that starts again."""
+        self.ledger = DeletionLedger(self.folder / "ledger.sqlite3")
+        kv = PassageKV(self.store)
+        self.deletions = KVDeletions(self.ledger, self.held, self.idle, kv, self.idle)  # type: ignore[arg-type]
+
+    @property
+    def stored(self) -> set[tuple[str, str]]:
+        keys = [PassageKVKey(FINGERPRINT, *name, 0, 1) for name in NAMES]
+        return {(key.encode_context, key.passage_id) for key in self.store.lookup_many(keys)}
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+    parts = Parts(tmp_path)
+    yield parts
+    parts.ledger.close()
+    parts.store.close()
+
+
+async def test_what_nothing_holds_any_more_is_deleted_and_nothing_else(parts: Parts) -> None:
+    async with parts.deletions.of(NAMES[:2]):
+        assert parts.ledger.pending() == set(NAMES[:2])
+        parts.held.held -= {NAMES[0]}
+    assert parts.stored == set(NAMES[1:])
+    assert parts.ledger.pending() == set()
+
+
+async def test_a_crash_behind_the_catalogs_part_is_made_good_by_the_next_start(parts: Parts) -> None:
+    """As `os._exit` there would leave it: the ledger written, the catalog changed, the store not."""
+    with pytest.raises(KVBlendError):
+        async with parts.deletions.of(NAMES[:2]):
+            parts.held.held -= {NAMES[0]}
+            raise KVBlendError("the process is gone")
+    assert parts.stored == set(NAMES) and parts.ledger.pending() == set(NAMES[:2])
+    parts.ledger.close()
+    parts.reopen()
+    await parts.deletions.settle()
+    assert parts.stored == set(NAMES[1:]) and parts.ledger.pending() == set()
+
+
+async def test_what_a_caller_is_about_to_let_go_of_is_not_settled_before(parts: Parts) -> None:
+    """Else the ledger would forget it, held still, and a crash after the catalog's part would leave it behind."""
+    async with parts.deletions.of(NAMES[:1]):
+        await parts.deletions.settle()
+        assert parts.ledger.pending() == set(NAMES[:1])
+        parts.held.held -= {NAMES[0]}
+    assert parts.stored == set(NAMES[1:])
+
+
+async def test_a_tier_that_does_not_answer_is_asked_again(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: object) -> int:
+        raise OSError("the redis tier is not asked now")
+
+    parts.held.held -= {NAMES[0]}
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.store, "delete", dead)
+        async with parts.deletions.of(NAMES[:1]):
+            pass
+        assert parts.ledger.pending() == set(NAMES[:1])
+    await parts.deletions.settle()
+    assert parts.stored == set(NAMES[1:]) and parts.ledger.pending() == set()
+
+
+async def test_a_sweep_finds_what_no_collection_holds_of_this_service_alone(parts: Parts) -> None:
+    parts.held.held = {NAMES[1]}
+    parts.idle.encoding = {NAMES[2]}
+    assert await parts.deletions.sweep() == 1
+    assert parts.stored == {NAMES[1], NAMES[2], NAMES[3]}, "the last one is another service's"
+    parts.idle.encoding = set()
+    assert await parts.deletions.sweep() == 1 and await parts.deletions.sweep() == 0
+    assert parts.stored == {NAMES[1], NAMES[3]}
+
+
+async def test_it_settles_and_sweeps_by_itself(parts: Parts) -> None:
+    parts.held.held = {NAMES[1]}
+    parts.ledger.add(NAMES[:1])
+    parts.deletions.start()
+    for _ in range(400):
+        if parts.stored == {NAMES[1], NAMES[3]}:
+            break
+        await asyncio.sleep(0.05)
+    assert parts.stored == {NAMES[1], NAMES[3]}
+    await parts.deletions.close()
