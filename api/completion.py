@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kvblend.api.background import end_task
 from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.encode_room import EncodeRoom
 from kvblend.api.encoder import NO_CONTEXT, Encoder
 from kvblend.api.passage_kv import PassageKV
 from kvblend.api.replica import Replicas
@@ -29,13 +30,20 @@ class KVCompletion:
     """Watches for an engine whose passages are not all encoded."""
 
     def __init__(
-        self, replicas: Replicas, collections: Collections, catalog: Catalog, passage_kv: PassageKV, encoder: Encoder
+        self,
+        replicas: Replicas,
+        collections: Collections,
+        catalog: Catalog,
+        passage_kv: PassageKV,
+        encoder: Encoder,
+        room: EncodeRoom,
     ) -> None:
         self._replicas = replicas
         self._collections = collections
         self._catalog = catalog
         self._passage_kv = passage_kv
         self._encoder = encoder
+        self._room = room
         self._completed: tuple[str, int] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -80,7 +88,8 @@ class KVCompletion:
         known = await asyncio.to_thread(self._catalog.get_value, FINGERPRINTS) or []
         if info.model_fingerprint not in known:
             await asyncio.to_thread(self._catalog.put_value, FINGERPRINTS, [*known, info.model_fingerprint])
-        for collection in await asyncio.to_thread(self._collections.usable):
+        collections = [] if self._room.is_lazy else await asyncio.to_thread(self._collections.usable)
+        for collection in collections:
             with contextlib.suppress(NotFoundError):  # deleted meanwhile
                 await self._complete(collection, info)
         self._completed = state
@@ -93,8 +102,9 @@ class KVCompletion:
             wanted = {(context.hash, id): (context, token_ids) for id, token_ids in batch.items()}
             wanted[NO_CONTEXT.hash, token_hash(context.preamble_ids)] = (NO_CONTEXT, context.preamble_ids)
             missing = await self._passage_kv.missing(info, list(wanted))
-            if missing and await self._is_full():
-                logger.warning("the store is nearly full: passages of %r stay without KV until used", collection.name)
+            num_fitting, _ = await self._room.fitting([len(wanted[name][1]) for name in missing], info)
+            if num_fitting < len(missing) or (missing and await self._is_full()):
+                logger.warning("the store has no room: passages of %r stay without KV until used", collection.name)
                 return
             await asyncio.gather(*(self._encoder.encode(*wanted[name], owner=collection.owner) for name in missing))
             num_encoded += len(missing)

@@ -70,6 +70,14 @@ class Encoder:
         for context, token_ids in passages:
             self._task(context, token_ids, self._background_slots, owner)
 
+    async def engine_info(self) -> EngineInfo | None:
+        """Of the engine that would encode now; None where none answers."""
+        try:
+            _, facts = await self._replicas.choose()
+        except EngineUnavailableError:
+            return None
+        return facts.info
+
     def is_encoding(self, name: KVName) -> bool:
         return name in self._running
 

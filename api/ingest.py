@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.encode_room import EncodeRoom
 from kvblend.api.encoder import NO_CONTEXT, Encoder, EncodeResult
 from kvblend.api.jobs import Job, Jobs
 from kvblend.api.kv_deletions import KVDeletions
@@ -29,6 +30,7 @@ class Ingest:
         collections: Collections,
         encoder: Encoder,
         deletions: KVDeletions,
+        room: EncodeRoom,
         metrics: Metrics,
     ) -> None:
         self.jobs = Jobs()
@@ -36,6 +38,7 @@ class Ingest:
         self._collections = collections
         self._encoder = encoder
         self._deletions = deletions
+        self._room = room
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
 
@@ -96,6 +99,12 @@ class Ingest:
         context = collection.encode_context
         async with asyncio.TaskGroup() as group:
             group.create_task(self._encoder.encode(NO_CONTEXT, context.preamble_ids))
+            distinct = {passage.passage_id: passage.token_ids for plan in plans for passage in plan.passages}
+            num_fitting, reason = await self._room.fitting(
+                [len(token_ids) for token_ids in distinct.values()], await self._encoder.engine_info()
+            )
+            fitting = set(list(distinct)[:num_fitting])
+            job.update(passages_deferred=len(distinct) - num_fitting, error=reason)
             seen: set[str] = set()
             encodes = []
             for plan in plans:
@@ -105,14 +114,15 @@ class Ingest:
                         await asyncio.to_thread(self._retriever.commit_document, plan)
                 passages = {passage.passage_id: passage.token_ids for passage in plan.passages}
                 for passage_id, token_ids in passages.items():
-                    if passage_id not in seen:
+                    if passage_id not in seen and passage_id in fitting:
                         seen.add(passage_id)
                         encodes.append(group.create_task(self._encode(job, collection, token_ids)))
         async with self._deletions.of((context.hash, passage_id) for passage_id in seen):
             pass  # those that were deleted while they were encoded go
         num_failed = sum(task.result() is EncodeResult.FAILED for task in encodes)
-        problem = f"{num_failed} passages are searchable but have no KV yet: it is made later, or at their next use"
-        job.update(status="succeeded", error=problem if num_failed else None)
+        if num_failed:
+            reason = f"{num_failed} passages are searchable but have no KV yet: it is made later, or at their next use"
+        job.update(status="succeeded", error=reason)
 
     async def _encode(self, job: Job, collection: OpenCollection, token_ids: Tokens) -> EncodeResult:
         result = await self._encoder.encode(collection.encode_context, token_ids, owner=collection.owner)

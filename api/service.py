@@ -15,6 +15,7 @@ from kvblend.api.collections import Collections
 from kvblend.api.completion import KVCompletion
 from kvblend.api.cost_fit import CostFit
 from kvblend.api.encode_context import default_warm_context
+from kvblend.api.encode_room import EncodeRoom
 from kvblend.api.encoder import Encoder
 from kvblend.api.gate import Gate
 from kvblend.api.home_lock import lock_home
@@ -113,13 +114,15 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         calibration = ServedCalibration(config.model, home=settings.home_path)
         calibration.start(replicas)
         stack.push_async_callback(calibration.close)
-        completion = KVCompletion(replicas, collections, retriever.catalog, passage_kv, encoder)
+        completion = KVCompletion(
+            replicas, collections, retriever.catalog, passage_kv, encoder, EncodeRoom(settings.encode, passage_kv)
+        )
         ledger = DeletionLedger(settings.home_path / "kv_deletions.sqlite3")
         stack.callback(ledger.close)
         deletions = KVDeletions(ledger, collections, encoder, passage_kv, completion)
         deletions.start()
         stack.push_async_callback(deletions.close)
-        ingest = Ingest(retriever, collections, encoder, deletions, metrics)
+        ingest = Ingest(retriever, collections, encoder, deletions, EncodeRoom(settings.encode, passage_kv), metrics)
         stack.push_async_callback(ingest.close)
         completion.start()
         stack.push_async_callback(completion.close)

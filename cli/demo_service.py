@@ -97,7 +97,7 @@ def ingest_corpus(client: Client, console: Console) -> None:
 
         def show(state: IngestJob) -> None:
             states[state.id] = state
-            done = sum(job.passages_encoded + job.passages_reused for job in states.values())
+            done = sum(job.passages_encoded + job.passages_reused + job.passages_deferred for job in states.values())
             progress.update(encoding, completed=done, total=sum(job.passages_total for job in states.values()))
 
         jobs = [client.wait(job, progress=show) for job in jobs]

@@ -93,7 +93,7 @@ def _batches(files: dict[str, Path]) -> Iterator[list[str]]:
 
 
 def _num_done(job: IngestJob) -> int:
-    return job.passages_encoded + job.passages_reused
+    return job.passages_encoded + job.passages_reused + job.passages_deferred
 
 
 def _summarize(console: Console, jobs: Sequence[IngestJob]) -> None:

@@ -115,7 +115,8 @@ class DocumentList(BaseModel):
 
 
 class IngestJob(BaseModel):
-    """Progress of one ingest. Passages: all, those encoded now, those whose KV was there already."""
+    """Progress of one ingest. Passages: all, those encoded now, those whose KV was there already, and those that are
+    left to be encoded at their first use."""
 
     id: str
     collection: str
@@ -124,6 +125,7 @@ class IngestJob(BaseModel):
     passages_total: int = 0
     passages_encoded: int = 0
     passages_reused: int = 0
+    passages_deferred: int = 0
     tokens_encoded: int = 0
     seconds: float = 0.0
     error: str | None = None

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["CodecName", "EvictionName", "Settings", "WritePolicy"]
+__all__ = ["CodecName", "EncodePolicy", "EvictionName", "Settings", "WritePolicy"]
 
 GIB = 1 << 30
 WritePolicy = Literal["memory", "disk", "remote"]
+EncodePolicy = Literal["eager", "lazy"] | Annotated[int, Field(ge=0)]
 CodecName = Literal["raw", "fp8", "int8", "int4", "entropy"]
 EvictionName = Literal["lru", "s3-fifo", "cost-aware"]
 
@@ -40,6 +41,10 @@ class Settings(BaseSettings):
     write: WritePolicy = "disk"
     """Where a passage KV must lie before it counts as stored: `memory` (the fastest tier that has room), `disk` (the
     slowest of the CPU and disk tiers, with a copy in the faster one) or `remote` (a remote tier, too)."""
+
+    encode: EncodePolicy = "eager"
+    """When an ingest's passages are encoded: `eager`, at once; `lazy`, at their first use; a number: at once until so
+    many bytes of KV are stored."""
 
     codec: CodecName = "raw"
     """How new passage KV is stored (docs/store.md). What is stored otherwise is read all the same."""

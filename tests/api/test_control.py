@@ -17,6 +17,7 @@ INFO = EngineInfo(
     block_size=16,
     max_model_len=128,
     head_ranges=[(0, 1), (1, 2)],
+    token_bytes=1024,
     default_recompute_ratio=0.15,
 )
 

@@ -19,6 +19,7 @@ INFO = EngineInfo(
     block_size=16,
     max_model_len=1024,
     head_ranges=[(0, 3)],
+    token_bytes=1024,
     default_recompute_ratio=0.15,
 )
 CURVE = a_curve({0.0: 0.2, 0.15: 0.04, 0.3: 0.02})

@@ -89,6 +89,7 @@ class SchedulerHalf:
                 block_size=vllm_config.cache_config.block_size,
                 max_model_len=vllm_config.model_config.max_model_len,
                 head_ranges=heads,
+                token_bytes=_token_bytes(vllm_config),
                 default_recompute_ratio=settings.recompute_ratio,
                 max_raw_logprobs=_max_raw_logprobs(vllm_config.model_config),
             ),
@@ -342,3 +343,9 @@ def _max_raw_logprobs(model_config: Any) -> int:
         return 0
     limit: int = model_config.max_logprobs
     return int(model_config.get_vocab_size()) if limit == -1 else limit
+
+
+def _token_bytes(vllm_config: Any) -> int:
+    model = vllm_config.model_config
+    num_layers: int = model.get_total_num_hidden_layers()
+    return num_layers * 2 * int(model.get_total_num_kv_heads()) * int(model.get_head_size()) * int(model.dtype.itemsize)

@@ -16,6 +16,7 @@ INFO = EngineInfo(
     block_size=16,
     max_model_len=64,
     head_ranges=[(0, 1)],
+    token_bytes=1024,
     default_recompute_ratio=0.15,
     max_raw_logprobs=0,
 )
