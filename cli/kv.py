@@ -6,6 +6,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
+from kvblend.cli.kv_size_command import size
 
 __all__ = ["kv_app"]
 
@@ -15,6 +16,9 @@ kv_app = typer.Typer(help="The store of passage KV.", no_args_is_help=True)
 @kv_app.callback()
 def kv() -> None:
     """The store of passage KV."""
+
+
+kv_app.command()(size)
 
 
 @kv_app.command()

@@ -14,6 +14,7 @@ from kvblend.cli.bench.kernels import kernels
 from kvblend.cli.bench.load_command import load
 from kvblend.cli.bench.needle_command import needle
 from kvblend.cli.bench.quality_command import quality
+from kvblend.cli.bench.store_command import store
 from kvblend.cli.bench.table import result_table
 
 __all__ = ["bench_app"]
@@ -26,6 +27,7 @@ bench_app.command()(quality)
 bench_app.command()(needle)
 bench_app.command()(kernels)
 bench_app.command()(load)
+bench_app.command()(store)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, that of `kvblend serve` here.")]

@@ -1,0 +1,73 @@
+"""The command `kvblend bench store`."""
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from kvblend.cli.bench.known import require_known
+from kvblend.cli.bench.table import rows_table
+
+__all__ = ["store"]
+
+PARTS = ("io", "lookup", "evict", "codecs")
+
+
+def store(
+    part: Annotated[
+        list[str] | None, typer.Option(help="io, lookup, evict, codecs; repeatable; all but codecs where not given.")
+    ] = None,
+    size: Annotated[list[int] | None, typer.Option(min=1 << 16, help="Bytes a passage; 1, 8 and 32 MiB.")] = None,
+    passages: Annotated[list[int] | None, typer.Option(min=100, help="In a tier; 1,000, 100,000, 1,000,000.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A trace in RAGPulse's shape, besides our own.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Whose KV codecs are measured on.")] = "demo",
+    questions: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="In MuSiQue's or SQuAD's shape, for codecs.")
+    ] = None,
+    num_questions: Annotated[int, typer.Option(min=1, help="For codecs.")] = 8,
+    folder: Annotated[Path | None, typer.Option(file_okay=False, help="On the disk to measure; the system's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The store: tiers beside their floors, lookups at any size, eviction policies on traces, and codecs."""
+    require_known("--part", part or (), PARTS)
+    wanted = part or ["io", "lookup", "evict"]
+    console = Console(stderr=True)
+    result: dict[str, Any] = {}
+    with TemporaryDirectory(dir=folder) as disk, TemporaryDirectory(dir="/dev/shm") as memory:
+        if "io" in wanted:
+            from kvblend.cli.bench.store_io import io_rows
+            from kvblend.store.codecs import codec_spec
+
+            specs = [codec_spec(name, 128) for name in ("raw", "int8", "int4", "entropy")]
+            result["results"] = list(io_rows(Path(memory), Path(disk), size or [1 << 20, 8 << 20, 32 << 20], specs))
+        if "lookup" in wanted:
+            from kvblend.cli.bench.store_lookup import lookup_rows
+
+            result["lookup"] = lookup_rows(Path(disk), passages or [1_000, 100_000, 1_000_000])
+    if "evict" in wanted:
+        from kvblend.cli.bench.store_eviction import eviction_rows
+
+        result["evict"] = eviction_rows(trace)
+    if "codecs" in wanted:
+        from kvblend.cli.bench.served_dtype import served_machine
+        from kvblend.cli.bench.store_codecs import codec_rows
+        from kvblend.cli.models import resolve_model
+
+        path = resolve_model(model)
+        dtype = served_machine(path)["dtype"]
+        rows = codec_rows(
+            path, questions, num_questions=num_questions, recompute_ratio=0.15, dtype=dtype, console=console
+        )
+        result["codecs"] = list(rows)
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    for name, rows_of in result.items():
+        Console().print(rows_table(rows_of, list(rows_of[0]), title=name))

@@ -1,0 +1,65 @@
+"""The command `kvblend kv size`."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+__all__ = ["size"]
+
+RATIOS = {"raw": 1.0, "int8": 0.505, "int4": 0.282, "entropy": 0.26}
+"""Stored bytes over bf16's (docs/store.md)."""
+
+
+def size(
+    model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
+    passage_tokens: Annotated[int, typer.Option(min=1, help="Of a passage.")] = 256,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="Ranks, each with files of its own.")] = 1,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="Prefill's speed (`kvblend bench ingest`), for seconds a passage.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What a model's passage KV takes by codec, and how many passages fit in the tiers that the settings give."""
+    from kvblend.cli.kv_size import kv_size
+    from kvblend.cli.models import resolve_model
+    from kvblend.core.settings import Settings
+
+    settings, own = Settings(), kv_size(resolve_model(model))
+    tiers = {"gpu": settings.gpu_bytes, "cpu": settings.cpu_bytes, "disk": settings.disk_bytes}
+    rows = [
+        {
+            "codec": codec,
+            "passage_bytes": (taken := own.file_bytes(passage_tokens, ratio=ratio, tensor_parallel=tensor_parallel)),
+            **{f"fit_{name}": budget // taken for name, budget in tiers.items() if budget},
+        }
+        for codec, ratio in RATIOS.items()
+    ]
+    seconds = passage_tokens / tokens_per_second if tokens_per_second else None
+    result = {
+        "token_bytes": own.token_bytes,
+        "passage_tokens": passage_tokens,
+        "passage_prefill_tflops": own.prefill_flops(passage_tokens) / 1e12,
+        "passage_seconds": seconds,
+        "codecs": rows,
+    }
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    table = Table(
+        "codec", "a passage", *(f"fit in {name} ({decimal(budget)})" for name, budget in tiers.items() if budget)
+    )
+    for row in rows:
+        fits = [f"{row[name]:,}" for name in row if name.startswith("fit_")]
+        table.add_row(str(row["codec"]), decimal(int(row["passage_bytes"])), *fits)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{own.token_bytes:,} bytes of KV a token; {result['passage_prefill_tflops']:.2f} TFLOPs to prefill a passage of "
+        f"{passage_tokens} tokens" + (f", {seconds:.2f} s" if seconds else "")
+    )
