@@ -10,19 +10,25 @@ from typing import Any, get_args
 
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from kvblend.cli.bench.lab_model import LabModel
 from kvblend.cli.bench.question_set import load_questions
+from kvblend.cli.bench.table import rows_table
 from kvblend.cli.progress import count_progress
 from kvblend.core.settings import CodecName
 from kvblend.store.codecs import codec_of, codec_spec
 
-__all__ = ["CODECS", "codec_rows"]
+__all__ = ["CODECS", "codec_rows", "codec_table"]
 
 CODECS: tuple[CodecName, ...] = get_args(CodecName)
 ENCODE, SELECTOR = "warm_neutral", "probe"
 TIMED_REPEATS = 3
+TABLE_COLUMNS = (
+    "codec", "bytes_ratio", "encode_gb_per_s", "decode_gb_per_s", "key_error", "value_error", "kl_added",
+    "kl_added_stderr",
+)  # fmt: skip
 
 
 @dataclass
@@ -51,11 +57,12 @@ def codec_rows(
     passage_tokens: int = 220,
 ) -> Iterator[dict[str, Any]]:
     """Rows {model, dtype, codec, bytes_ratio, encode_gb_per_s, decode_gb_per_s, key_error, value_error, kl, kl_added,
-    num_questions}; `raw` must be the first of `codecs`.
+    kl_added_stderr, num_questions}; `raw` must be the first of `codecs`.
 
     Bytes and GB are of the numbers in bf16; encoding and decoding are timed with torch's threads. Errors are root mean
     squares over those of the numbers. `kl` is a blend's to full prefill at `recompute_ratio` by the probe, `kl_added`
-    what it is above that of the same blends of raw KV, means over questions.
+    what it is above that of the same blends of raw KV, means over questions;
+    its standard error is that of the questions' differences, None of one question.
     """
     questions = load_questions(questions_path)
     model = LabModel(model_path, dtype=dtype, passage_tokens=passage_tokens)
@@ -74,6 +81,7 @@ def codec_rows(
                 own.kl.append(lab.measure(prompt, SELECTOR, recompute_ratio).kl)
                 progress.advance(task)
     for name, own in seen.items():
+        added = [kl - raw for kl, raw in zip(own.kl, seen[codecs[0]].kl, strict=True)]
         yield {
             "model": Path(model_path).name,
             "dtype": dtype,
@@ -84,9 +92,17 @@ def codec_rows(
             "key_error": statistics.fmean(own.key_errors),
             "value_error": statistics.fmean(own.value_errors),
             "kl": statistics.fmean(own.kl),
-            "kl_added": statistics.fmean(own.kl) - statistics.fmean(seen[codecs[0]].kl),
+            "kl_added": statistics.fmean(added),
+            "kl_added_stderr": statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else None,
             "num_questions": num_questions,
         }
+
+
+def codec_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Rows of `codec_rows`, of one model."""
+    first = rows[0]
+    title = f"{first['model']}, {first['dtype']}, {first['num_questions']} questions"
+    return rows_table(rows, TABLE_COLUMNS, title=title)
 
 
 def _through(name: CodecName, seen: _Seen) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kvblend.core.settings import CodecName
 from kvblend.triton_kernels import Codec, StagedPassage
 
-__all__ = ["CodecSpec", "LayerShape", "PassageCodec"]
+__all__ = ["CodecSpec", "LayerShape", "PassageCodec", "check_length"]
 
 LayerShape = tuple[int, int, int, int]
 """[k|v, token, kv_head, head_dim]"""
@@ -54,7 +54,8 @@ class PassageCodec(ABC):
     def encode(self, layer: torch.Tensor) -> torch.Tensor:
         """The stored bytes of `layer`, of any strides: uint8 [stored_bytes]. A raw layer may be a view of it.
 
-        Raises ValueError where a number is not finite and the codec cannot store that.
+        Raises ValueError where a number is not finite, or beyond what a scale in fp16 reaches, and the codec cannot
+        store that.
         """
 
     def unpack(self, stored: torch.Tensor, staged: torch.Tensor, shape: LayerShape) -> None:
@@ -62,6 +63,7 @@ class PassageCodec(ABC):
 
         Raises ValueError where the bytes are not what `encode` made: then `staged` is undefined.
         """
+        check_length(stored, len(staged))
         staged.copy_(stored)
 
     @abstractmethod
@@ -89,6 +91,11 @@ class PassageCodec(ABC):
         """Whether stored bytes are other than staged ones."""
         return self.spec.packing is not None
 
+    def _check_staged(self, stored: torch.Tensor, out: torch.Tensor) -> None:
+        """Raise ValueError where `stored`, not packed, is not what a layer like `out` takes."""
+        kinds, num_tokens, num_heads, head_dim = out.shape
+        check_length(stored, self.staged_bytes((kinds, num_tokens, num_heads, head_dim), out.dtype))
+
     def _payload_bytes(self, shape: LayerShape, dtype: torch.dtype) -> int:
         kinds, num_tokens, num_heads, head_dim = shape
         itemsize = self.staged_as.payload_dtype(dtype).itemsize
@@ -97,3 +104,9 @@ class PassageCodec(ABC):
     def _scale_bytes(self, shape: LayerShape) -> int:
         kinds, num_tokens, num_heads, head_dim = shape
         return 2 * kinds * self.staged_as.num_scaled(num_tokens) * num_heads * self.staged_as.num_groups(head_dim)
+
+
+def check_length(stored: torch.Tensor, num_bytes: int) -> None:
+    """Raise ValueError where `stored` is not `num_bytes` long."""
+    if len(stored) != num_bytes:
+        raise ValueError(f"{len(stored)} bytes are stored, not {num_bytes}")

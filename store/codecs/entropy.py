@@ -6,7 +6,7 @@ import torch
 import zstandard
 
 from kvblend.store.codecs.codec import CodecSpec, LayerShape
-from kvblend.store.codecs.quantized import ChannelCodec, check_finite, layer_shape
+from kvblend.store.codecs.quantized import ChannelCodec, layer_shape
 from kvblend.triton_kernels.codecs import LARGEST
 
 __all__ = ["EntropyCodec"]
@@ -31,14 +31,14 @@ class EntropyCodec(ChannelCodec):
         self._step = spec.step
 
     def scales(self, numbers: torch.Tensor) -> torch.Tensor:
-        spread = numbers.std(dim=1, keepdim=True, correction=0)
+        # torch.std over this axis takes several times as long.
+        spread = (numbers - numbers.mean(1, keepdim=True)).square_().mean(1, keepdim=True).sqrt_()
         return torch.maximum(self._step * spread, numbers.abs().amax(1, keepdim=True) / LARGEST["int8"])
 
     def encode(self, layer: torch.Tensor) -> torch.Tensor:
-        check_finite(layer)
         codes, scales = self.quantize(layer.float())
         centres = codes.float().mean(1, keepdim=True).round_().to(torch.int8)
-        packed = zstandard.ZstdCompressor(LEVEL).compress((codes - centres).numpy().data)  # modulo 256, as it is undone
+        packed = _of_thread.compressor.compress((codes - centres).numpy().data)  # modulo 256, as it is undone
         parts = (
             scales.view(torch.uint8),
             centres.view(torch.uint8),
@@ -72,18 +72,18 @@ def _unpack(packed: torch.Tensor, out: torch.Tensor) -> None:
         size = zstandard.frame_content_size(data)
         if size != len(out):
             raise ValueError(f"{size} bytes are packed, not {len(out)}")
-        unpacked = _decompressor().decompress(data)
+        unpacked = _of_thread.decompressor.decompress(data)
     except zstandard.ZstdError as error:
         raise ValueError(f"zstd: {error}") from error
     out.numpy().data[:] = unpacked
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """This thread's: one is not safe from several."""
-    if not hasattr(_of_thread, "decompressor"):
-        _of_thread.decompressor = zstandard.ZstdDecompressor()
-    decompressor: zstandard.ZstdDecompressor = _of_thread.decompressor
-    return decompressor
+class _OfThread(threading.local):
+    """Each thread's own: one is not safe from several."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
 
 
-_of_thread = threading.local()
+_of_thread = _OfThread()

@@ -6,7 +6,7 @@ from kvblend.store.codecs.codec import CodecSpec, LayerShape, PassageCodec
 from kvblend.triton_kernels import Codec
 from kvblend.triton_kernels.codecs import LARGEST, quantize
 
-__all__ = ["ChannelCodec", "GroupCodec", "check_finite"]
+__all__ = ["ChannelCodec", "GroupCodec"]
 
 
 class GroupCodec(PassageCodec):
@@ -18,11 +18,12 @@ class GroupCodec(PassageCodec):
         super().__init__(spec, Codec(spec.name, spec.group_size))
 
     def encode(self, layer: torch.Tensor) -> torch.Tensor:
-        check_finite(layer)
         payload, scales = quantize(layer, self.staged_as)
+        _check_finite(scales)
         return torch.cat([payload.contiguous().view(-1).view(torch.uint8), scales.view(-1).view(torch.uint8)])
 
     def decode(self, stored: torch.Tensor, out: torch.Tensor) -> None:
+        self._check_staged(stored, out)
         shape = layer_shape(out)
         staged = self.staged(stored[None], shape, out.dtype)
         payload, scales = staged.payload[0], staged.scales[0]
@@ -44,17 +45,21 @@ class ChannelCodec(PassageCodec):
         super().__init__(spec, Codec("int8_channel"))
 
     def encode(self, layer: torch.Tensor) -> torch.Tensor:
-        check_finite(layer)
         codes, scales = self.quantize(layer.float())
         return torch.cat([codes.view(-1).view(torch.uint8), scales.view(-1).view(torch.uint8)])
 
     def decode(self, stored: torch.Tensor, out: torch.Tensor) -> None:
+        self._check_staged(stored, out)
         num_codes = out.numel()
         self.dequantize(stored[:num_codes].view(torch.int8), stored[num_codes:].view(torch.float16), out)
 
     def quantize(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes int8 of the shape of `numbers` fp32, and scales fp16 [2, 1, num_kv_heads, head_dim]."""
+        """Codes int8 of the shape of `numbers` fp32, and scales fp16 [2, 1, num_kv_heads, head_dim].
+
+        Raises ValueError where a scale would not be finite.
+        """
         scales = self.scales(numbers).to(torch.float16)
+        _check_finite(scales)
         divisors = scales.float().clamp_min_(torch.finfo(torch.float16).smallest_normal / 1024)
         codes = (numbers / divisors).round_().clamp_(-LARGEST["int8"], LARGEST["int8"])
         return codes.to(torch.int8), scales
@@ -70,10 +75,10 @@ class ChannelCodec(PassageCodec):
         torch.mul(codes.view(out.shape), scales.float().view(kinds, 1, num_heads, head_dim), out=out)
 
 
-def check_finite(layer: torch.Tensor) -> None:
-    """Raise ValueError where a number is none: no scale would stand for those beside it."""
-    if not bool(layer.isfinite().all()):
-        raise ValueError("a number of the KV is not finite")
+def _check_finite(scales: torch.Tensor) -> None:
+    """Raise ValueError where a number was none or too large: its scale, a maximum, is not finite in fp16 either."""
+    if not bool(scales.isfinite().all()):
+        raise ValueError("a number of the KV is not finite, or too large for a scale in fp16")
 
 
 def layer_shape(out: torch.Tensor) -> LayerShape:

@@ -18,4 +18,5 @@ class RawCodec(PassageCodec):
         return layer.contiguous().view(-1).view(torch.uint8)
 
     def decode(self, stored: torch.Tensor, out: torch.Tensor) -> None:
+        self._check_staged(stored, out)
         out.copy_(stored.view(out.dtype).view(out.shape))

@@ -140,9 +140,9 @@ def test_packed_bytes_that_are_damaged_raise(data: st.DataObject) -> None:
     codec, shape = codec_for("entropy", 8), (2, 30, 2, 8)
     stored = codec.encode(numbers(1, shape, torch.bfloat16))
     damaged = stored.clone()
-    cut = data.draw(st.integers(96, len(stored)))
+    cut = data.draw(st.integers(0, len(stored)))
     damaged = damaged[:cut]
-    for place in data.draw(st.lists(st.integers(96, max(96, cut - 1)), max_size=3)):
+    for place in data.draw(st.lists(st.integers(96, len(stored)), max_size=3)):
         if place < cut:
             damaged[place] = data.draw(st.integers(0, 255))
     out = torch.empty(shape, dtype=torch.bfloat16)
@@ -151,6 +151,34 @@ def test_packed_bytes_that_are_damaged_raise(data: st.DataObject) -> None:
     except ValueError:
         return
     assert cut == len(stored), "a cut frame was taken for a whole one"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_of_another_length_are_refused(name: CodecName) -> None:
+    """Negative control: all of them are taken."""
+    codec, shape = codec_for(name, 8), (2, 9, 1, 8)
+    stored, out = codec.encode(numbers(1, shape, torch.bfloat16)), torch.empty(shape, dtype=torch.bfloat16)
+    codec.decode(stored, out)
+    for cut in (0, 5, 40, len(stored) - 3):
+        with pytest.raises(ValueError):
+            codec.decode(stored[:cut].clone(), out)
+        with pytest.raises(ValueError):
+            codec.unpack(
+                stored[:cut].clone(), torch.empty(codec.staged_bytes(shape, out.dtype), dtype=torch.uint8), shape
+            )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "raw"])
+def test_a_number_beyond_any_scale_is_refused(name: CodecName) -> None:
+    """It would come back as NaN, with its whole channel or group. Negative control: 3e4 is stored."""
+    layer = numbers(1, (2, 9, 1, 8), torch.float32)
+    layer[0, 3, 0, 2] = 1e8
+    with pytest.raises(ValueError, match="too large"):
+        codec_for(name, 8).encode(layer)
+    layer[0, 3, 0, 2] = 3e4
+    out = torch.full_like(layer, torch.nan)
+    codec_for(name, 8).decode(codec_for(name, 8).encode(layer), out)
+    assert bool(out.isfinite().all())
 
 
 def test_a_frame_of_another_size_is_refused() -> None:
