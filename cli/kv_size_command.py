@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,7 +31,7 @@ def size(
 
     settings, own = Settings(), kv_size(resolve_model(model))
     tiers = {"gpu": settings.gpu_bytes, "cpu": settings.cpu_bytes, "disk": settings.disk_bytes}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "codec": codec,
             "passage_bytes": (taken := own.file_bytes(passage_tokens, ratio=ratio, tensor_parallel=tensor_parallel)),
@@ -51,15 +51,13 @@ def size(
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
         return
-    table = Table(
-        "codec", "a passage", *(f"fit in {name} ({decimal(budget)})" for name, budget in tiers.items() if budget)
-    )
+    shown = [name for name, budget in tiers.items() if budget]
+    table = Table("codec", "a passage", *(f"fit in {name} ({decimal(tiers[name])})" for name in shown))
     for row in rows:
-        fits = [f"{row[name]:,}" for name in row if name.startswith("fit_")]
-        table.add_row(str(row["codec"]), decimal(int(row["passage_bytes"])), *fits)
+        table.add_row(row["codec"], decimal(row["passage_bytes"]), *(f"{row[f'fit_{name}']:,}" for name in shown))
     console = Console()
     console.print(table)
     console.print(
-        f"{own.token_bytes:,} bytes of KV a token; {result['passage_prefill_tflops']:.2f} TFLOPs to prefill a passage of "
-        f"{passage_tokens} tokens" + (f", {seconds:.2f} s" if seconds else "")
+        f"{own.token_bytes:,} bytes of KV a token; {result['passage_prefill_tflops']:.2f} TFLOPs to prefill a passage "
+        f"of {passage_tokens} tokens" + (f", {seconds:.2f} s" if seconds else "")
     )
