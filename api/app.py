@@ -11,7 +11,7 @@ from kvblend.api.body_limit import BodyLimit
 from kvblend.api.disconnect import ClientGoneError
 from kvblend.api.errors import install_error_handlers
 from kvblend.api.request_count import RequestCount
-from kvblend.api.routes import collections, health, openai, query
+from kvblend.api.routes import collections, health, kv, openai, query
 from kvblend.api.service import ServiceConfig, running_service
 from kvblend.core.errors import UnauthorizedError
 
@@ -37,7 +37,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     guarded = APIRouter(dependencies=[Depends(_key_check(config.settings.api_key))])
-    for router in (collections.router, query.router, openai.router, health.router):
+    for router in (collections.router, query.router, openai.router, kv.router):
         guarded.include_router(router)
     app.include_router(guarded)
     app.include_router(health.open_router)

@@ -119,6 +119,24 @@ class Collections:
             return set()
         return {(context, passage.passage_id) for passage in passages}
 
+    def require_document(self, name: str, document_id: str) -> None:
+        """Raise NotFoundError where there is no such collection or document."""
+        self._catalog.get_document(name, document_id)
+
+    def held_elsewhere(self, name: str, names: Collection[KVName]) -> set[KVName]:
+        """Those names of passage KV that another collection's passages have, too."""
+        contexts = {
+            record.name: self._open(record).encode_context.hash
+            for record in self._catalog.list_collections()
+            if record.name != name
+        }
+        holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
+        return {
+            (context, passage_id)
+            for context, passage_id in names
+            if any(contexts.get(holder) == context for holder in holders.get(passage_id, ()))
+        }
+
     def names(self, name: str) -> set[KVName]:
         """The names of the KV of all passages of a collection. Raises NotFoundError."""
         found, after = set[KVName](), None

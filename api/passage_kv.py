@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from typing import TypeVar
 
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import KVBlendError
@@ -10,6 +11,8 @@ from kvblend.core.rest import TierStats
 from kvblend.store import PassageKVKey, TieredStore, Variant
 
 __all__ = ["PassageKV"]
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,10 @@ class PassageKV:
                 own = {entry.key.variant for entry in entries if entry.owner.startswith(f"{service_id}/")}
                 yield [(variant.encode_context, variant.passage_id) for variant in own]
                 after = entries[-1].key.file_name
+
+    async def run(self, work: Callable[[TieredStore], Result]) -> Result:
+        """Do something with the store, in a thread."""
+        return await asyncio.to_thread(work, self._store)
 
     async def stats(self) -> list[TierStats]:
         """Every tier's, fastest first."""

@@ -20,6 +20,7 @@ from kvblend.api.encoder import Encoder
 from kvblend.api.gate import Gate
 from kvblend.api.home_lock import lock_home
 from kvblend.api.ingest import Ingest
+from kvblend.api.kv_control import KVControl
 from kvblend.api.kv_deletions import KVDeletions
 from kvblend.api.kv_ledger import DeletionLedger
 from kvblend.api.live_guard import LiveGuard
@@ -66,6 +67,8 @@ class Service:
     blender: Blender
     plain: PlainAnswers
     ingest: Ingest
+    kv: KVControl
+    deletions: KVDeletions
     guard: LiveGuard
     metrics: Metrics
 
@@ -143,6 +146,8 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             blender=Blender(replicas, passage_kv, encoder, Gate(calibration, costs.model), guard, metrics),
             plain=PlainAnswers(replicas, metrics),
             ingest=ingest,
+            kv=KVControl(collections, completion, encoder, passage_kv),
+            deletions=deletions,
             guard=guard,
             metrics=metrics,
         )

@@ -1,16 +1,27 @@
-"""`kvblend kv`: the store's figures."""
+"""`kvblend kv`: the store of passage KV, seen and steered."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
 from kvblend.cli.kv_size_command import size
+from kvblend.sdk import Client
 
 __all__ = ["kv_app"]
 
 kv_app = typer.Typer(help="The store of passage KV.", no_args_is_help=True)
+
+Collection = Annotated[str, typer.Argument(help="Whose passages.")]
+DocumentId = Annotated[str | None, typer.Option("--document", help="Only this document's.")]
+PassageIds = Annotated[list[str] | None, typer.Option("--passage", help="Only this passage's; repeatable.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @kv_app.callback()
@@ -22,11 +33,126 @@ kv_app.command()(size)
 
 
 @kv_app.command()
-def stats(url: URL = DEFAULT_URL, api_key: APIKey = None) -> None:
+def stats(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
     """Print what each tier holds, fastest first."""
-    table = Table("tier", "files", "pinned", "used", "budget", "folder")
     with connect(url, api_key) as client:
-        for tier in client.kv_stats().tiers:
-            used, budget = decimal(tier.used_bytes), decimal(tier.budget_bytes)
-            table.add_row(tier.name, str(tier.num_files), str(tier.num_pinned), used, budget, tier.path)
+        found = client.kv_stats()
+    if as_json:
+        _print(found)
+        return
+    table = Table("tier", "files", "pinned", "used", "budget", "where")
+    for tier in found.tiers:
+        budget = decimal(tier.budget_bytes) if tier.budget_bytes else "-"
+        table.add_row(tier.name, str(tier.num_files), str(tier.num_pinned), decimal(tier.used_bytes), budget, tier.path)
     Console().print(table)
+
+
+@kv_app.command()
+def lookup(
+    collection: Collection,
+    document: DocumentId = None,
+    passage: PassageIds = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print where the KV of a collection lies, file by file."""
+    with connect(url, api_key) as client:
+        found = client.kv_lookup(collection, document_id=document, passage_ids=passage)
+    if as_json:
+        _print(found)
+        return
+    table = Table("passage", "tier", "heads", "bytes", "uses", "pinned")
+    for file in found.files:
+        heads, pinned = f"{file.heads[0]}-{file.heads[1]}", "yes" if file.pinned else ""
+        table.add_row(file.passage_id[:12], file.tier, heads, decimal(file.num_bytes), str(file.num_uses), pinned)
+    Console().print(table)
+    if found.missing:
+        Console().print(f"{len(found.missing)} passages have no KV: {', '.join(id[:12] for id in found.missing[:8])}")
+
+
+@kv_app.command()
+def pin(
+    collection: Collection,
+    document: DocumentId = None,
+    passage: PassageIds = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Keep KV from eviction until it is unpinned."""
+    _count(url, api_key, as_json, lambda client: client.kv_pin(collection, document_id=document, passage_ids=passage))
+
+
+@kv_app.command()
+def unpin(
+    collection: Collection,
+    document: DocumentId = None,
+    passage: PassageIds = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Let KV be evicted again."""
+    _count(url, api_key, as_json, lambda client: client.kv_unpin(collection, document_id=document, passage_ids=passage))
+
+
+@kv_app.command()
+def move(
+    collection: Collection,
+    to: Annotated[Literal["faster", "slower"], typer.Option("--to", help="The fastest shared tier, or a slower one.")],
+    document: DocumentId = None,
+    passage: PassageIds = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Bring KV to the fastest shared tier, or to the next slower one."""
+    _count(
+        url, api_key, as_json, lambda client: client.kv_move(collection, to, document_id=document, passage_ids=passage)
+    )
+
+
+@kv_app.command()
+def clear(
+    collection: Collection,
+    document: DocumentId = None,
+    passage: PassageIds = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete KV from every tier; the documents stay."""
+    _count(url, api_key, as_json, lambda client: client.kv_clear(collection, document_id=document, passage_ids=passage))
+
+
+@kv_app.command()
+def verify(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
+    """Read and check every file, and put aside what is damaged."""
+    with connect(url, api_key) as client:
+        report = client.kv_verify()
+    if as_json:
+        _print(report)
+        return
+    Console().print(f"{report.num_files} files, {decimal(report.num_bytes)}: {len(report.quarantined)} damaged")
+    for name in report.quarantined:
+        Console().print(name, soft_wrap=True)
+
+
+@kv_app.command()
+def sweep(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
+    """Delete the KV that no collection holds any more."""
+    with connect(url, api_key) as client:
+        num_passages = client.kv_sweep()
+    Console().print(json.dumps({"num_passages": num_passages}) if as_json else f"{num_passages} passages")
+
+
+def _count(url: str, api_key: str | None, as_json: bool, change: Callable[[Client], int]) -> None:
+    with connect(url, api_key) as client:
+        num_files = change(client)
+    Console().print(json.dumps({"num_files": num_files}) if as_json else f"{num_files} files")
+
+
+def _print(answer: BaseModel) -> None:
+    shown: Any = answer.model_dump_json()
+    typer.echo(shown)

@@ -15,7 +15,9 @@ from kvblend.core.rest import (
     Collection,
     Document,
     IngestJob,
+    KVLookup,
     KVStats,
+    KVVerifyReport,
     QueryResponse,
     Reuse,
     Source,
@@ -287,3 +289,46 @@ class AsyncClient:
     async def kv_stats(self) -> KVStats:
         """Return what the store's tiers hold."""
         return await self._send(routes.kv_stats())
+
+    async def kv_lookup(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> KVLookup:
+        """Return every file of the KV of a collection, of one document or of passages, by tier."""
+        return await self._send(routes.kv_lookup(routes.selected(collection, document_id, passage_ids)))
+
+    async def kv_pin(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> int:
+        """Keep KV from eviction until it is unpinned; return the number of files."""
+        return await self._send(routes.kv_change("pin", routes.selected(collection, document_id, passage_ids)))
+
+    async def kv_unpin(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> int:
+        """Let KV be evicted again; return the number of files."""
+        return await self._send(routes.kv_change("unpin", routes.selected(collection, document_id, passage_ids)))
+
+    async def kv_clear(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> int:
+        """Delete KV from every tier, and keep the documents; return the number of files."""
+        return await self._send(routes.kv_change("clear", routes.selected(collection, document_id, passage_ids)))
+
+    async def kv_move(
+        self,
+        collection: str,
+        to: Literal["faster", "slower"],
+        *,
+        document_id: str | None = None,
+        passage_ids: Sequence[str] | None = None,
+    ) -> int:
+        """Bring KV to the fastest shared tier, or to the next slower one; return how many files are there now."""
+        return await self._send(routes.kv_move(routes.selected(collection, document_id, passage_ids), to))
+
+    async def kv_verify(self) -> KVVerifyReport:
+        """Read and check every file of the shared tiers; damaged ones are put aside."""
+        return await self._send(routes.kv_verify())
+
+    async def kv_sweep(self) -> int:
+        """Delete the KV that no collection holds any more; return the number of passages."""
+        return await self._send(routes.kv_sweep())

@@ -15,7 +15,9 @@ from kvblend.core.rest import (
     Collection,
     Document,
     IngestJob,
+    KVLookup,
     KVStats,
+    KVVerifyReport,
     QueryResponse,
     Reuse,
     Source,
@@ -282,3 +284,46 @@ class Client:
     def kv_stats(self) -> KVStats:
         """Return what the store's tiers hold."""
         return self._send(routes.kv_stats())
+
+    def kv_lookup(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> KVLookup:
+        """Return every file of the KV of a collection, of one document or of passages, by tier."""
+        return self._send(routes.kv_lookup(routes.selected(collection, document_id, passage_ids)))
+
+    def kv_pin(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> int:
+        """Keep KV from eviction until it is unpinned; return the number of files."""
+        return self._send(routes.kv_change("pin", routes.selected(collection, document_id, passage_ids)))
+
+    def kv_unpin(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> int:
+        """Let KV be evicted again; return the number of files."""
+        return self._send(routes.kv_change("unpin", routes.selected(collection, document_id, passage_ids)))
+
+    def kv_clear(
+        self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
+    ) -> int:
+        """Delete KV from every tier, and keep the documents; return the number of files."""
+        return self._send(routes.kv_change("clear", routes.selected(collection, document_id, passage_ids)))
+
+    def kv_move(
+        self,
+        collection: str,
+        to: Literal["faster", "slower"],
+        *,
+        document_id: str | None = None,
+        passage_ids: Sequence[str] | None = None,
+    ) -> int:
+        """Bring KV to the fastest shared tier, or to the next slower one; return how many files are there now."""
+        return self._send(routes.kv_move(routes.selected(collection, document_id, passage_ids), to))
+
+    def kv_verify(self) -> KVVerifyReport:
+        """Read and check every file of the shared tiers; damaged ones are put aside."""
+        return self._send(routes.kv_verify())
+
+    def kv_sweep(self) -> int:
+        """Delete the KV that no collection holds any more; return the number of passages."""
+        return self._send(routes.kv_sweep())

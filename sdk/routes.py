@@ -19,7 +19,13 @@ from kvblend.core.rest import (
     DocumentList,
     ErrorResponse,
     IngestJob,
+    KVCount,
+    KVLookup,
+    KVMove,
+    KVSelection,
     KVStats,
+    KVSweep,
+    KVVerifyReport,
     QueryDelta,
     QueryRequest,
     QueryResponse,
@@ -167,6 +173,40 @@ def search(collection: str, **values: Any) -> Call[list[Source]]:
 
 def kv_stats() -> Call[KVStats]:
     return Call("GET", "/v1/kv/stats", KVStats.model_validate_json)
+
+
+def selected(collection: str, document_id: str | None, passage_ids: Sequence[str] | None) -> dict[str, Any]:
+    """A selection of passage KV."""
+    chosen: dict[str, Any] = {"collection": collection}
+    if document_id is not None:
+        chosen["document_id"] = document_id
+    if passage_ids is not None:
+        chosen["passage_ids"] = list(passage_ids)
+    return chosen
+
+
+def kv_lookup(selection: Mapping[str, Any]) -> Call[KVLookup]:
+    return Call("POST", "/v1/kv/lookup", KVLookup.model_validate_json, json=checked(KVSelection, **selection))
+
+
+def kv_change(action: Literal["pin", "unpin", "clear"], selection: Mapping[str, Any]) -> Call[int]:
+    return Call("POST", f"/v1/kv/{action}", _num_files, json=checked(KVSelection, **selection))
+
+
+def kv_move(selection: Mapping[str, Any], to: str) -> Call[int]:
+    return Call("POST", "/v1/kv/move", _num_files, json=checked(KVMove, to=to, **selection))
+
+
+def kv_verify() -> Call[KVVerifyReport]:
+    return Call("POST", "/v1/kv/verify", KVVerifyReport.model_validate_json)
+
+
+def kv_sweep() -> Call[int]:
+    return Call("POST", "/v1/kv/sweep", lambda body: KVSweep.model_validate_json(body).num_passages)
+
+
+def _num_files(body: bytes) -> int:
+    return KVCount.model_validate_json(body).num_files
 
 
 class _Model(BaseModel):

@@ -124,6 +124,10 @@ class BoundedTier(Tier):
         """The files that lie here, by their names, of those behind `after` the first `limit`."""
 
     @abstractmethod
+    def described(self, variants: Collection[Variant]) -> Sequence[Entry]:
+        """What lies here of variants: all head ranges."""
+
+    @abstractmethod
     def owned_bytes(self) -> Mapping[str, int]:
         """Bytes by owner, of those that have any."""
 

@@ -1,4 +1,4 @@
-"""Probes, metrics and the store's figures."""
+"""Probes and metrics."""
 
 from typing import Any
 
@@ -8,14 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from kvblend.api.service import Service, service_of
 from kvblend.core.errors import EngineUnavailableError
-from kvblend.core.rest import CalibrationState, KVStats
+from kvblend.core.rest import CalibrationState
 
-__all__ = ["open_router", "router"]
+__all__ = ["open_router"]
 
 open_router = APIRouter(tags=["health"])
 """What needs no API key."""
-
-router = APIRouter(prefix="/v1/kv", tags=["kv"])
 
 
 @open_router.get("/healthz")
@@ -56,9 +54,3 @@ async def _calibration(service: Service) -> CalibrationState | None:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/stats")
-async def kv_stats(request: Request) -> KVStats:
-    """The store's tiers, fastest first."""
-    return KVStats(tiers=await service_of(request).passage_kv.stats())

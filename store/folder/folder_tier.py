@@ -188,6 +188,11 @@ class FolderTier(BoundedTier):
             files = index.page(after, -1 if limit is None else limit)
         return [_entry(file) for file in files if PassageKVKey.from_file_name(file.name) is not None]
 
+    def described(self, variants: Collection[Variant]) -> Sequence[Entry]:
+        with self._space.change() as index:
+            files = [index.get(key.file_name) for variant in variants for key in self._keys_of(variant)]
+        return [_entry(file) for file in files if file is not None]
+
     def owned_bytes(self) -> Mapping[str, int]:
         with self._space.change() as index:
             return index.owned_bytes()

@@ -1,0 +1,129 @@
+"""What an operator does with passage KV: see where it lies, keep it, move it, clear it, check it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from kvblend.api.collections import Collections
+from kvblend.api.completion import KVCompletion
+from kvblend.api.encoder import Encoder
+from kvblend.api.passage_kv import KVName, PassageKV
+from kvblend.core.errors import InvalidRequestError
+from kvblend.core.rest import KVCount, KVFile, KVLookup, KVMove, KVSelection, KVVerifyReport
+from kvblend.store import TieredStore, Variant
+
+__all__ = ["KVControl"]
+
+Result = TypeVar("Result")
+
+
+class KVControl:
+    """Works on the KV of what a selection names, of every model that this service has served."""
+
+    def __init__(
+        self, collections: Collections, completion: KVCompletion, encoder: Encoder, passage_kv: PassageKV
+    ) -> None:
+        self._collections, self._completion, self._encoder = collections, completion, encoder
+        self._passage_kv = passage_kv
+
+    async def lookup(self, selection: KVSelection) -> KVLookup:
+        """Every file of the selection's KV, by tier. Raises NotFoundError, InvalidRequestError."""
+        _, variants = await self._variants(selection)
+
+        def look(store: TieredStore) -> KVLookup:
+            files = []
+            for tier in store.bounded:
+                for entry in tier.described(variants):
+                    key = entry.key
+                    files.append(
+                        KVFile(
+                            tier=tier.name,
+                            model_fingerprint=key.model_fingerprint,
+                            passage_id=key.passage_id,
+                            encode_context=key.encode_context,
+                            heads=(key.head_start, key.head_end),
+                            num_bytes=entry.num_bytes,
+                            used_at=entry.used_ns / 1e9,
+                            num_uses=entry.num_uses,
+                            pinned=entry.pinned,
+                            owner=entry.owner,
+                        )
+                    )
+            held = {(file.encode_context, file.passage_id) for file in files}
+            missing = {variant.passage_id for variant in variants if _name(variant) not in held}
+            return KVLookup(files=files, missing=sorted(missing))
+
+        return await self._passage_kv.run(look)
+
+    async def pin(self, selection: KVSelection, *, pinned: bool) -> KVCount:
+        """Keep the selection's KV from eviction, or no longer, beyond any restart; counts files."""
+        _, variants = await self._variants(selection)
+        return await self._count(lambda store: store.pin(variants, pinned=pinned))
+
+    async def move(self, move: KVMove) -> KVCount:
+        """Bring KV to the fastest shared tier, or move it to the next slower one; counts files that are there now."""
+        _, variants = await self._variants(move)
+
+        def work(store: TieredStore) -> int:
+            keys = {entry.key for tier in store.bounded for entry in tier.described(variants)}
+            return len(store.promote_many(keys) if move.to == "faster" else store.move_down(keys))
+
+        return await self._count(work)
+
+    async def clear(self, selection: KVSelection) -> KVCount:
+        """Delete the selection's KV from every tier; its documents stay, and are encoded again when they are used.
+
+        Raises InvalidRequestError where other collections hold some of it, too: a passage's KV is all theirs.
+        """
+        names, variants = await self._variants(selection)
+        shared = await asyncio.to_thread(self._collections.held_elsewhere, selection.collection, names)
+        if shared:
+            raise InvalidRequestError(
+                f"{len(shared)} of {len(names)} passages are in other collections with the same encode context: "
+                "their KV is these collections' too",
+                param="collection",
+            )
+        await self._encoder.drop(names)
+        return await self._count(lambda store: store.delete(variants))
+
+    async def verify(self) -> KVVerifyReport:
+        """Read and check every file of the shared tiers, and put aside what is damaged."""
+
+        def work(store: TieredStore) -> KVVerifyReport:
+            report = store.verify()
+            return KVVerifyReport(
+                num_files=report.num_files,
+                num_bytes=report.num_bytes,
+                quarantined=list(report.quarantined),
+                num_temporary_removed=report.num_temporary_removed,
+            )
+
+        return await self._passage_kv.run(work)
+
+    async def _variants(self, selection: KVSelection) -> tuple[list[KVName], list[Variant]]:
+        if selection.document_id is None:
+            names = await asyncio.to_thread(self._collections.names, selection.collection)
+        else:
+            await asyncio.to_thread(self._collections.require_document, selection.collection, selection.document_id)
+            names = await asyncio.to_thread(
+                self._collections.document_names, selection.collection, selection.document_id
+            )
+        if selection.passage_ids is not None:
+            wanted = set(selection.passage_ids)
+            unknown = sorted(wanted - {passage_id for _, passage_id in names})
+            if unknown:
+                raise InvalidRequestError(
+                    f"passage {unknown[0]!r} is not in what is selected of {selection.collection!r}",
+                    param="passage_ids",
+                )
+            names = {name for name in names if name[1] in wanted}
+        fingerprints = await self._completion.fingerprints()
+        ordered = sorted(names)
+        return ordered, [Variant(fingerprint, *name) for fingerprint in fingerprints for name in ordered]
+
+    async def _count(self, work: Callable[[TieredStore], int]) -> KVCount:
+        return KVCount(num_files=await self._passage_kv.run(work))
+
+
+def _name(variant: Variant) -> KVName:
+    return variant.encode_context, variant.passage_id

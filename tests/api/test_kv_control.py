@@ -1,0 +1,133 @@
+"""The store under an operator's hand, by the running service and its command."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kvblend.cli.app import app
+from kvblend.core.errors import InvalidRequestError, NotFoundError
+from kvblend.sdk import Client
+from tests.service import RunningService
+
+TEXT = "The tide mill of Sund grinds at every ebb. " * 40
+
+
+@pytest.fixture
+def collection(client: Client, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Two documents of several passages each."""
+    name = f"control-{request.node.name.split('[')[0].removeprefix('test_')[:40]}"
+    client.create_collection(name, passage_tokens=64)
+    for document in ("a", "b"):
+        client.wait(client.add_document(name, f"{document} {name}. {TEXT}", id=document))
+    yield name
+    client.delete_collection(name)
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[Client]:
+    with Client(service.url) as client:
+        yield client
+
+
+def files_of(service: RunningService, passage_id: str) -> list[Path]:
+    roots = (service.cpu_path, service.home / "kv")
+    return [path for root in roots for path in root.rglob(f"{passage_id}/*.kv")]
+
+
+def test_lookup(service: RunningService, client: Client, collection: str) -> None:
+    found = client.kv_lookup(collection)
+    assert not found.missing and {file.tier for file in found.files} == {"cpu", "disk"}
+    assert {file.owner.split("/")[1] for file in found.files} == {collection}
+    document = client.kv_lookup(collection, document_id="a")
+    assert 0 < len(document.files) < len(found.files)
+    passage_id = document.files[0].passage_id
+    one = client.kv_lookup(collection, passage_ids=[passage_id])
+    assert {file.passage_id for file in one.files} == {passage_id}
+    assert sorted(file.num_bytes for file in one.files) == sorted(
+        path.stat().st_size for path in files_of(service, passage_id)
+    )
+
+
+def test_pin_and_unpin(service: RunningService, client: Client, collection: str) -> None:
+    passage_id = client.kv_lookup(collection).files[0].passage_id
+    num_files = len(files_of(service, passage_id))
+    assert client.kv_pin(collection, passage_ids=[passage_id]) == num_files
+    pinned = {file.passage_id for file in client.kv_lookup(collection).files if file.pinned}
+    assert pinned == {passage_id}
+    assert sum(tier.num_pinned for tier in client.kv_stats().tiers) >= num_files
+    assert client.kv_unpin(collection) >= num_files
+    assert not any(file.pinned for file in client.kv_lookup(collection).files)
+
+
+def test_move(client: Client, collection: str) -> None:
+    """Slower: out of the CPU tier, to the disk tier, where it lies already; and back."""
+    num_files = len([file for file in client.kv_lookup(collection).files if file.tier == "cpu"])
+    assert client.kv_move(collection, "slower") == num_files
+    assert {file.tier for file in client.kv_lookup(collection).files} == {"disk"}
+    assert client.kv_move(collection, "faster", document_id="a") > 0
+    tiers = {file.tier for file in client.kv_lookup(collection, document_id="a").files}
+    assert tiers == {"cpu", "disk"}
+    assert {file.tier for file in client.kv_lookup(collection, document_id="b").files} >= {"disk"}
+
+
+def test_clear_keeps_the_documents(service: RunningService, client: Client, collection: str) -> None:
+    found = client.kv_lookup(collection, document_id="a")
+    ids = {file.passage_id for file in found.files}
+    assert client.kv_clear(collection, document_id="a") == len(found.files)
+    assert not any(files_of(service, passage_id) for passage_id in ids)
+    assert set(client.kv_lookup(collection, document_id="a").missing) == ids
+    assert client.get_document(collection, "a").num_passages > 0
+    assert client.kv_lookup(collection, document_id="b").files
+
+
+def test_what_another_collection_holds_too_is_not_cleared(client: Client, collection: str) -> None:
+    client.create_collection("control-other", passage_tokens=64)
+    client.wait(client.add_document("control-other", f"a {collection}. {TEXT}", id="a"))
+    with pytest.raises(InvalidRequestError, match="are in other collections with the same encode context"):
+        client.kv_clear(collection)
+    client.delete_collection("control-other")
+    assert client.kv_lookup(collection).files and client.kv_clear(collection) > 0
+
+
+def test_verify_finds_damage(service: RunningService, client: Client, collection: str) -> None:
+    passage_id = client.kv_lookup(collection).files[0].passage_id
+    path = next(path for path in files_of(service, passage_id) if path.is_relative_to(service.cpu_path))
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    report = client.kv_verify()
+    assert report.num_files > 0 and [name.split(":")[0] for name in report.quarantined] == ["cpu"]
+    assert client.kv_verify().quarantined == []
+
+
+def test_a_sweep_finds_nothing_where_nothing_is_left(client: Client, collection: str) -> None:
+    assert client.kv_sweep() == 0
+    assert not client.kv_lookup(collection).missing
+
+
+def test_bad_input_is_named(client: Client, collection: str) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        client.kv_lookup("nowhere")
+    with pytest.raises(NotFoundError, match="'c'"):
+        client.kv_pin(collection, document_id="c")
+    with pytest.raises(InvalidRequestError, match="'feed' is not in what is selected"):
+        client.kv_unpin(collection, passage_ids=["feed"])
+
+
+def test_the_command(service: RunningService, collection: str) -> None:
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, ["kv", *words, "--url", service.url])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert json.loads(run("lookup", collection, "--json"))["missing"] == []
+    assert "disk" in run("lookup", collection) and "budget" in run("stats")
+    assert json.loads(run("pin", collection, "--document", "a", "--json"))["num_files"] > 0
+    assert "files" in run("unpin", collection)
+    assert json.loads(run("move", collection, "--to", "slower", "--json"))["num_files"] > 0
+    assert "0 damaged" in run("verify") and "passages" in run("sweep")
+    assert json.loads(run("clear", collection, "--json"))["num_files"] > 0
+    assert "passages have no KV" in run("lookup", collection)
