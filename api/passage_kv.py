@@ -8,7 +8,7 @@ from typing import TypeVar
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import KVBlendError
 from kvblend.core.rest import TierStats
-from kvblend.store import PassageKVKey, TieredStore, Variant
+from kvblend.store import Deadline, PassageKVKey, TieredStore, Variant
 
 __all__ = ["PassageKV"]
 
@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 PAGE = 1024
+MAX_PROMOTIONS = 8
+"""Requests' at a time."""
 KVName = tuple[str, str]
 """(encode context, passage id)"""
 
@@ -24,23 +26,41 @@ KVName = tuple[str, str]
 class PassageKV:
     """Looks passages up by what the engine says of itself. Its methods read folders in a thread, not in the loop."""
 
-    def __init__(self, store: TieredStore) -> None:
-        self._store = store
+    def __init__(self, store: TieredStore, *, deadline_s: float = 0.2) -> None:
+        """`deadline_s`: what remote tiers may cost a request."""
+        self._store, self._deadline_s = store, deadline_s
+        self._promoting: set[KVName] = set()
         self._promotions: set[asyncio.Task[None]] = set()
 
     async def missing(self, info: EngineInfo, names: Sequence[KVName]) -> list[KVName]:
         """Those passages of which some head range is in no tier."""
-        return await self._lacking(info, names, lambda keys: self._store.lookup_many(keys).keys())
+
+        def find(keys: list[PassageKVKey]) -> Set[PassageKVKey]:
+            return self._store.lookup_many(keys, Deadline.after(self._deadline_s)).keys()
+
+        return await self._lacking(info, names, find)
 
     async def uncommitted(self, info: EngineInfo, names: Sequence[KVName]) -> list[KVName]:
         """Those passages of which some head range is not where the write policy says that it must last."""
         return await self._lacking(info, names, self._store.committed_many)
 
     def promote_soon(self, info: EngineInfo, names: Sequence[KVName]) -> None:
-        """Begin to bring passages to the fastest tier; returns at once."""
-        task = asyncio.create_task(asyncio.to_thread(self._promote, info, names), name="kvblend promote")
+        """Begin to bring passages to the fastest tier that all processes share; returns at once.
+
+        Each once at a time, and no more at all while many are on their way: they are read from where they lie.
+        """
+        wanted = [name for name in dict.fromkeys(names) if name not in self._promoting]
+        if not wanted or len(self._promotions) >= MAX_PROMOTIONS:
+            return
+        self._promoting.update(wanted)
+        task = asyncio.create_task(asyncio.to_thread(self._promote, info, wanted), name="kvblend promote")
         self._promotions.add(task)
-        task.add_done_callback(self._promotions.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._promotions.discard(task)
+            self._promoting.difference_update(wanted)
+
+        task.add_done_callback(ended)
 
     async def delete(self, fingerprints: Iterable[str], names: Sequence[KVName]) -> int:
         """Delete passages of every named model from all tiers; returns the number of files."""

@@ -104,7 +104,7 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             retriever.catalog, prompts, model=config.model, embedding_model=str(config.embedding_model)
         )
         metrics = Metrics()
-        passage_kv = PassageKV(TieredStore.from_settings(settings))
+        passage_kv = PassageKV(TieredStore.from_settings(settings), deadline_s=settings.remote_deadline)
         stack.push_async_callback(passage_kv.close)
         replicas = Replicas([Replica(url, control) for url, control in config.engines])
         stack.push_async_callback(replicas.close)

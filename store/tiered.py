@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -171,6 +172,13 @@ class TieredStore:
                     if copy_into(fastest, file) and not self._was_deleted(key, tier, fastest):
                         there.add(key)
         return there
+
+    def prefetch(self, found: Mapping[PassageKVKey, str]) -> None:
+        """Begin to copy what a lookup `found` in remote tiers alone to the fastest bounded one; returns at once."""
+        far = {tier.name for tier in self.remotes}
+        for key, name in found.items():
+            if name in far:
+                self._writer.later(f"prefetch of {key.file_name}", partial(self.promote_many, [key]))
 
     def move_down(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
         """Move from the fastest tier that has it to the next slower one; returns what moved.

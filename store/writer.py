@@ -1,7 +1,7 @@
 """Where a passage KV is written, and what a put waits for."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
 from kvblend.core.settings import WritePolicy
@@ -52,6 +52,10 @@ class StoreWriter:
     def keep_near(self, file: StoredPassageKV) -> None:
         """Copy what came from afar, and can be read as long as it is referred to, to the fastest tier, later."""
         self._copy_later(self._bounded[0], CopiedContent(file))
+
+    def later(self, what: str, work: Callable[[], object]) -> None:
+        """Do something behind the others, once for `what`, or not at all where too much waits."""
+        self._behind.submit(what, work)
 
     def drain(self) -> None:
         """Wait until nothing is on its way."""

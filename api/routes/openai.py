@@ -37,6 +37,8 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
         raise InvalidRequestError("tools are not supported together with documents", param="tools")
     conversation = split_conversation(body.messages)
     context = await service.retrieval.context(body.kvblend, query=conversation.last_question)
+    if body.kvblend.reuse == "blend":
+        await service.blender.prepare(context.passages)
     frame = await asyncio.to_thread(
         service.prompts.frame,
         conversation.later,
@@ -70,6 +72,8 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     if isinstance(question, list) and not body.kvblend.documents:
         raise InvalidRequestError("passages are retrieved for a text, not for token ids", param="prompt")
     context = await service.retrieval.context(body.kvblend, query=question if isinstance(question, str) else "")
+    if body.kvblend.reuse == "blend":
+        await service.blender.prepare(context.passages)
     frame: Frame = service.prompts.raw_frame(question)  # type: ignore[arg-type]
     sampling = {"max_tokens": 16, **body.for_engine("prompt", "stream_options")}
     order = _order(body.kvblend, BlendPrompt(frame, context.passages), sampling)

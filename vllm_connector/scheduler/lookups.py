@@ -58,6 +58,7 @@ class Lookups:
         """Those of which the store has a variant that would do, for every rank."""
         keys = [self._keys(choice) for span in spans for choice in span.choices]
         found = self._store.lookup_many([key for own in keys for key in own], Deadline.after(self._deadline_s))
+        self._store.prefetch(found)
         return [span for span in spans if any(found.keys() >= set(self._keys(choice)) for choice in span.choices)]
 
     def _keys(self, choice: Choice) -> list[PassageKVKey]:

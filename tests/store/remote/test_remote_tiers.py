@@ -218,6 +218,28 @@ def test_a_store_shares_by_a_remote_tier_and_keeps_copies_near(server: Server, t
         store.close()
 
 
+def test_what_a_lookup_finds_far_away_is_brought_near(tmp_path: Path) -> None:
+    """Before whoever asked fetches it: once, and only what lies nowhere nearer."""
+    with ValkeyServer(tmp_path) as server:
+        far = RemoteTier(server.objects())
+        put(far, 1, 2)
+        settings = Settings(
+            cpu_path=tmp_path / "cpu",
+            cpu_bytes=1 << 20,
+            disk_path=tmp_path / "disk",
+            disk_bytes=1 << 20,
+            remote=f"redis://127.0.0.1:{server.port}",
+        )
+        with TieredStore.from_settings(settings) as store:
+            put_in_store(store, 2)
+            for _ in range(3):
+                store.prefetch(store.lookup_many([make_key(1), make_key(2), make_key(3)]))
+            store._writer.drain()
+            assert where(store, 1, 2, 3) == ["cpu", "cpu", None]
+            assert [tier.num_files for tier in store.stats()][:2] == [2, 1]
+        far.close()
+
+
 def test_write_behind_to_a_remote_that_a_put_need_not_wait_for(tmp_path: Path) -> None:
     with ValkeyServer(tmp_path) as server:
         settings = Settings(
