@@ -2,8 +2,10 @@
 
 import logging
 import os
+import random
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -214,6 +216,32 @@ def test_a_file_that_shrinks_while_it_is_open_raises_and_never_kills(tier: Folde
             file.read()
         with pytest.raises(CorruptPassageKVError, match="ends at byte"):
             file.read(torch.empty(file.header.shape))
+
+
+def test_a_thousand_flipped_bits_and_none_is_served(tier: FolderTier) -> None:
+    """Each in a file of its own that is read whole: it is a miss, or its reader is told."""
+    put(tier, 1)
+    path = tier.root / make_key(1).file_name
+    whole, chance = path.read_bytes(), random.Random(1)
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(damaged)
+        file = tier.fetch_many([make_key(1)], NEVER).get(make_key(1))
+        if file is not None:
+            with file, pytest.raises(CorruptPassageKVError):
+                file.read()
+
+
+def test_a_clock_that_goes_back_changes_no_order(tier: FolderTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used last stays, whatever time it was."""
+    times = iter(range(10**18, 0, -(10**15)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(times))
+    put(tier, 1, 2, 3, 4)
+    opened(tier, 1).close()
+    put(tier, 5)
+    assert held(tier) == keys(1, 3, 4, 5)
 
 
 def test_threads_share_one_tier(tier: FolderTier, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,6 +49,15 @@ def test_a_writer_killed_at_any_moment_loses_and_tears_nothing(folder: Path, num
 
 
 @pytest.mark.parametrize("folder", [TMPFS], indirect=True, ids=["tmpfs"])
+def test_a_process_killed_while_it_puts_deletes_moves_and_evicts_leaves_the_store_right(folder: Path) -> None:
+    """150 times: with the kills above more than 200."""
+    process = start("churn", folder, 150, 1)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert int(output) > 150, "hardly anything was done between the kills"
+
+
+@pytest.mark.parametrize("folder", [TMPFS], indirect=True, ids=["tmpfs"])
 def test_processes_share_a_store_that_is_too_small_for_them(folder: Path) -> None:
     processes = [start("share", folder, 250, seed) for seed in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
