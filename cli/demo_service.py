@@ -46,8 +46,9 @@ def demo_server(
     console: Console,
     *,
     variables: Mapping[str, str] | None = None,
+    dtype: str | None = None,
 ) -> Iterator[str]:
-    """The same by its URL; `variables` are settings of the service as environment variables."""
+    """The same by its URL; `variables` are settings of the service as environment variables, `dtype` vLLM's."""
     from kvblend.cli.engine import free_port
     from kvblend.cli.server_process import ServerProcess
 
@@ -60,7 +61,7 @@ def demo_server(
         port = free_port()
         command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", model, "--port", str(port)]
         command += ["--home", str(folder.absolute()), "--embedding-model", str(embedding_model)]
-        command += ["--max-model-len", str(max_model_len)]
+        command += ["--max-model-len", str(max_model_len), *(["--dtype", dtype] if dtype else [])]
         server = ServerProcess(
             "kvblend serve",
             command,

@@ -52,12 +52,14 @@ class Settings(BaseSettings):
     eviction: EvictionName = "s3-fifo"
     """What tiers give up first (docs/store.md)."""
 
-    remote: str = ""
-    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`. Empty: none."""
+    remote: str | None = None
+    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`."""
 
     remote_username: str | None = None
-    remote_password: SecretStr | None = None
     """Of a Redis or Valkey server. S3 takes the provider's own variables."""
+
+    remote_password: SecretStr | None = None
+    """Its password."""
 
     remote_deadline: Annotated[float, Field(gt=0.0)] = 0.2
     """Seconds that remote tiers may cost a request, for its lookup and again for its fetch."""

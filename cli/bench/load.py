@@ -48,6 +48,7 @@ class LoadSettings:
     repeat: bool
     num_curve: int
     seed: int
+    dtype: str | None
 
     @property
     def traffics(self) -> list[Traffic]:
@@ -74,7 +75,7 @@ def load_bench(model: str, trace: Trace, settings: LoadSettings, console: Consol
         with bench.service(bench.curve_budget) as url:
             curve = asyncio.run(bench.curve(url))
     return {
-        "machine": served_machine(model),
+        "machine": served_machine(model, settings.dtype),
         "model": Path(model).name,
         "trace": {
             "name": trace.name,
@@ -126,7 +127,13 @@ class _Bench:
         """A service of its own, with these settings."""
         embedding_model = fetch_embedding_model()
         with demo_server(
-            self.model, embedding_model, None, self.max_model_len, self.console, variables=variables
+            self.model,
+            embedding_model,
+            None,
+            self.max_model_len,
+            self.console,
+            variables=variables,
+            dtype=self.settings.dtype,
         ) as url:
             yield url
 

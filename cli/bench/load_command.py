@@ -43,6 +43,7 @@ def load(
     ] = False,
     curve_requests: Annotated[int, typer.Option(min=1, help="Requests of the curve, the trace's first.")] = 320,
     seed: Annotated[int, typer.Option(min=0, help="Of the Zipf trace and the arrivals.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, what `serve` chooses here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """The service under load: time to first token, throughput and other requests' decode gaps on a request trace."""
@@ -65,6 +66,7 @@ def load(
         repeat=repeat,
         num_curve=curve_requests if curve else 0,
         seed=seed,
+        dtype=dtype,
     )
     requests_of = read_trace(trace) if trace else zipf_trace(seed)
     result = load_bench(resolve_model(model), requests_of, settings, Console(stderr=True))

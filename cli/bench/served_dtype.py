@@ -24,11 +24,11 @@ def served_dtype(model: str, dtype: str | None = None) -> str:
     return str(EngineArgs(model=model, dtype=asked).create_model_config().dtype).removeprefix("torch.")
 
 
-def served_machine(model: str) -> dict[str, Any]:
+def served_machine(model: str, dtype: str | None = None) -> dict[str, Any]:
     """The machine of a benchmark over the service: {cpu, cores, threads, dtype}, the last two of its vLLM."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": int(engine_environment(control="").get("OMP_NUM_THREADS", 0)) or None,
-        "dtype": served_dtype(model),
+        "dtype": served_dtype(model, dtype),
     }

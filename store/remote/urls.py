@@ -18,7 +18,7 @@ KNOWN = "redis://, rediss://, s3://"
 def remote_tiers(settings: Settings) -> list[RemoteTier]:
     """The tiers that `settings.remote` names, nearest first. Raises InvalidRequestError as `remote_objects`."""
     password = settings.remote_password.get_secret_value() if settings.remote_password else None
-    urls = settings.remote.split()
+    urls = (settings.remote or "").split()
     return [RemoteTier(remote_objects(url, username=settings.remote_username, password=password)) for url in urls]
 
 
