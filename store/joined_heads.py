@@ -1,5 +1,6 @@
 """A range of KV heads put together from files of other ranges: what one tensor-parallel size wrote, another reads."""
 
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
@@ -7,11 +8,15 @@ import torch
 
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store.codecs import CodecSpec
+from kvblend.store.deadline import Deadline
 from kvblend.store.format import LayerEntry, PassageKVHeader
 from kvblend.store.key import PassageKVKey
 from kvblend.store.stored_passage import StoredPassageKV
+from kvblend.store.tier import Tier
 
-__all__ = ["JoinedHeads", "cover"]
+__all__ = ["JoinedHeads", "join", "parts_of"]
+
+log = logging.getLogger(__name__)
 
 UNCHECKED = "0" * 16
 
@@ -28,6 +33,34 @@ def cover(key: PassageKVKey, there: Collection[PassageKVKey]) -> list[PassageKVK
         parts.append(best)
         start = best.head_end
     return parts
+
+
+def parts_of(key: PassageKVKey, tiers: Sequence[Tier], deadline: Deadline) -> list[tuple[PassageKVKey, Tier]]:
+    """Files of other head ranges that have all heads of `key`, each where it is nearest; empty if some lack."""
+    where: dict[PassageKVKey, Tier] = {}
+    for tier in reversed(tiers):
+        there = tier.variants(key.model_fingerprint, key.passage_id, deadline)
+        where.update(dict.fromkeys(there, tier))
+    return [(part, where[part]) for part in cover(key, where) or ()]
+
+
+def join(key: PassageKVKey, tiers: Sequence[Tier], deadline: Deadline) -> "JoinedHeads | None":
+    """Open what `parts_of` finds; None where that is nothing, or a part cannot be opened."""
+    files: list[StoredPassageKV] = []
+    for part, tier in parts_of(key, tiers, deadline):
+        file = tier.fetch_many([part], deadline).get(part)
+        if file is None:
+            for opened in files:
+                opened.close()
+            return None
+        files.append(file)
+    if not files:
+        return None
+    try:
+        return JoinedHeads(key, files)
+    except CorruptPassageKVError as error:
+        log.warning("passage KV %s cannot be put together: %s", key.file_name, error)
+        return None
 
 
 class JoinedHeads(StoredPassageKV):

@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
+from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import TierStats
 from kvblend.core.settings import CodecName, Settings, WritePolicy
 from kvblend.store.codecs import codec_spec
@@ -17,12 +17,11 @@ from kvblend.store.content import TensorContent
 from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.eviction import policy_of
 from kvblend.store.gpu.gpu_tier import GPUTier
-from kvblend.store.joined_heads import JoinedHeads, cover
+from kvblend.store.joined_heads import join, parts_of
 from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
 from kvblend.store.remote import remote_tiers
-from kvblend.store.stored_passage import StoredPassageKV
 from kvblend.store.tier import BoundedTier, Tier, VerifyReport
 from kvblend.store.writer import StoreWriter, copy_into
 
@@ -98,7 +97,7 @@ class TieredStore:
         A file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose header fails its
         check is quarantined and passed over. Heads that lie in files of other ranges are put together.
         """
-        opened: dict[PassageKVKey, OpenPassageKV] = dict(self._open_on_device(keys))
+        opened: dict[PassageKVKey, OpenPassageKV] = dict(self._open_on_device(keys, deadline))
         for tier in self.shared:
             missing = [key for key in keys if key not in opened]
             if not missing:
@@ -107,9 +106,9 @@ class TieredStore:
             opened.update(files)
             if tier in self.remotes:
                 for file in files.values():
-                    self._writer.keep_near(file)
+                    self._writer.keep_near(file, tier)
         for key in keys:
-            if key not in opened and (joined := self._join(key, deadline)) is not None:
+            if key not in opened and (joined := join(key, self.shared, deadline)) is not None:
                 opened[key] = joined
         return opened
 
@@ -123,7 +122,7 @@ class TieredStore:
             for key in tier.lookup_many(missing, deadline):
                 found[key] = self.gpu.name if self.gpu is not None and self.gpu.contains(key) else tier.name
         for key in keys:
-            if key not in found and (parts := self._parts(key, deadline)):
+            if key not in found and (parts := parts_of(key, self.shared, deadline)):
                 found[key] = parts[0][1].name
         return found
 
@@ -246,7 +245,9 @@ class TieredStore:
     def _evicting(self) -> list[GPUTier | BoundedTier]:
         return [*([] if self.gpu is None else [self.gpu]), *self.bounded]
 
-    def _open_on_device(self, keys: Collection[PassageKVKey]) -> Mapping[PassageKVKey, OpenPassageKV]:
+    def _open_on_device(
+        self, keys: Collection[PassageKVKey], deadline: Deadline
+    ) -> Mapping[PassageKVKey, OpenPassageKV]:
         """Copies in the GPU tier of what a shared tier has; the others are dropped."""
         if self.gpu is None:
             return {}
@@ -255,36 +256,11 @@ class TieredStore:
         for tier in self.bounded:
             used |= tier.touch_many([key for key in copies if key not in used])
         for remote in self.remotes:
-            used |= remote.lookup_many([key for key in copies if key not in used], NEVER)
+            used |= remote.lookup_many([key for key in copies if key not in used], deadline)
         for key in copies.keys() - used:
             copies.pop(key).close()
             self.gpu.drop(key)
         return copies
-
-    def _parts(self, key: PassageKVKey, deadline: Deadline) -> list[tuple[PassageKVKey, Tier]]:
-        """Files of other head ranges that have all heads of `key` together, and where they are; empty if some lack."""
-        where: dict[PassageKVKey, Tier] = {}
-        for tier in reversed(self.shared):
-            there = tier.variants(key.model_fingerprint, key.passage_id, deadline)
-            where.update(dict.fromkeys(there, tier))
-        return [(part, where[part]) for part in cover(key, where) or ()]
-
-    def _join(self, key: PassageKVKey, deadline: Deadline) -> JoinedHeads | None:
-        files: list[StoredPassageKV] = []
-        for part, tier in self._parts(key, deadline):
-            file = tier.fetch_many([part], deadline).get(part)
-            if file is None:
-                for opened in files:
-                    opened.close()
-                return None
-            files.append(file)
-        if not files:
-            return None
-        try:
-            return JoinedHeads(key, files)
-        except CorruptPassageKVError as error:
-            log.warning("passage KV %s cannot be put together: %s", key.file_name, error)
-            return None
 
     def _was_deleted(self, key: PassageKVKey, source: Tier, copied_to: Tier) -> bool:
         """Whether a file was deleted while it was copied: then its copy is deleted, too."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
 from kvblend.core.settings import WritePolicy
 from kvblend.store.content import CopiedContent, PassageKVContent
-from kvblend.store.deadline import NEVER
+from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.stored_passage import StoredPassageKV
 from kvblend.store.tier import BoundedTier, Tier
 from kvblend.store.write_behind import WriteBehind
@@ -14,6 +14,8 @@ from kvblend.store.write_behind import WriteBehind
 __all__ = ["StoreWriter", "copy_into"]
 
 log = logging.getLogger(__name__)
+
+STILL_THERE_S = 5.0
 
 
 class StoreWriter:
@@ -49,9 +51,16 @@ class StoreWriter:
                 self._copy_later(remote, content)
         return lasting[-1]
 
-    def keep_near(self, file: StoredPassageKV) -> None:
-        """Copy what came from afar, and can be read as long as it is referred to, to the fastest tier, later."""
-        self._copy_later(self._bounded[0], CopiedContent(file))
+    def keep_near(self, file: StoredPassageKV, source: Tier) -> None:
+        """Copy what came from `source`, and can be read as long as it is referred to, to the fastest tier, later."""
+        key, nearest = file.header.key, self._bounded[0]
+
+        def copy() -> None:
+            nearest.put(CopiedContent(file), NEVER)
+            if not source.lookup_many([key], Deadline.after(STILL_THERE_S)):  # deleted meanwhile, so the copy, too
+                nearest.delete([key.variant], NEVER)
+
+        self._behind.submit(f"{key.file_name} is not copied to the {nearest.name} tier", copy)
 
     def later(self, what: str, work: Callable[[], object]) -> None:
         """Do something behind the others, once for `what`, or not at all where too much waits."""

@@ -1,26 +1,17 @@
 """A folder tier's index: what lies in the folder, how it is used, and what goes first."""
 
-import errno
-import logging
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kvblend.core.errors import StoreFullError
 from kvblend.store.eviction.policy import EvictionPolicy, Place, Ranked
-from kvblend.store.folder.index_schema import SCHEMA, SCHEMA_VERSION
+from kvblend.store.folder.index_database import INDEX_NAME, IndexDatabase
 
 __all__ = ["INDEX_NAME", "FileKind", "FolderIndex", "IndexedFile", "Totals"]
 
-log = logging.getLogger(__name__)
-
-INDEX_NAME = ".index.sqlite3"
-BUSY_S = 10.0
 FileKind = Literal["whole", "leaving", "writing", "quarantined"]
 COLUMNS = "name, kind, num_bytes, used_ns, num_uses, pinned, owner"
 
@@ -48,7 +39,7 @@ class Totals:
     free_bytes: int
 
 
-class FolderIndex:
+class FolderIndex(IndexDatabase):
     """Rows of an SQLite database in the tier's folder, which all processes that share the tier write to.
 
     It holds nothing that the folder does not: where it is lost it is made anew by a scan. A crash can leave a row
@@ -59,46 +50,15 @@ class FolderIndex:
 
     def __init__(self, root: Path, policy: EvictionPolicy, rebuild: Callable[["FolderIndex"], object]) -> None:
         """`rebuild` fills an index that is new, in its first transaction."""
-        self._path, self._policy, self._rebuild = root / INDEX_NAME, policy, rebuild
-        self._lock = threading.RLock()
-        self._connect()
+        self._policy, self._rebuild = policy, rebuild
+        super().__init__(root)
 
-    def _connect(self) -> None:
-        try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise _os_error(error, self._path) from error
-            log.warning("the index %s is made anew: %s", self._path, error)
-            for suffix in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            try:
-                self._open()
-            except sqlite3.Error as again:
-                raise _os_error(again, self._path) from again
-
-    def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)
-        self._connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = OFF")  # what a power cut takes, a scan brings back
-            self._inode = self._path.stat().st_ino
-            self._connection.execute("BEGIN IMMEDIATE")
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, SCHEMA_VERSION):
-                raise sqlite3.DatabaseError(f"it is of schema version {version}")
-            if version == 0:
-                for statement in _statements(SCHEMA):
-                    self._connection.execute(statement)
-                self._connection.execute("INSERT INTO state VALUES ('policy', ?)", (self._policy.name,))
-                self._rebuild(self)
-            elif self._state("policy") != self._policy.name:
-                self._rank_anew()
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.close()
-            raise
+    def _opened(self, *, is_new: bool) -> None:
+        if is_new:
+            self._connection.execute("INSERT INTO state VALUES ('policy', ?)", (self._policy.name,))
+            self._rebuild(self)
+        elif self._state("policy") != self._policy.name:
+            self._rank_anew()
 
     def _rank_anew(self) -> None:
         """Place files by another policy than ranked them so far, in the order of their last use."""
@@ -109,31 +69,6 @@ class FolderIndex:
             now = self._tick()
             place = self._policy.place(max(1, num_bytes), cost, now=now, floor=0.0, was_evicted=False)
             self._place(name, Ranked(num_bytes, cost, 0, place), now)
-
-    @contextmanager
-    def transaction(self) -> Iterator["FolderIndex"]:
-        """Read and write alone. What was written is undone where the block raises."""
-        with self._lock:
-            if not self._is_current():
-                self._connection.close()
-                self._connect()
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as error:
-                raise _os_error(error, self._path) from error
-            try:
-                yield self
-                self._connection.execute("COMMIT")
-            except BaseException as error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    raise _os_error(error, self._path) from error
-                raise
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
 
     @property
     def clean(self) -> bool:
@@ -330,31 +265,3 @@ class FolderIndex:
             "UPDATE state SET value = value + 1 WHERE name = 'clock' RETURNING value"
         ).fetchone()
         return int(now)
-
-    def _is_current(self) -> bool:
-        """Whether the database still is the one in the folder: someone may have removed the folder."""
-        try:
-            return self._path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            return False
-
-    def _state(self, name: str) -> Any:
-        (value,) = self._connection.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
-        return value
-
-    def _set_state(self, name: str, value: float | str) -> None:
-        self._connection.execute("UPDATE state SET value = ? WHERE name = ?", (value, name))
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for part in script.split(";"):
-        statement += part + ";"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _os_error(error: sqlite3.Error, path: Path) -> OSError:
-    full = "full" in str(error) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return OSError(errno.ENOSPC if full else errno.EIO, f"the index cannot be used: {error}", str(path))

@@ -61,16 +61,17 @@ class Model:
     def open(self, *numbers: int) -> dict[int, str]:
         """Where each is found; what is left in the GPU tier alone is dropped, and a hit there is a use below too."""
         found = {number: tier for number in numbers if (tier := self.find(number)) is not None}
-        for tier in ("gpu", *SHARED):
-            for number in [number for number, own in found.items() if own == tier]:
-                self.use(tier, number)
+        for number in [number for number, own in found.items() if own == "gpu"]:
+            self.use("gpu", number)
         for number in numbers:
-            if found.get(number) == "gpu":
-                shared = self.find_shared(number)
-                assert shared is not None
+            shared = self.find_shared(number)
+            if found.get(number) == "gpu" and shared is not None:
                 self.use(shared, number)
             elif number not in found and number in self.tiers["gpu"]:
                 self.remove("gpu", number)
+        for tier in SHARED:
+            for number in [number for number, own in found.items() if own == tier]:
+                self.use(tier, number)
         return found
 
     def use(self, tier: str, number: int) -> None:
