@@ -110,6 +110,7 @@ class Ingest:
             for plan in plans:
                 if not plan.unchanged:
                     names = await asyncio.to_thread(self._collections.document_names, collection.name, plan.document.id)
+                    names |= {(context.hash, passage.passage_id) for passage in plan.passages}
                     async with self._deletions.of(names):
                         await asyncio.to_thread(self._retriever.commit_document, plan)
                 passages = {passage.passage_id: passage.token_ids for passage in plan.passages}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from kvblend.api.background import end_task
 from kvblend.api.collections import Collections
@@ -40,7 +41,10 @@ class KVDeletions:
         self._ledger, self._collections = ledger, collections
         self._encoder, self._passage_kv, self._completion = encoder, passage_kv, completion
         self._expected: dict[KVName, int] = {}
-        """What the catalog is about to let go of, by how many callers."""
+        """What the catalog is about to take up or let go of, by how many callers."""
+        self._deleting: set[KVName] = set()
+        """What was seen to be unreferenced and is on its way out: nothing may take it up before it is gone."""
+        self._deleted = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -52,15 +56,18 @@ class KVDeletions:
 
     @asynccontextmanager
     async def of(self, names: Iterable[KVName]) -> AsyncIterator[None]:
-        """Let the catalog let go of passages in the block; then delete the KV of those that nothing holds any more.
+        """Let the catalog take up or let go of passages in the block; then delete the KV that nothing holds any more.
 
-        Where the block raises, or is cancelled, they are looked at again in the background.
+        No KV of theirs is being deleted while the block runs. Where the block raises, or is cancelled, they are looked
+        at again in the background.
         """
         own = sorted(set(names))
         for name in own:
             self._expected[name] = self._expected.get(name, 0) + 1
         try:
             await asyncio.to_thread(self._ledger.add, own)
+            async with self._deleted:
+                await self._deleted.wait_for(lambda: self._deleting.isdisjoint(own))
             yield
         finally:
             for name in own:
@@ -92,18 +99,26 @@ class KVDeletions:
 
     async def _settle(self, names: Collection[KVName]) -> None:
         """Where a tier does not answer, names stay in the ledger."""
-        ours = sorted(name for name in names if name not in self._expected)
+        ours = sorted(names)
         for first in range(0, len(ours), BATCH):
             batch = ours[first : first + BATCH]
-            gone = await asyncio.to_thread(self._collections.unreferenced, batch)
+            async with self._deleted:
+                await self._deleted.wait_for(partial(self._deleting.isdisjoint, batch))
+                batch = [name for name in batch if name not in self._expected]
+                self._deleting.update(batch)
             try:
+                gone = await asyncio.to_thread(self._collections.unreferenced, batch)
                 if gone:
                     await self._encoder.drop(gone)
                     await self._passage_kv.delete(await self._completion.fingerprints(), sorted(gone))
+                await asyncio.to_thread(self._ledger.remove, batch)
             except OSError as error:
-                logger.warning("the KV of %d deleted passages is not gone from every tier yet: %s", len(gone), error)
+                logger.warning("the KV of %d deleted passages is not gone from every tier yet: %s", len(batch), error)
                 return
-            await asyncio.to_thread(self._ledger.remove, batch)
+            finally:
+                self._deleting.difference_update(batch)
+                async with self._deleted:
+                    self._deleted.notify_all()
 
     async def _run(self) -> None:
         swept_at: float | None = None

@@ -1,8 +1,10 @@
 """Deletions of passage KV are finished, whatever happens between the catalog's part and the store's."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,3 +144,46 @@ async def test_it_settles_and_sweeps_by_itself(parts: Parts) -> None:
         await asyncio.sleep(0.05)
     assert parts.stored == {NAMES[1], NAMES[3]}
     await parts.deletions.close()
+
+
+async def test_what_is_taken_up_while_it_is_deleted_waits_until_it_is_gone(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else KV that is seen, and reused, by the ingest that takes it up would be gone a moment later."""
+    deleting, go_on = threading.Event(), threading.Event()
+    delete = parts.store.delete
+
+    def slow(*args: Any) -> int:
+        deleting.set()
+        assert go_on.wait(30)
+        return delete(*args)
+
+    monkeypatch.setattr(parts.store, "delete", slow)
+    parts.held.held -= {NAMES[0]}
+    parts.ledger.add(NAMES[:1])
+    settling = asyncio.create_task(parts.deletions.settle())
+    assert await asyncio.to_thread(deleting.wait, 30)
+
+    async def take_up() -> bool:
+        async with parts.deletions.of(NAMES[:2]):
+            parts.held.held |= {NAMES[0]}
+            return NAMES[0] in parts.stored
+
+    taking_up = asyncio.create_task(take_up())
+    await asyncio.sleep(0.2)
+    assert not taking_up.done(), "it went on while its KV was about to be deleted"
+    async with parts.deletions.of(NAMES[1:2]):
+        pass  # others do not wait
+    go_on.set()
+    await settling
+    assert await taking_up is False, "it saw KV that was deleted afterwards"
+    assert parts.ledger.pending() == set()
+
+
+async def test_what_is_taken_up_before_it_is_looked_at_is_kept(parts: Parts) -> None:
+    parts.held.held -= {NAMES[0]}
+    parts.ledger.add(NAMES[:1])
+    async with parts.deletions.of(NAMES[:1]):
+        await parts.deletions.settle()
+        parts.held.held |= {NAMES[0]}
+    assert parts.stored == set(NAMES)
