@@ -9,7 +9,7 @@ from kvblend.api.passage_kv import KVName
 from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.core import rest
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
-from kvblend.core.rest import CollectionCreate
+from kvblend.core.rest import CollectionCreate, CollectionUpdate
 from kvblend.retriever import Catalog, CollectionRecord
 
 __all__ = ["Collections", "OpenCollection"]
@@ -27,6 +27,8 @@ class OpenCollection:
     encode_context: EncodeContext
     owner: str | None = None
     """Whose the KV of its passages is, in a store that other services use too."""
+    kv_quota_bytes: int | None = None
+    kv_ttl_s: float | None = None
 
 
 class Collections:
@@ -68,9 +70,15 @@ class Collections:
             "warm_context": warm_context,
             "encode_context": list(context.token_ids),
             "num_preamble": context.num_preamble,
+            "kv_quota_bytes": order.kv_quota_bytes,
+            "kv_ttl_s": order.kv_ttl_s,
         }
         record = self._catalog.create_collection(order.name, passage_tokens=order.passage_tokens, settings=settings)
         return _view(record)
+
+    def update(self, name: str, update: CollectionUpdate) -> rest.Collection:
+        """Set the limits that `update` names. Raises NotFoundError."""
+        return _view(self._catalog.update_collection(name, update.model_dump(exclude_unset=True)))
 
     def view(self, name: str) -> rest.Collection:
         """A collection as it stands. Raises NotFoundError."""
@@ -90,6 +98,10 @@ class Collections:
                 param="collection",
             )
         return self._open(record)
+
+    def all(self) -> list[OpenCollection]:
+        """Every collection, of whatever model."""
+        return [self._open(record) for record in self._catalog.list_collections()]
 
     def any(self, name: str) -> OpenCollection:
         """A collection of whatever model, to delete from it. Raises NotFoundError."""
@@ -149,7 +161,14 @@ class Collections:
     def _open(self, record: CollectionRecord) -> OpenCollection:
         settings = record.settings
         context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"])
-        return OpenCollection(record.name, settings["preamble"], context, f"{self.service_id}/{record.name}")
+        return OpenCollection(
+            record.name,
+            settings["preamble"],
+            context,
+            f"{self.service_id}/{record.name}",
+            settings.get("kv_quota_bytes"),
+            settings.get("kv_ttl_s"),
+        )
 
     def _encode_context(self, preamble: str, warm_context: str) -> EncodeContext:
         warm_ids = self._prompts.passage_ids(warm_context) if warm_context.strip() else ()
@@ -175,4 +194,6 @@ def _view(record: CollectionRecord) -> rest.Collection:
         num_documents=record.num_documents,
         num_passages=record.num_passages,
         created_at=record.created_at,
+        kv_quota_bytes=record.settings.get("kv_quota_bytes"),
+        kv_ttl_s=record.settings.get("kv_ttl_s"),
     )

@@ -90,6 +90,8 @@ class KVCompletion:
             await asyncio.to_thread(self._catalog.put_value, FINGERPRINTS, [*known, info.model_fingerprint])
         collections = [] if self._room.is_lazy else await asyncio.to_thread(self._collections.usable)
         for collection in collections:
+            if collection.kv_ttl_s is not None:
+                continue  # what was deleted since nobody used it does not come back before somebody does
             with contextlib.suppress(NotFoundError):  # deleted meanwhile
                 await self._complete(collection, info)
         self._completed = state
@@ -102,7 +104,11 @@ class KVCompletion:
             wanted = {(context.hash, id): (context, token_ids) for id, token_ids in batch.items()}
             wanted[NO_CONTEXT.hash, token_hash(context.preamble_ids)] = (NO_CONTEXT, context.preamble_ids)
             missing = await self._passage_kv.missing(info, list(wanted))
-            num_fitting, _ = await self._room.fitting([len(wanted[name][1]) for name in missing], info)
+            quota = collection.kv_quota_bytes
+            left = None if quota is None else quota - await self._passage_kv.owned_bytes(collection.owner)
+            num_fitting, _ = await self._room.fitting(
+                [len(wanted[name][1]) for name in missing], info, quota_bytes=left
+            )
             if num_fitting < len(missing) or (missing and await self._is_full()):
                 logger.warning("the store has no room: passages of %r stay without KV until used", collection.name)
                 return

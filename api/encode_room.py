@@ -22,10 +22,13 @@ class EncodeRoom:
     def is_lazy(self) -> bool:
         return self._policy == "lazy"
 
-    async def fitting(self, num_tokens: Sequence[int], info: EngineInfo | None) -> tuple[int, str | None]:
+    async def fitting(
+        self, num_tokens: Sequence[int], info: EngineInfo | None, *, quota_bytes: int | None = None
+    ) -> tuple[int, str | None]:
         """How many of the passages, from the first on, are to be encoded, and why not all, if they are not.
 
-        num_tokens: of each passage. Raw bytes are reckoned with: codecs take less.
+        num_tokens: of each passage. `quota_bytes`: what their collection may have, or has left. Raw bytes are reckoned
+        with: codecs take less.
         """
         if self.is_lazy:
             return 0, None
@@ -33,15 +36,17 @@ class EncodeRoom:
             return len(num_tokens), None  # whoever encodes them finds out
         tier = [tier for tier in await self._passage_kv.stats() if tier.budget_bytes][-1]
         room = tier.budget_bytes if self._policy == "eager" else int(self._policy) - tier.used_bytes
-        ends = list(accumulate(count * info.token_bytes for count in num_tokens))
-        count = sum(end <= room for end in ends)
-        if count == len(num_tokens):
-            return count, None
         bound = (
             f"the {tier.name} tier holds {tier.budget_bytes}"
             if self._policy == "eager"
             else f"KVBLEND_ENCODE leaves {max(0, room)}"
         )
+        if quota_bytes is not None and quota_bytes < room:
+            room, bound = quota_bytes, f"the collection's quota leaves {max(0, quota_bytes)}"
+        ends = list(accumulate(count * info.token_bytes for count in num_tokens))
+        count = sum(end <= room for end in ends)
+        if count == len(num_tokens):
+            return count, None
         return count, (
             f"{len(num_tokens) - count} of {len(num_tokens)} passages are encoded when they are first used: all take "
             f"about {ends[-1]} bytes of KV, and {bound}"

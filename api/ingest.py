@@ -101,7 +101,9 @@ class Ingest:
             group.create_task(self._encoder.encode(NO_CONTEXT, context.preamble_ids))
             distinct = {passage.passage_id: passage.token_ids for plan in plans for passage in plan.passages}
             num_fitting, reason = await self._room.fitting(
-                [len(token_ids) for token_ids in distinct.values()], await self._encoder.engine_info()
+                [len(token_ids) for token_ids in distinct.values()],
+                await self._encoder.engine_info(),
+                quota_bytes=collection.kv_quota_bytes,
             )
             fitting = set(list(distinct)[:num_fitting])
             job.update(passages_deferred=len(distinct) - num_fitting, error=reason)

@@ -9,7 +9,7 @@ from kvblend.api.completion import KVCompletion
 from kvblend.api.encoder import Encoder
 from kvblend.api.passage_kv import KVName, PassageKV
 from kvblend.core.errors import InvalidRequestError
-from kvblend.core.rest import KVCount, KVFile, KVLookup, KVMove, KVSelection, KVVerifyReport
+from kvblend.core.rest import KVCompress, KVCompressed, KVCount, KVFile, KVLookup, KVMove, KVSelection, KVVerifyReport
 from kvblend.store import TieredStore, Variant
 
 __all__ = ["KVControl"]
@@ -69,6 +69,16 @@ class KVControl:
             return len(store.promote_many(keys) if move.to == "faster" else store.move_down(keys))
 
         return await self._count(work)
+
+    async def compress(self, order: KVCompress) -> KVCompressed:
+        """Encode the selection's raw files by another codec; they are rounded by it for good."""
+        _, variants = await self._variants(order)
+
+        def work(store: TieredStore) -> KVCompressed:
+            num_files, saved_bytes = store.compress(variants, order.codec)
+            return KVCompressed(num_files=num_files, saved_bytes=saved_bytes)
+
+        return await self._passage_kv.run(work)
 
     async def clear(self, selection: KVSelection) -> KVCount:
         """Delete the selection's KV from every tier; its documents stay, and are encoded again when they are used.

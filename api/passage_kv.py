@@ -77,6 +77,11 @@ class PassageKV:
                 yield [(variant.encode_context, variant.passage_id) for variant in own]
                 after = entries[-1].key.file_name
 
+    async def owned_bytes(self, owner: str | None) -> int:
+        """Bytes of a collection's KV in the slowest tier of this host."""
+        found = await asyncio.to_thread(self._store.bounded[-1].owned_bytes)
+        return 0 if owner is None else found.get(owner, 0)
+
     async def run(self, work: Callable[[TieredStore], Result]) -> Result:
         """Do something with the store, in a thread."""
         return await asyncio.to_thread(work, self._store)

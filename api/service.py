@@ -23,6 +23,7 @@ from kvblend.api.ingest import Ingest
 from kvblend.api.kv_control import KVControl
 from kvblend.api.kv_deletions import KVDeletions
 from kvblend.api.kv_ledger import DeletionLedger
+from kvblend.api.kv_limits import KVLimits
 from kvblend.api.live_guard import LiveGuard
 from kvblend.api.metrics import Metrics
 from kvblend.api.passage_kv import PassageKV
@@ -127,6 +128,9 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         stack.push_async_callback(deletions.close)
         ingest = Ingest(retriever, collections, encoder, deletions, EncodeRoom(settings.encode, passage_kv), metrics)
         stack.push_async_callback(ingest.close)
+        limits = KVLimits(collections, passage_kv)
+        limits.start()
+        stack.push_async_callback(limits.close)
         completion.start()
         stack.push_async_callback(completion.close)
         guard = LiveGuard(metrics, ratio=settings.guard_ratio)

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -13,10 +13,13 @@ from rich.table import Table
 from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
 from kvblend.cli.kv_size_command import size
 from kvblend.sdk import Client
+from kvblend.sdk.routes import CollectionLimits
 
 __all__ = ["kv_app"]
 
 kv_app = typer.Typer(help="The store of passage KV.", no_args_is_help=True)
+
+Number = TypeVar("Number", int, float)
 
 Collection = Annotated[str, typer.Argument(help="Whose passages.")]
 DocumentId = Annotated[str | None, typer.Option("--document", help="Only this document's.")]
@@ -127,6 +130,52 @@ def clear(
 
 
 @kv_app.command()
+def compress(
+    collection: Collection,
+    codec: Annotated[
+        Literal["int8", "entropy", "fp8", "int4"], typer.Option(help="docs/store.md has each one's cost.")
+    ] = ("entropy"),
+    document: DocumentId = None,
+    passage: PassageIds = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Encode raw KV by a codec, in place."""
+    with connect(url, api_key) as client:
+        done = client.kv_compress(collection, codec, document_id=document, passage_ids=passage)
+    if as_json:
+        _print(done)
+        return
+    Console().print(f"{done.num_files} files, {decimal(done.saved_bytes)} freed")
+
+
+@kv_app.command()
+def limit(
+    collection: Collection,
+    quota: Annotated[str | None, typer.Option(help="Bytes of KV in any one tier, such as 20GiB, or 'none'.")] = None,
+    ttl: Annotated[str | None, typer.Option(help="Seconds without use after which KV goes, or 'none'.")] = None,
+    url: URL = DEFAULT_URL,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print the limits of a collection's KV, having set those that are named."""
+    limits = CollectionLimits()
+    if quota is not None:
+        limits["kv_quota_bytes"] = None if quota == "none" else _checked("--quota", quota, ByteSize)
+    if ttl is not None:
+        limits["kv_ttl_s"] = None if ttl == "none" else _checked("--ttl", ttl, float)
+    with connect(url, api_key) as client:
+        found = client.update_collection(collection, **limits)
+    if as_json:
+        _print(found)
+        return
+    held = "none" if found.kv_quota_bytes is None else decimal(found.kv_quota_bytes)
+    lives = "none" if found.kv_ttl_s is None else f"{found.kv_ttl_s:g} s"
+    Console().print(f"quota {held}, time to live {lives}")
+
+
+@kv_app.command()
 def verify(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
     """Read and check every file, and put aside what is damaged."""
     with connect(url, api_key) as client:
@@ -151,6 +200,14 @@ def _count(url: str, api_key: str | None, as_json: bool, change: Callable[[Clien
     with connect(url, api_key) as client:
         num_files = change(client)
     Console().print(json.dumps({"num_files": num_files}) if as_json else f"{num_files} files")
+
+
+def _checked(option: str, value: str, wanted: type[Number]) -> Number:
+    """Raises typer.BadParameter, which names the value."""
+    try:
+        return TypeAdapter(wanted).validate_python(value)
+    except ValidationError as error:
+        raise typer.BadParameter(f"{value!r}: {error.errors()[0]['msg']}", param_hint=option) from error
 
 
 def _print(answer: BaseModel) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "Collection",
     "CollectionCreate",
     "CollectionList",
+    "CollectionUpdate",
     "Document",
     "DocumentCreate",
     "DocumentList",
@@ -20,6 +21,8 @@ __all__ = [
     "ErrorResponse",
     "GuardState",
     "IngestJob",
+    "KVCompress",
+    "KVCompressed",
     "KVCount",
     "KVFile",
     "KVLookup",
@@ -44,6 +47,8 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 TopK = Annotated[int, Field(ge=1, le=64)]
 Reuse = Literal["blend", "prefix_cache", "none"]
 TargetKL = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+QuotaBytes = Annotated[int, Field(ge=0, le=1 << 60)]
+TTLSeconds = Annotated[float, Field(ge=1.0, le=1e9)]
 
 
 class _Request(BaseModel):
@@ -67,8 +72,19 @@ class _Wishes(_Request):
         return self
 
 
-class CollectionCreate(_Request):
-    """A new collection. What is None takes the service's default; none of it can change later."""
+class CollectionUpdate(_Request):
+    """Limits of a collection's KV, which an update changes where it names them; None is no limit.
+
+    `kv_quota_bytes`: as much as it may take in any one tier of a host; what its policy gives up first goes.
+    `kv_ttl_s`: what no request has used for so many seconds is deleted, but for what is pinned.
+    """
+
+    kv_quota_bytes: QuotaBytes | None = None
+    kv_ttl_s: TTLSeconds | None = None
+
+
+class CollectionCreate(CollectionUpdate):
+    """A new collection. What is None takes the service's default; none of it but the limits can change later."""
 
     name: Name
     preamble: Annotated[str, Field(min_length=1, max_length=16_384)] | None = None
@@ -88,6 +104,8 @@ class Collection(BaseModel):
     num_documents: int
     num_passages: int
     created_at: float
+    kv_quota_bytes: int | None = None
+    kv_ttl_s: float | None = None
 
 
 class CollectionList(BaseModel):
@@ -226,6 +244,19 @@ class KVSelection(_Request):
     collection: Name
     document_id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     passage_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+
+
+class KVCompress(KVSelection):
+    """By which codec the raw files of a selection are encoded anew, where that makes them smaller."""
+
+    codec: Literal["int8", "entropy", "fp8", "int4"] = "entropy"
+
+
+class KVCompressed(BaseModel):
+    """Files that were encoded anew, and the bytes that this freed."""
+
+    num_files: int
+    saved_bytes: int
 
 
 class KVMove(KVSelection):

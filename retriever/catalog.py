@@ -71,6 +71,13 @@ class Catalog:
             )
             return _record(connection, name)
 
+    def update_collection(self, name: str, settings: Mapping[str, Any]) -> CollectionRecord:
+        """Set some of a collection's settings, and keep the others. Raises NotFoundError."""
+        with self._database.write() as connection:
+            changed = _to_json({**_record(connection, name).settings, **settings})
+            connection.execute("UPDATE collections SET settings = ? WHERE name = ?", (changed, name))
+            return _record(connection, name)
+
     def get_collection(self, name: str) -> CollectionRecord:
         with self._database.read() as connection:
             return _record(connection, name)

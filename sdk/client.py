@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
@@ -15,6 +15,7 @@ from kvblend.core.rest import (
     Collection,
     Document,
     IngestJob,
+    KVCompressed,
     KVLookup,
     KVStats,
     KVVerifyReport,
@@ -100,13 +101,25 @@ class Client:
         preamble: str | None = None,
         warm_context: str | None = None,
         passage_tokens: int = 256,
+        kv_quota_bytes: int | None = None,
+        kv_ttl_s: float | None = None,
     ) -> Collection:
-        """Create a collection. What is None takes the service's default; none of it can change later."""
+        """Create a collection. What is None takes the service's default, which for the limits of its KV is none; the
+        others cannot change later."""
         return self._send(
             routes.create_collection(
-                name=name, preamble=preamble, warm_context=warm_context, passage_tokens=passage_tokens
+                name=name,
+                preamble=preamble,
+                warm_context=warm_context,
+                passage_tokens=passage_tokens,
+                kv_quota_bytes=kv_quota_bytes,
+                kv_ttl_s=kv_ttl_s,
             )
         )
+
+    def update_collection(self, name: str, **limits: Unpack[routes.CollectionLimits]) -> Collection:
+        """Change the limits of a collection's KV that are named, of `kv_quota_bytes` and `kv_ttl_s`; None is none."""
+        return self._send(routes.update_collection(name, limits))
 
     def get_collection(self, name: str) -> Collection:
         """Return a collection as it stands."""
@@ -319,6 +332,17 @@ class Client:
     ) -> int:
         """Bring KV to the fastest shared tier, or to the next slower one; return how many files are there now."""
         return self._send(routes.kv_move(routes.selected(collection, document_id, passage_ids), to))
+
+    def kv_compress(
+        self,
+        collection: str,
+        codec: Literal["int8", "entropy", "fp8", "int4"] = "entropy",
+        *,
+        document_id: str | None = None,
+        passage_ids: Sequence[str] | None = None,
+    ) -> KVCompressed:
+        """Encode raw KV by a codec, in place; return how many files, and the bytes that this freed."""
+        return self._send(routes.kv_compress(routes.selected(collection, document_id, passage_ids), codec))
 
     def kv_verify(self) -> KVVerifyReport:
         """Read and check every file of the shared tiers; damaged ones are put aside."""

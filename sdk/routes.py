@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -14,11 +14,14 @@ from kvblend.core.rest import (
     Collection,
     CollectionCreate,
     CollectionList,
+    CollectionUpdate,
     Document,
     DocumentCreate,
     DocumentList,
     ErrorResponse,
     IngestJob,
+    KVCompress,
+    KVCompressed,
     KVCount,
     KVLookup,
     KVMove,
@@ -37,7 +40,7 @@ from kvblend.sdk.chat import ChatChunk, ChatCompletion
 from kvblend.sdk.errors import error_of
 from kvblend.sdk.sse import ServerSentEvent
 
-__all__ = ["Call", "QueryEvent", "StreamCall"]
+__all__ = ["Call", "CollectionLimits", "QueryEvent", "StreamCall"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -49,7 +52,7 @@ QueryEvent = SearchResponse | QueryDelta | QueryResponse
 class Call(Generic[T]):
     """One request and the reader of its response's body."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     read: Callable[[bytes], T]
     json: Any = None
@@ -101,6 +104,18 @@ def _nothing(_: bytes) -> None:
 
 def create_collection(**values: Any) -> Call[Collection]:
     return Call("POST", "/v1/collections", Collection.model_validate_json, json=checked(CollectionCreate, **values))
+
+
+class CollectionLimits(TypedDict, total=False):
+    """What a collection's KV may take; None is no limit. As `CollectionUpdate` has them."""
+
+    kv_quota_bytes: int | None
+    kv_ttl_s: float | None
+
+
+def update_collection(name: str, changes: CollectionLimits) -> Call[Collection]:
+    checked(CollectionUpdate, **changes)
+    return Call("PATCH", f"/v1/collections/{segment(name)}", Collection.model_validate_json, json=dict(changes))
 
 
 def get_collection(name: str) -> Call[Collection]:
@@ -195,6 +210,11 @@ def kv_change(action: Literal["pin", "unpin", "clear"], selection: Mapping[str, 
 
 def kv_move(selection: Mapping[str, Any], to: str) -> Call[int]:
     return Call("POST", "/v1/kv/move", _num_files, json=checked(KVMove, to=to, **selection))
+
+
+def kv_compress(selection: Mapping[str, Any], codec: str) -> Call[KVCompressed]:
+    order = checked(KVCompress, codec=codec, **selection)
+    return Call("POST", "/v1/kv/compress", KVCompressed.model_validate_json, json=order)
 
 
 def kv_verify() -> Call[KVVerifyReport]:

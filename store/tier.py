@@ -38,9 +38,10 @@ class VerifyReport:
 class Tier(ABC):
     """A place where passage KV files lie: a folder, or a store at the other end of a network.
 
-    Files are immutable and content-addressed: a key's file, once whole, never changes, and whoever finds it under its
-    key may read it. All methods take many keys at once, are safe from several threads and, for what lies in a shared
-    place, several processes, and may block until their deadline: none is called by an engine's own thread.
+    Files are immutable and content-addressed: a key's file, once whole, never changes, but that one by another codec
+    may take its place, and whoever finds it under its key may read it. All methods take many keys at once, are safe
+    from several threads and, for what lies in a shared place, several processes, and may block until their deadline:
+    none is called by an engine's own thread.
     """
 
     name: str
@@ -97,6 +98,12 @@ class BoundedTier(Tier):
     """The next slower tier: what is evicted here, and does not lie there, moves there."""
 
     @abstractmethod
+    def replace(self, content: PassageKVContent) -> bool:
+        """Write a file in place of the one that lies under its key, whose use and pin remain: the same numbers, by
+        another codec. False where none lies there. Whoever has the old one open keeps it. Raises as `put`.
+        """
+
+    @abstractmethod
     def touch_many(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
         """Mark files as used now, without opening them; returns those that lie here."""
 
@@ -113,10 +120,11 @@ class BoundedTier(Tier):
         """Move files to `slower`; returns those that are there now and not here: not what is pinned or does not fit."""
 
     @abstractmethod
-    def evict(self, num_bytes: int) -> int:
+    def evict(self, num_bytes: int, *, owner: str | None = None) -> int:
         """Evict by the tier's policy until at least `num_bytes` are freed; returns bytes freed.
 
-        Raises StoreFullError where pins hold too much; then nothing was evicted.
+        Raises StoreFullError where pins hold too much; then nothing was evicted. Of one `owner`'s files only what is
+        not pinned goes, and nothing is raised.
         """
 
     @abstractmethod

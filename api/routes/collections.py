@@ -9,7 +9,15 @@ from kvblend.api.jobs import Job
 from kvblend.api.service import service_of
 from kvblend.api.sse import Events, event, stream_events
 from kvblend.api.uploads import read_uploads
-from kvblend.core.rest import Collection, CollectionCreate, CollectionList, Document, DocumentList, IngestJob
+from kvblend.core.rest import (
+    Collection,
+    CollectionCreate,
+    CollectionList,
+    CollectionUpdate,
+    Document,
+    DocumentList,
+    IngestJob,
+)
 from kvblend.retriever import DocumentRecord
 
 __all__ = ["router"]
@@ -37,6 +45,12 @@ async def list_collections(request: Request) -> CollectionList:
 async def get_collection(request: Request, collection: str) -> Collection:
     """One collection."""
     return await asyncio.to_thread(service_of(request).collections.view, collection)
+
+
+@router.patch("/{collection}")
+async def update_collection(request: Request, collection: str, body: CollectionUpdate) -> Collection:
+    """Change the limits of a collection's KV that the body names; null takes one away."""
+    return await asyncio.to_thread(service_of(request).collections.update, collection, body)
 
 
 @router.delete("/{collection}", status_code=status.HTTP_204_NO_CONTENT)

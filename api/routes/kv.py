@@ -3,7 +3,17 @@
 from fastapi import APIRouter, Request
 
 from kvblend.api.service import service_of
-from kvblend.core.rest import KVCount, KVLookup, KVMove, KVSelection, KVStats, KVSweep, KVVerifyReport
+from kvblend.core.rest import (
+    KVCompress,
+    KVCompressed,
+    KVCount,
+    KVLookup,
+    KVMove,
+    KVSelection,
+    KVStats,
+    KVSweep,
+    KVVerifyReport,
+)
 
 __all__ = ["router"]
 
@@ -38,6 +48,12 @@ async def unpin(request: Request, body: KVSelection) -> KVCount:
 async def move(request: Request, body: KVMove) -> KVCount:
     """Bring KV to the fastest shared tier, or to the next slower one."""
     return await service_of(request).kv.move(body)
+
+
+@router.post("/compress")
+async def compress(request: Request, body: KVCompress) -> KVCompressed:
+    """Encode raw KV by a codec, in place; what lies in a remote tier stays as it is."""
+    return await service_of(request).kv.compress(body)
 
 
 @router.post("/clear")

@@ -3,7 +3,8 @@
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kvblend.store.folder.users import TierUsers, is_same_file, try_exclusive
 from kvblend.store.format import PassageKVHeader
 from kvblend.store.key import PassageKVKey
 
-__all__ = ["READ_FLAGS", "FolderSpace", "Temporary", "open_file"]
+__all__ = ["READ_FLAGS", "FolderSpace", "Temporary", "is_whole", "open_file"]
 
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # the last: a FIFO must not block us
 
@@ -97,14 +98,25 @@ class FolderSpace:
         index.add(IndexedFile(name, "writing", num_bytes, 0, owner=_owner(header)), cost=_cost(header))
         return created
 
-    def commit(self, index: FolderIndex, temporary: Temporary, path: Path, header: PassageKVHeader) -> None:
-        """Let what was written appear, whole, at `path`."""
+    def commit(
+        self, index: FolderIndex, temporary: Temporary, path: Path, header: PassageKVHeader, *, replaces: bool = False
+    ) -> None:
+        """Let what was written appear, whole, at `path`: of a file that lay there the use and the pin remain."""
         status = os.fstat(temporary.fd)
         temporary.path.rename(path)
         index.forget(temporary.name)
         name = str(path.relative_to(self.root))
-        file = IndexedFile(name, "whole", status.st_size, status.st_mtime_ns, owner=_owner(header))
+        if replaces and index.resize(name, status.st_size):
+            return
+        file = IndexedFile(
+            name, "whole", status.st_size, status.st_mtime_ns, pinned=_marker(path).exists(), owner=_owner(header)
+        )
         index.add(file, cost=_cost(header))
+
+    def use(self, index: FolderIndex, names: Iterable[str]) -> None:
+        """Mark whole files as used now, and take up those that have no row."""
+        for name in index.use(names):
+            self.adopt(index, self.root / name)
 
     def remove(self, index: FolderIndex, name: str, *, evicted: bool = False) -> bool:
         """Remove a file, its marker, its row, and the folders that it leaves empty; False where it is gone already."""
@@ -234,3 +246,11 @@ def _cost(header: PassageKVHeader) -> float:
 
 def _owner(header: PassageKVHeader) -> str:
     return header.owners[0] if header.owners else ""
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a regular file lies at `path` itself. Anything else there is none of ours and is replaced."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

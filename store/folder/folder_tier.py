@@ -10,23 +10,23 @@
 Reads take no lock. Files are created, renamed and removed within the index's transactions.
 """
 
-import errno
 import logging
 import os
-import stat
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
+from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
 from kvblend.core.rest import TierStats
-from kvblend.store.content import CopiedContent, PassageKVContent
+from kvblend.store.content import PassageKVContent
 from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.eviction import LRU, EvictionPolicy
+from kvblend.store.folder.folder_eviction import FolderEviction
 from kvblend.store.folder.folder_reader import FolderReader
 from kvblend.store.folder.folder_scan import QUARANTINE_NAME
-from kvblend.store.folder.folder_space import FolderSpace, Temporary
+from kvblend.store.folder.folder_space import FolderSpace, is_whole
+from kvblend.store.folder.folder_writer import FolderWriter
 from kvblend.store.folder.index import FolderIndex, IndexedFile
 from kvblend.store.folder.passage_file import PassageKVFile
 from kvblend.store.key import PassageKVKey, Variant, passage_folder
@@ -35,8 +35,6 @@ from kvblend.store.tier import BoundedTier, Entry, VerifyReport
 __all__ = ["FolderTier"]
 
 log = logging.getLogger(__name__)
-
-OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class FolderTier(BoundedTier):
@@ -69,9 +67,19 @@ class FolderTier(BoundedTier):
         if self._space.num_stale:
             log.warning("%d files of another format at %s are of no use and go first", self._space.num_stale, root)
         self._reader = FolderReader(name, self._space, direct=direct, num_threads=num_threads)
+        self._eviction = FolderEviction(name, self._space, self._reader)
+        self._writer = FolderWriter(name, self._space, self._eviction)
+
+    @property
+    def slower(self) -> BoundedTier | None:
+        return self._eviction.slower
+
+    @slower.setter
+    def slower(self, tier: BoundedTier | None) -> None:
+        self._eviction.slower = tier
 
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
-        return {key for key in keys if _is_file(self._path(key))}
+        return {key for key in keys if is_whole(self._path(key))}
 
     def fetch_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> Mapping[PassageKVKey, PassageKVFile]:
         files = {}
@@ -84,51 +92,22 @@ class FolderTier(BoundedTier):
         return files
 
     def touch_many(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
-        there = [key for key in keys if _is_file(self._path(key))]
+        there = [key for key in keys if is_whole(self._path(key))]
         for key in there:
             _set_time(self._path(key))
         try:
             if there:
                 with self._space.change() as index:
-                    self._use(index, there)
+                    self._space.use(index, [key.file_name for key in there])
         except OSError as error:  # a read is none the worse for it
             log.debug("the %s tier's uses are not counted: %s", self.name, error)
         return set(there)
 
     def put(self, content: PassageKVContent, deadline: Deadline = NEVER) -> bool:
-        path, header, num_bytes = self._path(content.key), content.header, content.num_bytes
-        if num_bytes > self.budget_bytes:
-            raise StoreFullError(
-                f"{num_bytes} bytes of one passage KV are over the {self.name} tier's {self.budget_bytes}"
-            )
-        temporary = None
-        while temporary is None:
-            with self._space.change() as index:
-                if _is_file(path):
-                    self._use(index, [content.key])
-                    return False
-                victims = self._victims(index, num_bytes)
-                if not victims:
-                    temporary = self._space.create(index, path, header, num_bytes)
-            self._evict(victims)
-        try:
-            content.write(temporary.fd)
-            if self._space.durable:
-                os.fsync(temporary.fd)
-            committed = self._commit(temporary, path, content)
-        except BaseException as error:
-            with self._space.change() as index:
-                self._space.remove(index, temporary.name)
-            if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-                raise StoreFullError(
-                    f"the file system at {self.root} has no room for {num_bytes} bytes, though the {self.name} "
-                    f"tier's budget of {self.budget_bytes} has"
-                ) from error
-            raise
-        finally:
-            os.close(temporary.fd)
-        self._space.sync_folder(path.parent)
-        return committed
+        return self._writer.put(content)
+
+    def replace(self, content: PassageKVContent) -> bool:
+        return self._writer.replace(content)
 
     def delete(self, variants: Collection[Variant], deadline: Deadline = NEVER) -> int:
         folders = set()
@@ -169,7 +148,7 @@ class FolderTier(BoundedTier):
     def move_down(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
         moved = set()
         for key in keys:
-            if self.slower is None or not self._copy_down(key):
+            if not self._eviction.copy_down(key):
                 continue
             with self._space.change() as index:
                 file = index.get(key.file_name)
@@ -177,11 +156,11 @@ class FolderTier(BoundedTier):
                     moved.add(key)
         return moved
 
-    def evict(self, num_bytes: int) -> int:
+    def evict(self, num_bytes: int, *, owner: str | None = None) -> int:
         with self._space.change() as index:
-            used = index.totals().used_bytes
-            victims = index.choose(min(num_bytes, used))
-        return self._evict(victims)
+            there = index.totals().used_bytes if owner is None else index.evictable_bytes(owner)
+            victims = index.choose(min(num_bytes, there), owner=owner)
+        return self._eviction.evict(victims)
 
     def entries(self, after: str = "", limit: int | None = None) -> Sequence[Entry]:
         with self._space.change() as index:
@@ -246,58 +225,6 @@ class FolderTier(BoundedTier):
         aside = index.under(f"{QUARANTINE_NAME}/{variant.name}.h", ["quarantined"])
         return [*(key.file_name for key in self._keys_of(variant)), *(file.name for file in aside)]
 
-    def _use(self, index: FolderIndex, keys: Iterable[PassageKVKey]) -> None:
-        names = [key.file_name for key in keys]
-        unknown = index.use(names)
-        for name in unknown:
-            self._space.adopt(index, self.root / name)
-
-    def _victims(self, index: FolderIndex, num_bytes: int) -> list[IndexedFile]:
-        """What must go before `num_bytes` more fit. Raises StoreFullError."""
-        over = index.totals().used_bytes + num_bytes - self.budget_bytes
-        if over > 0 and self._space.remove_abandoned(index):
-            over = index.totals().used_bytes + num_bytes - self.budget_bytes
-        return index.choose(over) if over > 0 else []
-
-    def _evict(self, victims: Sequence[IndexedFile]) -> int:
-        """Move chosen files down, where they do not lie there, or drop them; returns bytes freed here."""
-        for file in victims:
-            key = PassageKVKey.from_file_name(file.name)
-            if self.slower is not None and key is not None and not self.slower.lookup_many([key], NEVER):
-                self._copy_down(key)
-        with self._space.change() as index:
-            return sum(file.num_bytes for file in victims if self._leave(index, file))
-
-    def _leave(self, index: FolderIndex, file: IndexedFile) -> bool:
-        """Remove a chosen file, unless it was pinned meanwhile."""
-        row = index.get(file.name)
-        if row is not None and row.pinned:
-            index.change(file.name, kind="whole")
-            return False
-        return self._space.remove(index, file.name, evicted=file.kind != "quarantined")
-
-    def _commit(self, temporary: Temporary, path: Path, content: PassageKVContent) -> bool:
-        with self._space.change() as index:
-            if _is_file(path):
-                self._space.remove(index, temporary.name)
-                return False
-            self._space.commit(index, temporary, path, content.header)
-            return True
-
-    def _copy_down(self, key: PassageKVKey) -> bool:
-        """Make sure that the slower tier has the file; False where it cannot, or it is not here."""
-        assert self.slower is not None
-        try:
-            file = self._reader.open(self._path(key), key)
-            if file is None:
-                return False
-            with file:
-                self.slower.put(CopiedContent(file), NEVER)
-        except (CorruptPassageKVError, StoreFullError, OSError) as error:
-            log.warning("passage KV %s is not moved down from the %s tier: %s", key.file_name, self.name, error)
-            return False
-        return True
-
     def _is_sound(self, key: PassageKVKey) -> bool:
         """Read a file through; quarantine it where it is not sound. One that is gone meanwhile is."""
         try:
@@ -325,11 +252,3 @@ def _entry(file: IndexedFile) -> Entry:
 def _set_time(path: Path) -> None:
     with suppress(OSError):  # another user's file: its time is not ours to set
         os.utime(path, ns=(time.time_ns(),) * 2)
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a regular file lies at `path` itself. Anything else there is none of ours and is replaced."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False

@@ -123,6 +123,14 @@ class FolderIndex(IndexDatabase):
             (kind, new_name or name, self._tick(), name),
         )
 
+    def resize(self, name: str, num_bytes: int) -> bool:
+        """Give a whole file another size, since it was replaced; False where it has no row."""
+        changed = self._connection.execute(
+            "UPDATE files SET num_bytes = ?, kind = 'whole' WHERE name = ? AND kind IN ('whole', 'leaving')",
+            (num_bytes, name),
+        )
+        return changed.rowcount == 1
+
     def pin(self, name: str, *, pinned: bool) -> None:
         self._connection.execute("UPDATE files SET pinned = ? WHERE name = ?", (pinned, name))
 
@@ -196,6 +204,10 @@ class FolderIndex(IndexDatabase):
             "SELECT owner, sum(num_bytes) FROM totals WHERE owner != '' GROUP BY owner HAVING sum(num_bytes) > 0"
         )
         return dict(rows.fetchall())
+
+    def evictable_bytes(self, owner: str) -> int:
+        """Bytes of an owner's files that are whole and not pinned."""
+        return sum(self._free_bytes(owner))
 
     def clear(self) -> None:
         """Forget every file."""

@@ -1,7 +1,8 @@
 """The store under an operator's hand, by the running service and its command."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def client(service: RunningService) -> Iterator[Client]:
 def files_of(service: RunningService, passage_id: str) -> list[Path]:
     roots = (service.cpu_path, service.home / "kv")
     return [path for root in roots for path in root.rglob(f"{passage_id}/*.kv")]
+
+
+def disk_bytes(client: Client, collection: str) -> int:
+    return sum(file.num_bytes for file in client.kv_lookup(collection).files if file.tier == "disk")
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_lookup(service: RunningService, client: Client, collection: str) -> None:
@@ -90,6 +102,65 @@ def test_what_another_collection_holds_too_is_not_cleared(client: Client, collec
         client.kv_clear(collection)
     client.delete_collection("control-other")
     assert client.kv_lookup(collection).files and client.kv_clear(collection) > 0
+
+
+def test_compress(service: RunningService, client: Client, collection: str) -> None:
+    """In place, in every tier; once: what is rounded already is not rounded again. An answer reads what was written."""
+    before = client.kv_lookup(collection).files
+    client.kv_pin(collection, passage_ids=[before[0].passage_id])
+    document = client.kv_lookup(collection, document_id="a").files
+    done = client.kv_compress(collection, "entropy", document_id="a")
+    assert done.num_files == len(document) and done.saved_bytes > 0.5 * sum(file.num_bytes for file in document)
+    rest = client.kv_compress(collection, "int8")
+    assert rest.num_files == len(before) - len(document)
+    after = client.kv_lookup(collection).files
+    saved = sum(file.num_bytes for file in before) - sum(file.num_bytes for file in after)
+    assert saved == done.saved_bytes + rest.saved_bytes
+    assert sorted((file.tier, file.passage_id, file.pinned) for file in after) == sorted(
+        (file.tier, file.passage_id, file.passage_id == before[0].passage_id) for file in before
+    )
+    assert client.kv_compress(collection).num_files == 0
+    assert client.kv_verify().quarantined == []
+    report = client.query(collection, "What grinds at every ebb?", top_k=3, max_tokens=2).report
+    assert report.outcome == "blended" and report.reused_tokens > 0
+    client.kv_unpin(collection)
+
+
+def test_a_quota_holds_a_collection_and_not_its_neighbour(client: Client, collection: str) -> None:
+    client.create_collection("control-neighbour", passage_tokens=64)
+    client.wait(client.add_document("control-neighbour", "The miller's neighbour keeps bees.", id="a"))
+    neighbour = client.kv_lookup("control-neighbour").files
+    sizes = [file.num_bytes for file in client.kv_lookup(collection).files if file.tier == "disk"]
+    quota = sum(sizes) - 1
+    assert client.update_collection(collection, kv_quota_bytes=quota).kv_quota_bytes == quota
+    eventually(lambda: disk_bytes(client, collection) <= quota)
+    assert disk_bytes(client, collection) > 0.5 * quota
+    assert client.kv_lookup("control-neighbour").files == neighbour
+    text = " ".join(
+        f"Mill number {number} of Sund grinds rye for the {number} bakers of the coast." for number in range(60)
+    )
+    job = client.wait(client.add_document(collection, text, id="c"))
+    assert job.passages_deferred > 0 and job.error is not None and f"quota leaves {quota}" in job.error
+    eventually(lambda: disk_bytes(client, collection) <= quota)
+    assert client.update_collection(collection, kv_quota_bytes=None).kv_quota_bytes is None
+    client.delete_collection("control-neighbour")
+
+
+def test_what_nobody_uses_for_its_time_to_live_goes(client: Client, collection: str) -> None:
+    kept = client.kv_lookup(collection).files[0].passage_id
+    client.kv_pin(collection, passage_ids=[kept])
+    assert client.update_collection(collection, kv_ttl_s=1.0).kv_ttl_s == 1.0
+    eventually(lambda: {file.passage_id for file in client.kv_lookup(collection).files} == {kept})
+    assert client.update_collection(collection, kv_ttl_s=None).kv_ttl_s is None
+    client.kv_unpin(collection)
+
+
+def test_limits_are_checked(client: Client, collection: str) -> None:
+    for limits in ({"kv_quota_bytes": -1}, {"kv_ttl_s": 0.0}, {"kv_ttl_s": float("nan")}):
+        with pytest.raises(InvalidRequestError, match=next(iter(limits))):
+            client.update_collection(collection, **limits)
+    with pytest.raises(NotFoundError, match="nowhere"):
+        client.update_collection("nowhere", kv_ttl_s=5.0)
 
 
 def test_verify_finds_damage(service: RunningService, client: Client, collection: str) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from kvblend.core.errors import StoreFullError
 from kvblend.store import NEVER, BoundedTier, PassageKVKey
+from kvblend.store.codecs import codec_spec
 from kvblend.store.content import TensorContent
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
 from tests.store.tier_contract import TierContract, contains, content, delete, keys, opened, put
@@ -23,6 +24,11 @@ def pin(tier: BoundedTier, *numbers: int) -> int:
 
 def unpin(tier: BoundedTier, *numbers: int) -> int:
     return tier.pin([make_key(number).variant for number in numbers], pinned=False)
+
+
+def smaller_content(number: int) -> TensorContent:
+    """By another codec, and of fewer layers: an extent takes 4 KiB at least."""
+    return TensorContent(make_key(number), make_kv(number)[:1], capture_position=0, codec=codec_spec("int8", 1))
 
 
 class BoundedTierContract(TierContract):
@@ -191,3 +197,33 @@ class BoundedTierContract(TierContract):
         report = tier.verify()
         assert (report.num_files, report.quarantined) == (2, (make_key(2).file_name,))
         assert tier.verify().quarantined == () and held(tier) == keys(1)
+
+    def test_a_replaced_file_keeps_its_use_and_its_pin(self, tier: BoundedTier) -> None:
+        """A half of its size, which frees the other; and the one that is open stays what it was."""
+        put(tier, 1, 2, 3)
+        pin(tier, 1)
+        before = {entry.key: entry for entry in tier.all_entries()}
+        content = smaller_content(1)
+        assert content.num_bytes < FILE_BYTES
+        with opened(tier, 1) as file:
+            old = file.read()
+            uses = {entry.key: entry.num_uses for entry in tier.all_entries()}
+            assert tier.replace(content)
+            assert torch.equal(file.read(), old)
+        after = {entry.key: entry for entry in tier.all_entries()}
+        key = make_key(1)
+        assert after[key].num_bytes == content.num_bytes and after[key].pinned and after[key].num_uses == uses[key]
+        assert {key: entry for key, entry in after.items() if key != make_key(1)} == {
+            key: entry for key, entry in before.items() if key != make_key(1)
+        }
+        with opened(tier, 1) as file:
+            assert file.header.codec == content.header.codec
+
+    def test_nothing_is_replaced_where_nothing_lies(self, tier: BoundedTier) -> None:
+        assert not tier.replace(smaller_content(1))
+        assert held(tier) == set()
+
+    def test_one_owner_gives_up_its_own(self, tier: BoundedTier) -> None:
+        put(tier, 1, 2, 3)
+        assert tier.evict(10 * FILE_BYTES, owner="nobody") == 0
+        assert held(tier) == keys(1, 2, 3)
