@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from kvblend.core.report import BlendReport
 
@@ -49,6 +50,18 @@ class Metrics:
             "kvblend_reused_tokens_by_tier",
             "Reused context tokens by the tier they came from.",
             ["tier"],
+            registry=self._registry,
+        )
+        self._passages = Counter(
+            "kvblend_context_passages",
+            "Passages of blended contexts by the tier their KV came from; none: it was computed anew.",
+            ["tier"],
+            registry=self._registry,
+        )
+        self._steps = Counter(
+            "kvblend_blend_seconds",
+            "Time that blends took by step: load, probe, repair.",
+            ["step"],
             registry=self._registry,
         )
         self._encoded = Counter("kvblend_encoded_passages", "Passages whose KV was computed.", registry=self._registry)
@@ -100,6 +113,10 @@ class Metrics:
             self._tokens.labels(kind).inc(num_tokens)
         for tier, num_tokens in report.tiers.items():
             self._reused.labels(tier).inc(num_tokens)
+        for passage in report.passages:
+            self._passages.labels(passage.tier or "none").inc()
+        for step, milliseconds in report.steps_ms.model_dump().items():
+            self._steps.labels(step).inc(milliseconds / 1000)
 
     def decision(self, verdict: str) -> None:
         """Count one decision of the gate."""
@@ -125,6 +142,10 @@ class Metrics:
         self._guard_mean_kl.set(mean_kl)
         self._guard_above_target.set(above_target)
 
+    def watch(self, collector: Collector) -> None:
+        """Have somebody else's metrics among these."""
+        self._registry.register(collector)
+
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All of it in Prometheus' text format. It may read files: call it in a thread."""
         return generate_latest(self._registry)

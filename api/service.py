@@ -32,6 +32,7 @@ from kvblend.api.prompt import PromptBuilder
 from kvblend.api.replica import Replica, Replicas
 from kvblend.api.retrieval import Retrieval
 from kvblend.api.served_calibration import ServedCalibration
+from kvblend.api.tier_metrics import TierMetrics
 from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.settings import Settings
 from kvblend.retriever import Embedder, Retriever
@@ -105,7 +106,9 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             retriever.catalog, prompts, model=config.model, embedding_model=str(config.embedding_model)
         )
         metrics = Metrics()
-        passage_kv = PassageKV(TieredStore.from_settings(settings), deadline_s=settings.remote_deadline)
+        store = TieredStore.from_settings(settings)
+        metrics.watch(TierMetrics(store))
+        passage_kv = PassageKV(store, deadline_s=settings.remote_deadline)
         stack.push_async_callback(passage_kv.close)
         replicas = Replicas([Replica(url, control) for url, control in config.engines])
         stack.push_async_callback(replicas.close)

@@ -47,6 +47,8 @@ class Tier(ABC):
     name: str
     location: str
     """A path, or an address without credentials."""
+    num_failures: int = 0
+    """Calls that failed or were late, and that their caller took for a miss."""
 
     @abstractmethod
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:

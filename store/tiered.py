@@ -22,8 +22,10 @@ from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.open_passage import OpenPassageKV
 from kvblend.store.placement import tiers_of
 from kvblend.store.remote import remote_tiers
+from kvblend.store.stored_passage import StoredPassageKV
 from kvblend.store.tier import BoundedTier, Tier, VerifyReport
-from kvblend.store.writer import StoreWriter, copy_into
+from kvblend.store.tier_counts import OpCounts, TierCounts, TierOp
+from kvblend.store.writer import StoreWriter
 
 __all__ = ["TieredStore"]
 
@@ -58,7 +60,9 @@ class TieredStore:
         for faster, slower in pairwise(self.bounded):
             faster.slower = slower
         self._codec = codec
-        self._writer = StoreWriter(self.bounded, self.remotes, write)
+        self.counts = TierCounts()
+        self._failures: dict[str, int] = {}
+        self._writer = StoreWriter(self.bounded, self.remotes, write, self.counts)
 
     @classmethod
     def from_settings(cls, settings: Settings, device: torch.device | str | None = None) -> Self:
@@ -89,6 +93,19 @@ class TieredStore:
         )
         return self._writer.put(content)
 
+    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
+        """What was asked of the tiers since the last call, and what came of it; what was late has failed.
+
+        For one caller: a remote tier's failures of lookups count as those of fetches.
+        """
+        counts = dict(self.counts.take())
+        for remote in self.remotes:
+            num_failures = remote.num_failures - self._failures.get(remote.name, 0)
+            if num_failures:
+                counts.setdefault((remote.name, "fetch"), OpCounts()).num_failures += num_failures
+                self._failures[remote.name] = remote.num_failures
+        return counts
+
     def open_many(
         self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER
     ) -> Mapping[PassageKVKey, OpenPassageKV]:
@@ -102,7 +119,7 @@ class TieredStore:
             missing = [key for key in keys if key not in opened]
             if not missing:
                 break
-            files = tier.fetch_many(missing, deadline)
+            files = self._fetched(tier, missing, deadline)
             opened.update(files)
             if tier in self.remotes:
                 for file in files.values():
@@ -119,7 +136,10 @@ class TieredStore:
             missing = [key for key in keys if key not in found]
             if not missing:
                 break
-            for key in tier.lookup_many(missing, deadline):
+            with self.counts.of(tier.name, "lookup", len(missing)) as counted:
+                there = tier.lookup_many(missing, deadline)
+                counted.num_hits = len(there)
+            for key in there:
                 found[key] = self.gpu.name if self.gpu is not None and self.gpu.contains(key) else tier.name
         for key in keys:
             if key not in found and (parts := parts_of(key, self.shared, deadline)):
@@ -166,9 +186,9 @@ class TieredStore:
         there = fastest.lookup_many(keys, deadline)
         for tier in self.shared[1:]:
             missing = [key for key in dict.fromkeys(keys) if key not in there]
-            for key, file in tier.fetch_many(missing, deadline).items():
+            for key, file in self._fetched(tier, missing, deadline).items():
                 with file:
-                    if copy_into(fastest, file) and not self._was_deleted(key, tier, fastest):
+                    if self._writer.copy_into(fastest, file) and not self._was_deleted(key, tier, fastest):
                         there.add(key)
         return there
 
@@ -287,13 +307,23 @@ class TieredStore:
     def _evicting(self) -> list[GPUTier | BoundedTier]:
         return [*([] if self.gpu is None else [self.gpu]), *self.bounded]
 
+    def _fetched(
+        self, tier: Tier, keys: Collection[PassageKVKey], deadline: Deadline
+    ) -> Mapping[PassageKVKey, StoredPassageKV]:
+        with self.counts.of(tier.name, "fetch", len(keys)) as counted:
+            files = tier.fetch_many(keys, deadline)
+            counted.num_hits, counted.num_bytes = len(files), sum(file.num_bytes for file in files.values())
+        return files
+
     def _open_on_device(
         self, keys: Collection[PassageKVKey], deadline: Deadline
     ) -> Mapping[PassageKVKey, OpenPassageKV]:
         """Copies in the GPU tier of what a shared tier has; the others are dropped."""
         if self.gpu is None:
             return {}
-        copies = {key: copy for key in keys if (copy := self.gpu.open(key)) is not None}
+        with self.counts.of(self.gpu.name, "fetch", len(keys)) as counted:
+            copies = {key: copy for key in keys if (copy := self.gpu.open(key)) is not None}
+            counted.num_hits, counted.num_bytes = len(copies), sum(copy.num_bytes for copy in copies.values())
         used: set[PassageKVKey] = set()
         for tier in self.bounded:
             used |= tier.touch_many([key for key in copies if key not in used])

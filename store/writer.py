@@ -9,9 +9,10 @@ from kvblend.store.content import CopiedContent, PassageKVContent
 from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.stored_passage import StoredPassageKV
 from kvblend.store.tier import BoundedTier, Tier
+from kvblend.store.tier_counts import TierCounts
 from kvblend.store.write_behind import WriteBehind
 
-__all__ = ["StoreWriter", "copy_into"]
+__all__ = ["StoreWriter"]
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ class StoreWriter:
     Raises InvalidRequestError where `write` is `remote` and there is no remote tier.
     """
 
-    def __init__(self, bounded: Sequence[BoundedTier], remotes: Sequence[Tier], write: WritePolicy) -> None:
+    def __init__(
+        self, bounded: Sequence[BoundedTier], remotes: Sequence[Tier], write: WritePolicy, counts: TierCounts
+    ) -> None:
         if write == "remote" and not remotes:
             raise InvalidRequestError("KVBLEND_WRITE is 'remote', and there is no remote tier", param="KVBLEND_WRITE")
-        self._bounded, self._remotes, self._write = bounded, remotes, write
+        self._bounded, self._remotes, self._write, self._counts = bounded, remotes, write, counts
         self._behind = WriteBehind("store")
 
     @property
@@ -56,11 +59,25 @@ class StoreWriter:
         key, nearest = file.header.key, self._bounded[0]
 
         def copy() -> None:
-            nearest.put(CopiedContent(file), NEVER)
+            self._put(nearest, CopiedContent(file))
             if not source.lookup_many([key], Deadline.after(STILL_THERE_S)):  # deleted meanwhile, so the copy, too
                 nearest.delete([key.variant], NEVER)
 
         self._behind.submit(f"{key.file_name} is not copied to the {nearest.name} tier", copy)
+
+    def copy_into(self, tier: Tier, file: StoredPassageKV) -> bool:
+        """Copy an open file to another tier; False where it does not fit, cannot be written, or is corrupt."""
+        try:
+            self._put(tier, CopiedContent(file))
+        except StoreFullError:
+            return False
+        except OSError as error:
+            log.warning("the %s tier cannot be written: %s", tier.name, error)
+            return False
+        except CorruptPassageKVError:
+            file.quarantine()
+            return False
+        return True
 
     def later(self, what: str, work: Callable[[], object]) -> None:
         """Do something behind the others, once for `what`, or not at all where too much waits."""
@@ -78,7 +95,7 @@ class StoreWriter:
         reasons = []
         for tier in tiers:
             try:
-                tier.put(content, NEVER)
+                self._put(tier, content)
             except StoreFullError as error:
                 reasons.append(error.message)
             except OSError as error:
@@ -88,27 +105,17 @@ class StoreWriter:
                 return tier.name
         raise StoreFullError("; ".join(reasons))
 
+    def _put(self, tier: Tier, content: PassageKVContent) -> None:
+        with self._counts.of(tier.name, "put") as counted:
+            counted.num_hits = int(tier.put(content, NEVER))
+            counted.num_bytes = counted.num_hits * content.num_bytes
+
     def _put_if_it_fits(self, tier: Tier, content: PassageKVContent) -> None:
         try:
-            tier.put(content, NEVER)
+            self._put(tier, content)
         except (StoreFullError, OSError) as error:  # it lies in a slower one
             log.debug("the %s tier has no copy of %s: %s", tier.name, content.key.file_name, error)
 
     def _copy_later(self, tier: Tier, content: PassageKVContent) -> None:
         name = content.key.file_name
-        self._behind.submit(f"{name} is not copied to the {tier.name} tier", lambda: tier.put(content, NEVER))
-
-
-def copy_into(tier: Tier, file: StoredPassageKV) -> bool:
-    """Copy an open file to another tier; False where it does not fit, cannot be written, or is corrupt."""
-    try:
-        tier.put(CopiedContent(file), NEVER)
-    except StoreFullError:
-        return False
-    except OSError as error:
-        log.warning("the %s tier cannot be written: %s", tier.name, error)
-        return False
-    except CorruptPassageKVError:
-        file.quarantine()
-        return False
-    return True
+        self._behind.submit(f"{name} is not copied to the {tier.name} tier", lambda: self._put(tier, content))

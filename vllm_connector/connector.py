@@ -11,12 +11,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorTransferResults,
     SupportsHMA,
 )
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
 from vllm.logger import init_logger
 
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.settings import connector_settings
 from kvblend.vllm_connector.support import check_engine
+from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
 from kvblend.vllm_connector.worker import WorkerHalf
 
 __all__ = ["KVBlendConnector"]
@@ -76,6 +78,20 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def worker(self) -> WorkerHalf:
         assert self._worker is not None
         return self._worker
+
+    def get_kv_connector_stats(self) -> KVConnectorStats | None:
+        """Of either side; vLLM adds them up."""
+        half = self._worker if self._worker is not None else self.scheduler
+        counts = half.take_counts()
+        return TierStatsOfConnector.of(counts) if counts else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats:
+        return TierStatsOfConnector(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, *args: Any, **kwargs: Any) -> TierPromMetrics:
+        return TierPromMetrics(*args, **kwargs)
 
     # scheduler side
 

@@ -44,8 +44,6 @@ class RemoteTier(Tier):
         self._breaker = CircuitBreaker(
             f"{self.name} tier at {self.location}", max_failures=MAX_FAILURES, pause_s=reopen_s
         )
-        self.num_failures = 0
-        """Calls that failed or were late."""
 
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
         names = {key.file_name: key for key in keys}

@@ -196,9 +196,23 @@ def test_probes_and_metrics(service: RunningService, client: Client, halden: str
         'kvblend_requests_total{method="POST",route="/v1/collections/{collection}/query",status="200"}',
         "kvblend_encoded_passages_total",
         'kvblend_ingest_jobs_total{status="succeeded"}',
+        'kvblend_context_passages_total{tier="cpu"}',
+        'kvblend_blend_seconds_total{step="load"}',
+        'kvblend_tier_used_bytes{tier="cpu"}',
+        'kvblend_tier_files{tier="disk"}',
+        'kvblend_tier_hits_total{op="lookup",tier="cpu"}',
+        'kvblend_tier_keys_total{op="lookup",tier="cpu"}',
+        'kvblend_tier_seconds_total{op="lookup",tier="cpu"}',
     ):
         value = next(line for line in metrics.splitlines() if line.startswith(name)).rsplit(" ", 1)[1]
         assert float(value) > 0, name
+    assert 'kvblend_tier_failures_total{op="lookup",tier="cpu"} 0.0' in metrics
+    engine = httpx.get(f"{service.engine_url}/metrics").text  # vLLM's own, in which the connector's counts are
+    for name in ("hits", "keys", "bytes", "seconds", "calls"):
+        for op, tier in (("fetch", "cpu"), ("put", "disk")):
+            lines = [line for line in engine.splitlines() if line.startswith(f"vllm:kvblend_tier_{name}_total")]
+            line = next(line for line in lines if f'op="{op}"' in line and f'tier="{tier}"' in line)
+            assert float(line.rsplit(" ", 1)[1]) > 0, line
     stats = client.kv_stats().tiers
     assert [tier.name for tier in stats] == ["cpu", "disk"]
     assert stats[0].num_files > 0

@@ -1,7 +1,7 @@
 """The connector in vLLM's scheduler process: which tokens come from passage KV, and under which block hashes."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from kvblend.core.plan import KVBlendParams
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
 from kvblend.store import TieredStore
+from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
@@ -243,6 +244,10 @@ class SchedulerHalf:
         if tracked.report is None:
             return None
         return {"kvblend": tracked.report.model_dump(mode="json")}
+
+    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
+        """What was asked of the store's tiers since the last call."""
+        return self._lookups.take_counts()
 
     def shutdown(self) -> None:
         self.control.close()

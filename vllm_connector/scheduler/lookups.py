@@ -1,10 +1,11 @@
 """What the store has of a plan's spans, found out beside vLLM's scheduler."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kvblend.store import Deadline, PassageKVKey, TieredStore
+from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.span_keys import Choice, PlacedSpan
 
 __all__ = ["Found", "Lookups"]
@@ -40,6 +41,10 @@ class Lookups:
 
     def begin(self, spans: Sequence[PlacedSpan]) -> Future[Found]:
         return self._threads.submit(self._find, spans)
+
+    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
+        """What was asked of the store's tiers since the last call."""
+        return self._store.take_counts()
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)

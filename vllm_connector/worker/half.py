@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +17,7 @@ from kvblend.core.settings import Settings
 from kvblend.host_kernels import host_kernels
 from kvblend.store import Stager, TieredStore
 from kvblend.store.codecs import codec_of, codec_spec
+from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.triton_kernels import Codec
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.device_pages import DevicePages
@@ -70,6 +72,7 @@ class WorkerHalf:
         heads = head_ranges(self._config)[get_tensor_model_parallel_rank()]
         uses_kernels = self.caches.groups is not None
         store = TieredStore.from_settings(self._settings, self.caches.device if uses_kernels else None)
+        self._store = store
         self._closing.callback(store.close)
         self._pages = self._device_pages(store) if uses_kernels else self._host_pages()
         threads = ThreadPoolExecutor(STAGING_THREADS, thread_name_prefix="kvblend-staging")
@@ -146,6 +149,10 @@ class WorkerHalf:
         results = StepResults(self.blends.reports, self.blends.failed, encoded)
         self.blends.reports, self.blends.failed = {}, {}
         return results if results.reports or results.failed or results.encoded else None
+
+    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
+        """What was asked of the store's tiers since the last call."""
+        return self._store.take_counts()
 
     def shutdown(self) -> None:
         self._closing.close()
