@@ -44,7 +44,7 @@ class CircuitBreaker:
         if was_open:
             log.warning("the %s answers again", self._name)
 
-    def failed(self) -> None:
+    def failed(self, error: BaseException) -> None:
         with self._lock:
             self._num_failures += 1
             opens = self._state == "closed" and self._num_failures >= self._max_failures
@@ -52,5 +52,9 @@ class CircuitBreaker:
                 self._state, self._retry_at = "open", time.monotonic() + self._pause_s
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         if opens:
-            times = self._max_failures
-            log.warning("the %s failed %d times in a row: it is not asked until it answers again", self._name, times)
+            log.warning(
+                "the %s failed %d times in a row: it is not asked until it answers again (%s)",
+                self._name,
+                self._max_failures,
+                error,
+            )

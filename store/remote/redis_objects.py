@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
+from kvblend.store.remote.tls_files import TLSFiles
 
 __all__ = ["RedisObjects"]
 
@@ -22,9 +23,7 @@ class RedisObjects(RemoteObjects):
 
     name = "redis"
 
-    def __init__(
-        self, url: str, *, cluster: bool, username: str | None, password: str | None, ca_path: str | None
-    ) -> None:
+    def __init__(self, url: str, *, cluster: bool, username: str | None, password: str | None, tls: TLSFiles) -> None:
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -36,9 +35,8 @@ class RedisObjects(RemoteObjects):
             "socket_connect_timeout": CONNECT_S,
             "socket_timeout": ANSWER_S,
             "retry": Retry(NoBackoff(), 0),  # redis-py's own retries take seconds to say that a server is dead
+            **tls.given,
         }
-        if ca_path is not None:
-            options["ssl_ca_certs"] = ca_path
         self.location = url
         make = redis.RedisCluster.from_url if cluster else redis.Redis.from_url
         with self._errors():

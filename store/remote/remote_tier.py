@@ -119,9 +119,9 @@ class RemoteTier(Tier):
         except RemoteFullError:
             self._breaker.succeeded()  # it answers
             raise
-        except BaseException:
+        except BaseException as error:
             self.num_failures += 1
-            self._breaker.failed()
+            self._breaker.failed(error)
             raise
         self._breaker.succeeded()
         return results

@@ -9,6 +9,7 @@ from kvblend.store.remote.objects import RemoteObjects
 from kvblend.store.remote.redis_objects import RedisObjects
 from kvblend.store.remote.remote_tier import RemoteTier
 from kvblend.store.remote.s3_objects import S3Objects
+from kvblend.store.remote.tls_files import TLSFiles
 
 __all__ = ["remote_objects", "remote_tiers"]
 
@@ -25,7 +26,8 @@ def remote_tiers(settings: Settings) -> list[RemoteTier]:
 def remote_objects(url: str, *, username: str | None = None, password: str | None = None) -> RemoteObjects:
     """A client of the store at `url`; it may not be reached yet.
 
-        redis://host:port/db      rediss:// for TLS; ?cluster=1 for a cluster, ?ca=<path> for its certificate authority
+        redis://host:port/db      ?cluster=1 for a cluster
+        rediss://host:port/db     the same over TLS; ?ssl_ca_certs=<path>, ?ssl_certfile=<path>, ?ssl_keyfile=<path>
         s3://bucket/prefix        ?region=<name>, ?endpoint=<http address> for what is not Amazon's
 
     S3's credentials come from the provider's own environment variables. Raises InvalidRequestError where the URL is
@@ -52,13 +54,13 @@ def remote_objects(url: str, *, username: str | None = None, password: str | Non
 
 def _redis(parts: SplitResult, options: dict[str, str], username: str | None, password: str | None) -> RedisObjects:
     _require("redis", "redis")
-    _check_options(options, {"cluster", "ca"})
+    _check_options(options, {"cluster", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
     return RedisObjects(
         urlunsplit(parts._replace(query="")),
         cluster=options.get("cluster", "0") not in ("0", ""),
         username=username,
         password=password,
-        ca_path=options.get("ca"),
+        tls=TLSFiles.from_options(options, secure=parts.scheme == "rediss"),
     )
 
 

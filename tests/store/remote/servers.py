@@ -20,7 +20,7 @@ from kvblend.cli.engine import free_port
 from kvblend.store.remote import remote_objects
 from kvblend.store.remote.objects import RemoteObjects
 
-__all__ = ["S3Server", "Server", "ValkeyServer"]
+__all__ = ["AWS", "S3Server", "Server", "ValkeyServer", "make_cluster"]
 
 BUCKET = "passages"
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -98,6 +98,9 @@ class ValkeyServer(Server):
         assert isinstance(data, bytes)
         return data
 
+    def num_keys(self) -> int:
+        return int(self._client().dbsize())
+
     def _client(self) -> redis.Redis:
         return redis.Redis(port=self.port)
 
@@ -105,6 +108,21 @@ class ValkeyServer(Server):
     def _key(name: str) -> str:
         folder, own = name.rsplit("/", 1)
         return f"kvblend:{{{folder}}}/{own}"
+
+
+def make_cluster(ports: Sequence[int], *, first_bus_port: int, announced: Sequence[int] | None = None) -> None:
+    """Make three servers one cluster; `announced`: the ports that they name to clients, where those are others."""
+    clients = [redis.Redis(port=port) for port in ports]
+    bounds = [0, 5461, 10923, 16384]
+    for number, client in enumerate(clients):
+        if announced is not None:
+            client.config_set("cluster-announce-port", announced[number])
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+        client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0], first_bus_port)
+    until = time.monotonic() + 30
+    while any(client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for client in clients):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 class S3Server(Server):

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 import torch
 
 from kvblend.cli.engine import free_port
@@ -15,7 +14,7 @@ from kvblend.core.errors import InvalidRequestError, StoreFullError
 from kvblend.core.settings import Settings
 from kvblend.store import NEVER, Deadline, PassageKVKey, Tier, TieredStore
 from kvblend.store.remote import RemoteTier, remote_objects
-from tests.store.remote.servers import AWS, S3Server, Server, ValkeyServer
+from tests.store.remote.servers import AWS, S3Server, Server, ValkeyServer, make_cluster
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
 from tests.store.store_samples import delete as delete_from_store
 from tests.store.store_samples import put as put_in_store
@@ -298,25 +297,13 @@ def test_a_cluster(tmp_path: Path) -> None:
         tier.close()
 
 
-def make_cluster(ports: list[int], *, first_bus_port: int) -> None:
-    clients = [redis.Redis(port=port) for port in ports]
-    bounds = [0, 5461, 10923, 16384]
-    for number, client in enumerate(clients):
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
-        client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0], first_bus_port)
-    until = time.monotonic() + 30
-    while any(client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for client in clients):
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize(
     ("url", "message"),
     [
         ("redis://user:hunter2@127.0.0.1/0", "with credentials in its address"),
         ("ftp://host/x", "'ftp' is no remote tier; there are redis://"),
         ("s3:///prefix", "names no bucket"),
-        ("redis://host?clusters=1", "'clusters' is none of ca, cluster"),
+        ("redis://host?clusters=1", "'clusters' is none of cluster, ssl_ca_certs, ssl_certfile, ssl_keyfile"),
     ],
 )
 def test_urls_that_are_none_are_refused(url: str, message: str) -> None:
