@@ -8,7 +8,7 @@ import torch
 import xxhash
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.store.buffers import byte_view
+from kvblend.store.buffers import byte_view, empty_extents
 from kvblend.store.codecs import CodecSpec, codec_of
 from kvblend.store.format import DTYPES, LayerEntry, PassageKVHeader, aligned
 from kvblend.store.key import PassageKVKey
@@ -48,14 +48,16 @@ class PassageKVContent(ABC):
             write_exactly(fd, byte_view(stored), len(head) + self.header.extent_start(layer))
         write_exactly(fd, head, 0)
 
-    def to_bytes(self) -> bytearray:
-        """The whole file. Raises as `layers`."""
+    def to_bytes(self) -> memoryview:
+        """The whole file, in memory of its own. Raises as `layers`."""
         head = self.header.pack()
-        whole = bytearray(self.num_bytes)
+        whole = byte_view(empty_extents(1, len(head) + self.header.payload_bytes)[0])
         whole[: len(head)] = head
         for layer, stored in enumerate(self.layers()):
             start = len(head) + self.header.extent_start(layer)
-            whole[start : start + len(stored)] = byte_view(stored)
+            end, stop = start + len(stored), start + self.header.extent_bytes(layer)
+            whole[start:end] = byte_view(stored)
+            whole[end:stop] = bytes(stop - end)
         return whole
 
 

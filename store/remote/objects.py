@@ -29,10 +29,10 @@ class RemoteObjects(ABC):
 
     @abstractmethod
     def get(self, name: str) -> Any:
-        """The object's bytes, as anything that has a buffer; None where there is none."""
+        """The object's bytes, as anything that has a buffer and is the caller's; None where there is none."""
 
     @abstractmethod
-    def put(self, name: str, data: bytearray) -> bool:
+    def put(self, name: str, data: memoryview) -> bool:
         """Keep an object; False where there is one, which stays. Raises RemoteFullError where there is no room."""
 
     @abstractmethod

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
+from kvblend.store.remote.redis_bulk import MAX_OBJECT_BYTES, ErrorReplyError, get_bulk
 from kvblend.store.remote.tls_files import TLSFiles
 
 __all__ = ["RedisObjects"]
 
-MAX_OBJECT_BYTES = 512 << 20
-"""Redis takes no larger value."""
+SMALL_BYTES = 6000
+"""What is smaller is joined into one packet, as redis-py does by default."""
 CONNECT_S, ANSWER_S = 0.5, 5.0
 
 
@@ -26,17 +27,25 @@ class RedisObjects(RemoteObjects):
     def __init__(self, url: str, *, cluster: bool, username: str | None, password: str | None, tls: TLSFiles) -> None:
         import redis
         from redis.backoff import NoBackoff
+        from redis.connection import Encoder, PythonRespSerializer
         from redis.retry import Retry
 
-        self._redis = redis
+        self._redis, self._cluster = redis, cluster
+        # redis-py knows what each error stands for, and whom to ask in a cluster that has changed.
+        moved = (redis.exceptions.ConnectionError, ConnectionError) if cluster else ()
+        self._ask_again: tuple[type[Exception], ...] = (ErrorReplyError, *moved)
         options: dict[str, Any] = {
             "username": username,
             "password": password,
             "socket_connect_timeout": CONNECT_S,
             "socket_timeout": ANSWER_S,
             "retry": Retry(NoBackoff(), 0),  # redis-py's own retries take seconds to say that a server is dead
+            "protocol": 2,
             **tls.given,
         }
+        if not cluster:  # which takes none
+            encoder = Encoder(encoding="utf-8", encoding_errors="strict", decode_responses=False)
+            options["command_packer"] = PythonRespSerializer(SMALL_BYTES, encoder.encode)  # hiredis's copies values
         self.location = url
         make = redis.RedisCluster.from_url if cluster else redis.Redis.from_url
         with self._errors():
@@ -49,17 +58,21 @@ class RedisObjects(RemoteObjects):
                 pipeline.exists(_key(name))
             return {name for name, there in zip(names, pipeline.execute(), strict=True) if there}
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str) -> memoryview | None:
+        key = _key(name)
         with self._errors():
-            data: bytes | None = self._client.get(_key(name))
-            return data
+            try:
+                return self._bulk(key)
+            except self._ask_again:
+                data = self._client.get(key)
+                return None if data is None else memoryview(data)
 
-    def put(self, name: str, data: bytearray) -> bool:
+    def put(self, name: str, data: memoryview) -> bool:
         if len(data) > MAX_OBJECT_BYTES:
             raise RemoteFullError(f"{len(data)} bytes are over the {MAX_OBJECT_BYTES} that a value may have")
         with self._errors():
             pipeline = self._client.pipeline(transaction=True)
-            pipeline.set(_key(name), bytes(data), nx=True)
+            pipeline.set(_key(name), data, nx=True)
             pipeline.sadd(_names_key(_folder(name)), name)
             return bool(pipeline.execute()[0])
 
@@ -79,6 +92,21 @@ class RedisObjects(RemoteObjects):
 
     def close(self) -> None:
         self._client.close()
+
+    def _bulk(self, key: str) -> memoryview | None:
+        server = self._client
+        if self._cluster:
+            server = server.get_redis_connection(server.get_node_from_key(key))
+        connection = server.connection_pool.get_connection()
+        try:
+            return get_bulk(connection, key)
+        except ErrorReplyError:
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            server.connection_pool.release(connection)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

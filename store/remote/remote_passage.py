@@ -7,7 +7,7 @@ import torch
 import xxhash
 
 from kvblend.core.errors import CorruptPassageKVError
-from kvblend.store.buffers import byte_view, empty_extents
+from kvblend.store.buffers import byte_view, check_out, empty_extents, split_extents
 from kvblend.store.format import EXTENT_ALIGNMENT, PassageKVHeader
 from kvblend.store.key import PassageKVKey
 from kvblend.store.stored_passage import StoredPassageKV
@@ -32,8 +32,8 @@ class RemotePassage(StoredPassageKV):
         if self.header.key != key:
             raise CorruptPassageKVError(f"holds the KV of {self.header.key.file_name}")
         self.tier, self._num_head, self._put_aside = tier, num_head, put_aside
-        self._memory = empty_extents(1, len(whole))[0]  # extents begin at multiples of 4 KiB, as they do in the file
-        byte_view(self._memory)[:] = whole
+        self._memory = _extents(whole)
+        self._bytes = byte_view(self._memory)
 
     @property
     def num_bytes(self) -> int:
@@ -44,14 +44,41 @@ class RemotePassage(StoredPassageKV):
         """The file: uint8 [num_bytes]."""
         return self._memory
 
+    def read(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        if not self.header.is_raw or out is None:
+            return super().read(out)
+        check_out(out, shape=self.header.shape, dtype=self.header.torch_dtype)
+        for layer in range(self.header.num_layers):
+            self._checked(layer)
+        extents = self._memory[self._num_head :].view(self.header.num_layers, self.header.staged_extent_bytes)
+        return out.copy_(split_extents(extents, self.header))  # at once: a layer's copy costs as much as its call
+
     def read_extent(self, layer: int, extent: memoryview) -> None:
+        extent[:] = self._checked(layer)
+
+    def _stored(self, layer: int) -> torch.Tensor:
+        return torch.frombuffer(self._checked(layer), dtype=torch.uint8)[: self.header.layers[layer].stored_bytes]
+
+    def _checked(self, layer: int) -> memoryview:
+        """A layer's extent where it lies."""
         start = self._num_head + self.header.extent_start(layer)
-        own = byte_view(self._memory[start : start + self.header.extent_bytes(layer)])
+        own = self._bytes[start : start + self.header.extent_bytes(layer)]
         self._check(layer, xxhash.xxh3_64(own))
-        extent[:] = own
+        return own
 
     def quarantine(self) -> bool:
         return self._put_aside(self)
 
     def close(self) -> None:
         """Its memory goes with the last who refers to it: it may be on its way to another tier."""
+
+
+def _extents(whole: memoryview) -> torch.Tensor:
+    """A file's bytes with extents at multiples of 4 KiB, as they lie in it: uint8 [num_bytes]; copied if they must."""
+    if not whole.readonly:
+        own = torch.frombuffer(whole, dtype=torch.uint8)
+        if own.data_ptr() % EXTENT_ALIGNMENT == 0:
+            return own
+    copied = empty_extents(1, len(whole))[0]
+    byte_view(copied)[:] = whole
+    return copied

@@ -54,10 +54,10 @@ class S3Objects(RemoteObjects):
             except FileNotFoundError:
                 return None
 
-    def put(self, name: str, data: bytearray) -> bool:
+    def put(self, name: str, data: memoryview) -> bool:
         with self._errors():
             try:
-                self._obstore.put(self._store, name, bytes(data), mode="create")
+                self._obstore.put(self._store, name, data, mode="create")
             except self._obstore.exceptions.AlreadyExistsError:
                 return False
         return True
