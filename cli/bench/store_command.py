@@ -14,14 +14,19 @@ from kvblend.cli.bench.table import rows_table
 
 __all__ = ["store"]
 
-PARTS = ("io", "lookup", "evict", "codecs")
+PARTS = ("io", "remote", "lookup", "evict", "codecs")
+
+SIZES = (1 << 20, 8 << 20, 32 << 20)
 
 
 def store(
     part: Annotated[
-        list[str] | None, typer.Option(help="io, lookup, evict, codecs; repeatable; all but codecs where not given.")
+        list[str] | None, typer.Option(help="io, remote, lookup, evict, codecs; repeatable; all but codecs if none.")
     ] = None,
     size: Annotated[list[int] | None, typer.Option(min=1 << 16, help="Bytes a passage; 1, 8 and 32 MiB.")] = None,
+    remote: Annotated[
+        list[str] | None, typer.Option(help="A remote tier's URL, repeatable; a Valkey server is started if none.")
+    ] = None,
     passages: Annotated[list[int] | None, typer.Option(min=100, help="In a tier; 1,000, 100,000, 1,000,000.")] = None,
     trace: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A trace in RAGPulse's shape, besides our own.")
@@ -36,20 +41,25 @@ def store(
 ) -> None:
     """The store: tiers beside their floors, lookups at any size, eviction policies on traces, and codecs."""
     require_known("--part", part or (), PARTS)
-    wanted = part or ["io", "lookup", "evict"]
+    wanted = part or ["io", "remote", "lookup", "evict"]
     console = Console(stderr=True)
     result: dict[str, Any] = {}
     with TemporaryDirectory(dir=folder) as disk, TemporaryDirectory(dir="/dev/shm") as memory:
         if "io" in wanted:
             from kvblend.cli.bench.store_io import io_rows
-            from kvblend.store.codecs import codec_spec
 
-            specs = [codec_spec(name, 128) for name in ("raw", "int8", "int4", "entropy")]
-            result["results"] = list(io_rows(Path(memory), Path(disk), size or [1 << 20, 8 << 20, 32 << 20], specs))
+            result["results"] = list(io_rows(Path(memory), Path(disk), size or SIZES))
+        if "remote" in wanted:
+            from kvblend.cli.bench.store_remote import remote_rows
+
+            far = list(remote_rows(remote or (), size or SIZES))
+            result["results"] = result.get("results", []) + far
+            if not far:
+                console.print("No remote tier: there is no --remote, and no Valkey or Redis server to start.")
         if "lookup" in wanted:
             from kvblend.cli.bench.store_lookup import lookup_rows
 
-            result["lookup"] = lookup_rows(Path(disk), passages or [1_000, 100_000, 1_000_000])
+            result["lookup"] = lookup_rows(Path(memory), Path(disk), passages or [1_000, 100_000, 1_000_000])
     if "evict" in wanted:
         from kvblend.cli.bench.store_eviction import eviction_rows
 
@@ -70,4 +80,5 @@ def store(
         sys.stdout.write("\n")
         return
     for name, rows_of in result.items():
-        Console().print(rows_table(rows_of, list(rows_of[0]), title=name))
+        if rows_of:
+            Console().print(rows_table(rows_of, list(rows_of[0]), title=name))

@@ -13,42 +13,50 @@ import torch
 
 from kvblend.cli.bench.memcpy import memcpy_ms
 from kvblend.core.identity import EMPTY_CONTEXT, token_hash
-from kvblend.store import NEVER, CPUTier, DiskTier, PassageKVKey
+from kvblend.store import NEVER, CPUTier, DiskTier, PassageKVKey, Tier
 from kvblend.store.buffers import byte_view, empty_extents
-from kvblend.store.codecs import CodecSpec
+from kvblend.store.codecs import CodecSpec, codec_spec
 from kvblend.store.content import TensorContent
-from kvblend.store.folder.folder_tier import FolderTier
 
-__all__ = ["io_rows"]
+__all__ = ["CODECS", "io_rows", "sample_kv", "tier_rows"]
 
 NUM_LAYERS, NUM_HEADS, HEAD_DIM = 32, 8, 128
 """Of an 8B model: 128 KiB a token in bf16."""
+CODECS = tuple(codec_spec(name, HEAD_DIM) for name in ("raw", "int8", "int4", "entropy"))
 NUM_FILES = 12
 DISK_THREADS = 4
 
 
-def io_rows(cpu_folder: Path, disk_folder: Path, sizes: Sequence[int], codecs: Sequence[CodecSpec]) -> Iterator[Any]:
+def io_rows(
+    cpu_folder: Path, disk_folder: Path, sizes: Sequence[int], codecs: Sequence[CodecSpec] = CODECS
+) -> Iterator[dict[str, Any]]:
     """Rows {tier, codec, op, num_bytes, gb_per_s_p50, floor_gb_per_s}; `num_bytes` are of the numbers in bf16.
 
     `get` is opening, reading, checking and decoding into memory that was touched before. The floors: of the CPU tier,
     a copy of as many bytes; of the disk tier, O_DIRECT reads by as many threads, and an O_DIRECT write with fsync.
     """
     for num_bytes in sizes:
-        tokens = max(1, num_bytes // (NUM_LAYERS * 2 * NUM_HEADS * HEAD_DIM * 2))
-        kv = torch.randn(NUM_LAYERS, 2, tokens, NUM_HEADS, HEAD_DIM).bfloat16()
+        kv = sample_kv(num_bytes)
         budget = 4 * NUM_FILES * kv.nbytes
         memcpy = kv.nbytes / memcpy_ms(kv.nbytes, torch.device("cpu")) / 1e6
         for codec in codecs:
             cpu = CPUTier(cpu_folder / f"cpu-{codec.name}-{num_bytes}", budget_bytes=budget)
             disk = DiskTier(disk_folder / f"disk-{codec.name}-{num_bytes}", budget_bytes=budget)
             floors = {"put": _write_floor(disk_folder, kv.nbytes), "get": _read_floor(disk_folder, kv.nbytes)}
-            yield from _rows(cpu, kv, codec, {"put": memcpy, "get": memcpy})
-            yield from _rows(disk, kv, codec, floors)
+            yield from tier_rows(cpu, kv, codec, {"put": memcpy, "get": memcpy})
+            yield from tier_rows(disk, kv, codec, floors)
             cpu.close()
             disk.close()
 
 
-def _rows(tier: FolderTier, kv: torch.Tensor, codec: CodecSpec, floors: dict[str, float]) -> Iterator[dict[str, Any]]:
+def sample_kv(num_bytes: int) -> torch.Tensor:  # [num_layers, 2, num_tokens, num_kv_heads, head_dim], bf16
+    """A passage's KV of about so many bytes: of whole tokens."""
+    tokens = max(1, num_bytes // (NUM_LAYERS * 2 * NUM_HEADS * HEAD_DIM * 2))
+    return torch.randn(NUM_LAYERS, 2, tokens, NUM_HEADS, HEAD_DIM).bfloat16()
+
+
+def tier_rows(tier: Tier, kv: torch.Tensor, codec: CodecSpec, floors: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """The rows of one tier, which keeps nothing of it."""
     keys = [PassageKVKey("bench", EMPTY_CONTEXT, token_hash([number]), 0, NUM_HEADS) for number in range(NUM_FILES)]
     contents = [TensorContent(key, kv, capture_position=0, codec=codec) for key in keys]
     out = torch.zeros_like(kv)

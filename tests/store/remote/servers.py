@@ -60,9 +60,16 @@ class Server:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    def num_keys(self) -> int:
+        raise NotImplementedError
+
     def objects(self) -> RemoteObjects:
         """A client."""
-        raise NotImplementedError
+        return remote_objects(self.url)
 
     def overwrite(self, name: str, data: bytes) -> None:
         """Behind the tier's back."""
@@ -87,8 +94,9 @@ class ValkeyServer(Server):
         binary = str(get_binary_path())
         super().__init__([binary, "--port", str(port), "--save", "", "--dir", str(folder), *options], port)
 
-    def objects(self) -> RemoteObjects:
-        return remote_objects(f"redis://127.0.0.1:{self.port}/0")
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def overwrite(self, name: str, data: bytes) -> None:
         self._client().set(self._key(name), data)
@@ -141,8 +149,12 @@ class S3Server(Server):
         )
         client.create_bucket(Bucket=BUCKET)
 
-    def objects(self) -> RemoteObjects:
-        return remote_objects(f"s3://{BUCKET}/kv?endpoint=http://127.0.0.1:{self.port}&region=us-east-1")
+    @property
+    def url(self) -> str:
+        return f"s3://{BUCKET}/kv?endpoint=http://127.0.0.1:{self.port}&region=us-east-1"
+
+    def num_keys(self) -> int:
+        return sum(len(page) for page in obstore.list(self._store()))
 
     def overwrite(self, name: str, data: bytes) -> None:
         obstore.put(self._store(), name, data)

@@ -184,9 +184,6 @@ def test_an_object_that_is_none_is_deleted(server: Server, tier: RemoteTier, dam
 
 def test_a_store_shares_by_a_remote_tier_and_keeps_copies_near(server: Server, tmp_path: Path) -> None:
     """One host writes, another reads byte for byte; a delete reaches the remote, and needs it."""
-    url = server.objects().location if isinstance(server, ValkeyServer) else None
-    if url is None:
-        url = f"s3://passages/kv?endpoint=http://127.0.0.1:{server.port}&region=us-east-1"
     stores = []
     for host in ("a", "b"):
         settings = Settings(
@@ -194,7 +191,7 @@ def test_a_store_shares_by_a_remote_tier_and_keeps_copies_near(server: Server, t
             cpu_bytes=1 << 20,
             disk_path=tmp_path / host / "disk",
             disk_bytes=1 << 20,
-            remote=url,
+            remote=server.url,
             write="remote",
         )
         stores.append(TieredStore.from_settings(settings))
