@@ -39,6 +39,11 @@ class RemoteObjects(ABC):
     def delete(self, names: Collection[str]) -> int:
         """Delete objects; returns how many there were."""
 
+    def delete_beginning(self, folder: str, beginnings: Collection[str]) -> int:
+        """Delete those of one passage's objects whose names begin with one of these; returns how many there were."""
+        own = [name for name in self.names_in(folder) if name.startswith(tuple(beginnings))]
+        return self.delete(own) if own else 0
+
     @abstractmethod
     def names_in(self, folder: str) -> set[str]:
         """The names of all objects of one passage's folder."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 from kvblend.core.errors import CorruptPassageKVError, StoreFullError
@@ -83,14 +84,13 @@ class RemoteTier(Tier):
         return bool(stored)
 
     def delete(self, variants: Collection[Variant], deadline: Deadline) -> int:
-        wanted = set(variants)
+        by_folder: dict[str, set[str]] = {}
+        for variant in variants:
+            by_folder.setdefault(variant.folder, set()).add(f"{variant.name}.")
         num_deleted = 0
-        for folder in {variant.folder for variant in wanted}:
-            (names,) = self._call([lambda folder=folder: self._objects.names_in(folder)], deadline)  # type: ignore[misc]
-            own = [name for name in names if (key := PassageKVKey.from_file_name(name)) and key.variant in wanted]
-            if own:
-                (count,) = self._call([lambda own=own: self._objects.delete(own)], deadline)  # type: ignore[misc]
-                num_deleted += count
+        for folder, own in by_folder.items():
+            (count,) = self._call([partial(self._objects.delete_beginning, folder, own)], deadline)
+            num_deleted += count
         return num_deleted
 
     def variants(self, model_fingerprint: str, passage_id: str, deadline: Deadline) -> set[PassageKVKey]:

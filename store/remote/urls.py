@@ -5,6 +5,8 @@ from urllib.parse import SplitResult, parse_qs, urlsplit, urlunsplit
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
+from kvblend.store.remote.mooncake_client import MooncakeClient
+from kvblend.store.remote.mooncake_objects import MooncakeObjects
 from kvblend.store.remote.objects import RemoteObjects
 from kvblend.store.remote.redis_objects import RedisObjects
 from kvblend.store.remote.remote_tier import RemoteTier
@@ -13,7 +15,8 @@ from kvblend.store.remote.tls_files import TLSFiles
 
 __all__ = ["remote_objects", "remote_tiers"]
 
-KNOWN = "redis://, rediss://, s3://"
+KNOWN = "redis://, rediss://, s3://, mooncake://"
+MIB = 1 << 20
 
 
 def remote_tiers(settings: Settings) -> list[RemoteTier]:
@@ -28,6 +31,8 @@ def remote_objects(url: str, *, username: str | None = None, password: str | Non
 
         redis://host:port/db      ?cluster=1 for a cluster
         rediss://host:port/db     the same over TLS; ?ssl_ca_certs=<path>, ?ssl_certfile=<path>, ?ssl_keyfile=<path>
+        mooncake://host:port      a Mooncake store's master; ?replicas=<number>, ?buffer=<bytes>, ?segment=<bytes>,
+                                  ?host=<own address>
         s3://bucket/prefix        ?region=<name>, ?endpoint=<http address> for what is not Amazon's
 
     S3's credentials come from the provider's own environment variables. Raises InvalidRequestError where the URL is
@@ -46,6 +51,8 @@ def remote_objects(url: str, *, username: str | None = None, password: str | Non
             return _redis(parts, options, username, password)
         case "s3":
             return _s3(parts, options)
+        case "mooncake":
+            return _mooncake(parts, options)
         case scheme:
             raise InvalidRequestError(
                 f"KVBLEND_REMOTE's {scheme!r} is no remote tier; there are {KNOWN}", param="KVBLEND_REMOTE"
@@ -72,6 +79,37 @@ def _s3(parts: SplitResult, options: dict[str, str]) -> S3Objects:
     return S3Objects(
         parts.netloc, parts.path.strip("/"), endpoint=options.get("endpoint"), region=options.get("region")
     )
+
+
+def _mooncake(parts: SplitResult, options: dict[str, str]) -> MooncakeObjects:
+    _require("mooncake", "mooncake")
+    _check_options(options, {"buffer", "host", "replicas", "segment"})
+    if not parts.hostname or not _port(parts):
+        raise InvalidRequestError("KVBLEND_REMOTE's mooncake:// names no host:port of a master", param="KVBLEND_REMOTE")
+    client = MooncakeClient(
+        parts.netloc,
+        host=options.get("host"),
+        segment_bytes=_number(options, "segment", 0, least=0),
+        buffer_bytes=_number(options, "buffer", 512 * MIB, least=MIB),
+        num_replicas=_number(options, "replicas", 1, least=1),
+    )
+    return MooncakeObjects(client)
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        return None
+
+
+def _number(options: dict[str, str], name: str, default: int, *, least: int) -> int:
+    text = options.get(name, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise InvalidRequestError(
+            f"KVBLEND_REMOTE's {name}={text!r} is no whole number from {least} on", param="KVBLEND_REMOTE"
+        )
+    return int(text)
 
 
 def _require(package: str, extra: str) -> None:

@@ -12,16 +12,16 @@ import torch
 from kvblend.cli.engine import free_port
 from kvblend.core.errors import InvalidRequestError, StoreFullError
 from kvblend.core.settings import Settings
-from kvblend.store import NEVER, Deadline, PassageKVKey, Tier, TieredStore
+from kvblend.store import NEVER, Deadline, PassageKVKey, TieredStore
 from kvblend.store.remote import RemoteTier, remote_objects
+from tests.store.remote.remote_contract import DEADLINE_S, RemoteContract, fetch_in_time, until_it_answers
 from tests.store.remote.servers import AWS, S3Server, Server, ValkeyServer, make_cluster
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
 from tests.store.store_samples import delete as delete_from_store
 from tests.store.store_samples import put as put_in_store
 from tests.store.store_samples import read, where
-from tests.store.tier_contract import TierContract, contains, content, delete, is_miss, opened, put
+from tests.store.tier_contract import contains, content, delete, is_miss, opened, put
 
-DEADLINE_S, SLACK_S = 0.2, 0.15
 REOPEN_S = 0.3
 
 
@@ -29,19 +29,6 @@ REOPEN_S = 0.3
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in AWS.items():
         monkeypatch.setenv(name, value)
-
-
-class RemoteContract(TierContract):
-    counts = False
-    server: Server
-
-    def make_tier(self, folder: Path, *, budget_bytes: int) -> Tier:
-        return RemoteTier(self.server.objects())
-
-    def damage(self, tier: Tier, key: PassageKVKey, *, offset: int) -> None:
-        data = bytearray(self.server.read(key.file_name))
-        data[offset] ^= 1
-        self.server.overwrite(key.file_name, bytes(data))
 
 
 class TestValkey(RemoteContract):
@@ -79,25 +66,6 @@ def tier(server: Server) -> Iterator[RemoteTier]:
     tier = RemoteTier(server.objects(), reopen_s=REOPEN_S)
     yield tier
     tier.close()
-
-
-def fetch_in_time(tier: RemoteTier, *numbers: int) -> set[PassageKVKey]:
-    """What a request gets within its deadline; whatever that is, it is right, and costs no more."""
-    began = time.monotonic()
-    files = tier.fetch_many([make_key(number) for number in numbers], Deadline.after(DEADLINE_S))
-    assert time.monotonic() - began < DEADLINE_S + SLACK_S
-    for number in numbers:
-        if make_key(number) in files:
-            assert torch.equal(files[make_key(number)].read(), make_kv(number))
-    return set(files)
-
-
-def until_it_answers(tier: RemoteTier, number: int) -> None:
-    """It recovers by itself."""
-    until = time.monotonic() + 20
-    while not tier.fetch_many([make_key(number)], Deadline.after(2.0)):
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("fault", ["dead", "stalled"])
