@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 from kvblend.core.errors import InvalidRequestError
 
-__all__ = ["MooncakeClient"]
+__all__ = ["NO_KEY", "NO_ROOM", "MooncakeClient"]
+
+NO_ROOM, NO_KEY = -200, -704
+"""Codes of Mooncake's: no member has room, or there is none; there is no such key."""
 
 CONNECT_S = 0.5
 CLOSE_S = 1.0

@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from kvblend.store.remote.mooncake_client import MooncakeClient
+from kvblend.store.remote.mooncake_client import NO_KEY, MooncakeClient
 
 __all__ = ["MooncakeNames"]
 
@@ -14,9 +14,9 @@ MAX_SLOTS = 4096
 class MooncakeNames:
     """Names in numbered slots, each an object under `kvblend-names/<folder>/<number>` that is not evicted.
 
-    A slot keeps what was put in it first, so of two writers one has it and the other goes on to the next. A name may be
-    listed whose object is gone. One whose slot is lost, with the member that held it, is found by its key as before,
-    but no longer listed.
+    A slot keeps what was put in it first, so of two writers one has it and the other goes on to the next. Names stay
+    listed when their objects go, as long as there is another object of the passage. One whose slot is lost, with the
+    member that held it, is found by its key as before, but no longer listed.
     """
 
     def __init__(self, client: MooncakeClient) -> None:
@@ -33,17 +33,16 @@ class MooncakeNames:
         if name in slots.values():
             return
         for number in range(MAX_SLOTS):
-            if number not in slots and self._take(f"{_slot(folder, number)}", name):
+            if number not in slots and self._take(_slot(folder, number), name):
                 return
         raise OSError(f"{MAX_SLOTS} names of {folder} are listed, and no more can be")
 
-    def discard(self, name: str) -> None:
-        """List a name no longer, if it is."""
-        folder = name.rsplit("/", 1)[0]
-        for number, listed in self._slots(folder).items():
-            if listed == name:
-                with self._client.call() as store:
-                    store.remove(_slot(folder, number), force=True)
+    def drop(self, folder: str) -> None:
+        """List nothing of a folder any more; from the end, so that what an interruption leaves is still found."""
+        for number in sorted(self._slots(folder), reverse=True):
+            with self._client.call() as store:
+                code = store.remove(_slot(folder, number), force=True)
+            self._client.check(code, "remove", allowed=(NO_KEY,))
 
     def _take(self, slot: str, name: str) -> bool:
         with self._client.call() as store:

@@ -3,14 +3,11 @@
 from collections.abc import Collection, Sequence
 
 from kvblend.store.buffers import byte_view, empty_extents
-from kvblend.store.remote.mooncake_client import MooncakeClient
+from kvblend.store.remote.mooncake_client import NO_KEY, NO_ROOM, MooncakeClient
 from kvblend.store.remote.mooncake_names import MooncakeNames
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
 
 __all__ = ["MooncakeObjects"]
-
-NO_ROOM, NO_KEY = -200, -704
-"""Codes of Mooncake's: no member has room, or there is none; there is no such key."""
 
 
 class MooncakeObjects(RemoteObjects):
@@ -54,9 +51,10 @@ class MooncakeObjects(RemoteObjects):
     def delete(self, names: Collection[str]) -> int:
         with self._client.call() as store:
             codes = [store.remove(_key(name), force=True) for name in names]
-        for name, code in zip(names, codes, strict=True):
+        for code in codes:
             self._client.check(code, "remove", allowed=(NO_KEY,))
-            self._names.discard(name)
+        for folder in {name.rsplit("/", 1)[0] for name in names}:
+            self._tidy(folder)
         return codes.count(0)
 
     def delete_beginning(self, folder: str, beginnings: Collection[str]) -> int:
@@ -68,9 +66,7 @@ class MooncakeObjects(RemoteObjects):
         with self._client.call() as store:
             count: int = store.remove_by_regex(pattern, force=True)
         self._client.check(min(count, 0), "remove_by_regex")
-        for name in self._names.of(folder):
-            if name.startswith(tuple(beginnings)):
-                self._names.discard(name)
+        self._tidy(folder)
         return count
 
     def names_in(self, folder: str) -> set[str]:
@@ -78,6 +74,10 @@ class MooncakeObjects(RemoteObjects):
 
     def close(self) -> None:
         self._client.close()
+
+    def _tidy(self, folder: str) -> None:
+        if not self.names_in(folder):
+            self._names.drop(folder)
 
     def _there(self, names: Sequence[str]) -> set[str]:
         return set(self._client.exist({_key(name): name for name in names}))

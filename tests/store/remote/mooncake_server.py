@@ -58,17 +58,31 @@ class MooncakeServer(Server):
         out = subprocess.DEVNULL
         self.members.append(subprocess.Popen(command, stdout=out, stderr=out))
         until = time.monotonic() + 30
-        while self.peer().put("ready", b"ready") != 0:
+        while not self._has_room():
             assert time.monotonic() < until and self.members[-1].poll() is None, "the member did not start"
             time.sleep(0.05)
+
+    def _has_room(self) -> bool:
+        """In each member."""
+        from mooncake.store import ReplicateConfig
+
+        everywhere = ReplicateConfig()
+        everywhere.replica_num = len(self.members)
+        code = self.peer().put("ready", b"ready", everywhere)
+        num_replicas = len(self.peer().get_replica_desc("ready"))
         self.peer().remove("ready", force=True)
+        return code == 0 and num_replicas == len(self.members)
+
+    def lose_member(self) -> None:
+        """The first of them dies."""
+        member = self.members.pop(0)
+        member.kill()
+        member.wait()
 
     def kill(self) -> None:
         super().kill()
-        for member in self.members:
-            member.kill()
-            member.wait()
-        self.members.clear()
+        while self.members:
+            self.lose_member()
 
     def stall(self) -> None:
         super().stall()
