@@ -10,6 +10,7 @@ from kvblend.cli.bench.store_lookup import lookup_rows
 from kvblend.cli.bench.store_remote import remote_rows
 from kvblend.core.errors import InvalidRequestError
 from kvblend.store.codecs import CodecSpec, codec_spec
+from tests.store.remote.mooncake_server import MooncakeServer, needs_mooncake
 from tests.store.remote.servers import AWS, S3Server, Server, ValkeyServer
 
 SIZE = 1 << 20
@@ -24,7 +25,7 @@ def test_near_tiers(tmp_path: Path) -> None:
     assert all(set(row) == COLUMNS and row["gb_per_s_p50"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("kind", ["a server of its own", "redis", "s3"])
+@pytest.mark.parametrize("kind", ["a server of its own", "redis", "s3", pytest.param("mooncake", marks=needs_mooncake)])
 def test_remote_tiers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside TCP; nothing is left there."""
     if kind == "a server of its own":
@@ -32,7 +33,8 @@ def test_remote_tiers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return
     for name, value in AWS.items():
         monkeypatch.setenv(name, value)
-    server: Server = ValkeyServer(tmp_path) if kind == "redis" else S3Server()
+    kinds = {"redis": lambda: ValkeyServer(tmp_path), "s3": S3Server, "mooncake": MooncakeServer}
+    server: Server = kinds[kind]()
     with server:
         check_rows(list(remote_rows([server.url], [SIZE], CODECS)), kind)
         assert server.num_keys() == 0

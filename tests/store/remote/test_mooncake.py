@@ -10,19 +10,14 @@ import pytest
 import torch
 
 from kvblend.core.errors import InvalidRequestError, StoreFullError
-from kvblend.core.settings import Settings
-from kvblend.store import NEVER, Deadline, TieredStore
+from kvblend.store import NEVER, Deadline
 from kvblend.store.content import TensorContent
 from kvblend.store.remote import RemoteTier, remote_objects
-from tests.store.remote.mooncake_server import MooncakeServer, needs_mooncake
+from tests.store.remote.mooncake_server import FAULT, MooncakeServer, needs_mooncake
 from tests.store.remote.remote_contract import DEADLINE_S, RemoteContract, fetch_in_time, until_it_answers
-from tests.store.samples import FILE_BYTES, make_key, make_kv
-from tests.store.store_samples import delete as delete_from_store
-from tests.store.store_samples import put as put_in_store
-from tests.store.store_samples import read, where
+from tests.store.samples import make_key, make_kv
 from tests.store.tier_contract import contains, content, delete, is_miss, keys, opened, put
 
-pytestmark = needs_mooncake
 REOPEN_S = 0.3
 
 
@@ -46,6 +41,12 @@ def server() -> Iterator[MooncakeServer]:
         yield server
 
 
+@pytest.mark.skipif(FAULT is None, reason="Mooncake can be loaded here")
+def test_a_library_that_is_missing_is_named() -> None:
+    with pytest.raises(InvalidRequestError, match=r"cannot be loaded: .*\.so.*libibverbs1|install kvblend\[mooncake\]"):
+        remote_objects("mooncake://127.0.0.1:1")
+
+
 @pytest.fixture
 def tier(server: MooncakeServer) -> Iterator[RemoteTier]:
     tier = RemoteTier(server.objects(), reopen_s=REOPEN_S)
@@ -53,6 +54,7 @@ def tier(server: MooncakeServer) -> Iterator[RemoteTier]:
     tier.close()
 
 
+@needs_mooncake
 def test_a_member_that_is_gone_is_a_miss_and_never_corruption(
     server: MooncakeServer, tier: RemoteTier, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -71,6 +73,7 @@ def test_a_member_that_is_gone_is_a_miss_and_never_corruption(
     assert not [record for record in caplog.records if "corrupt" in record.message or "deleted" in record.message]
 
 
+@needs_mooncake
 def test_a_stalled_member_costs_a_deadline_and_opens_the_breaker(
     server: MooncakeServer, tier: RemoteTier, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,6 +97,7 @@ def test_a_stalled_member_costs_a_deadline_and_opens_the_breaker(
     assert put(tier, 3) and torch.equal(opened(tier, 3).read(), make_kv(3))
 
 
+@needs_mooncake
 def test_a_dead_master_and_one_that_comes_back(server: MooncakeServer, tier: RemoteTier) -> None:
     put(tier, 1)
     server.kill()
@@ -114,6 +118,7 @@ def test_a_dead_master_and_one_that_comes_back(server: MooncakeServer, tier: Rem
     until_it_answers(tier, 2)
 
 
+@needs_mooncake
 def test_a_master_that_was_never_there_costs_no_more_than_a_try(tmp_path: Path) -> None:
     tier = RemoteTier(remote_objects("mooncake://127.0.0.1:1"))
     began = time.monotonic()
@@ -124,6 +129,7 @@ def test_a_master_that_was_never_there_costs_no_more_than_a_try(tmp_path: Path) 
     tier.close()
 
 
+@needs_mooncake
 def test_two_replicas_survive_a_member() -> None:
     """Until the master knows that it is gone a passage may be a miss: Mooncake asks one replica alone."""
     with MooncakeServer(num_members=2, num_replicas=2) as server:
@@ -137,6 +143,7 @@ def test_two_replicas_survive_a_member() -> None:
         tier.close()
 
 
+@needs_mooncake
 def test_a_full_store_evicts_and_what_is_gone_is_listed_no_more(server: MooncakeServer, tier: RemoteTier) -> None:
     objects = server.objects()
     piece = memoryview(bytearray(8 << 20))
@@ -154,6 +161,7 @@ def test_a_full_store_evicts_and_what_is_gone_is_listed_no_more(server: Mooncake
     objects.close()
 
 
+@needs_mooncake
 def test_an_object_over_the_buffer_is_a_full_store(server: MooncakeServer) -> None:
     tier = RemoteTier(remote_objects(f"mooncake://127.0.0.1:{server.port}?buffer={1 << 20}"))
     with pytest.raises(StoreFullError, match="the mooncake tier has no room"):
@@ -162,6 +170,7 @@ def test_an_object_over_the_buffer_is_a_full_store(server: MooncakeServer) -> No
     tier.close()
 
 
+@needs_mooncake
 def test_a_delete_reaches_what_no_name_lists(server: MooncakeServer, tier: RemoteTier) -> None:
     """As after a member's death that took the list alone."""
     put(tier, 1, 2)
@@ -171,6 +180,7 @@ def test_a_delete_reaches_what_no_name_lists(server: MooncakeServer, tier: Remot
     assert delete(tier, 1) == 1 and not contains(tier, 1) and contains(tier, 2)
 
 
+@needs_mooncake
 def test_many_names_of_a_passage_by_many_writers(server: MooncakeServer) -> None:
     """More than are asked for at once; none takes another's place."""
     own = [make_key(1, context=f"{number:064x}") for number in range(40)]
@@ -191,32 +201,7 @@ def test_many_names_of_a_passage_by_many_writers(server: MooncakeServer) -> None
         client.close()
 
 
-def test_a_store_shares_by_mooncake(server: MooncakeServer, tmp_path: Path) -> None:
-    """One host writes, another reads byte for byte; a delete reaches every tier."""
-    stores = [
-        TieredStore.from_settings(
-            Settings(
-                cpu_path=tmp_path / host / "cpu",
-                cpu_bytes=1 << 20,
-                disk_path=tmp_path / host / "disk",
-                disk_bytes=1 << 20,
-                remote=server.url,
-                remote_deadline=2.0,
-                write="remote",
-            )
-        )
-        for host in ("a", "b")
-    ]
-    one, other = stores
-    assert put_in_store(one, 1, 2) == ["mooncake"] * 2
-    with read(other, 1) as file:
-        assert torch.equal(file.read(), make_kv(1)) and file.num_bytes == FILE_BYTES
-    assert where(other, 2) == ["mooncake"]
-    assert delete_from_store(other, 1) >= 1 and is_miss(one.remotes[0], 1)
-    for store in stores:
-        store.close()
-
-
+@needs_mooncake
 @pytest.mark.parametrize(
     ("url", "message"),
     [

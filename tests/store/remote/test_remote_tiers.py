@@ -14,6 +14,7 @@ from kvblend.core.errors import InvalidRequestError, StoreFullError
 from kvblend.core.settings import Settings
 from kvblend.store import NEVER, Deadline, PassageKVKey, TieredStore
 from kvblend.store.remote import RemoteTier, remote_objects
+from tests.store.remote.mooncake_server import MooncakeServer, needs_mooncake
 from tests.store.remote.remote_contract import DEADLINE_S, RemoteContract, fetch_in_time, until_it_answers
 from tests.store.remote.servers import AWS, S3Server, Server, ValkeyServer, make_cluster
 from tests.store.samples import EXTENT_BYTES, FILE_BYTES, make_key, make_kv
@@ -58,6 +59,13 @@ class TestS3(RemoteContract):
 @pytest.fixture(params=["valkey", "s3"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     with ValkeyServer(tmp_path) if request.param == "valkey" else S3Server() as server:
+        yield server
+
+
+@pytest.fixture(params=["valkey", "s3", pytest.param("mooncake", marks=needs_mooncake)])
+def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    kinds = {"valkey": lambda: ValkeyServer(tmp_path), "s3": S3Server, "mooncake": MooncakeServer}
+    with kinds[request.param]() as server:
         yield server
 
 
@@ -137,7 +145,9 @@ def test_a_full_server_is_a_full_store_and_goes_on_answering(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "another passage's"])
-def test_an_object_that_is_none_is_deleted(server: Server, tier: RemoteTier, damage: str) -> None:
+def test_an_object_that_is_none_is_deleted(any_server: Server, damage: str) -> None:
+    server = any_server
+    tier = RemoteTier(server.objects())
     put(tier, 1, 2)
     data = {
         "truncated": server.read(make_key(1).file_name)[: FILE_BYTES - EXTENT_BYTES],
@@ -148,10 +158,12 @@ def test_an_object_that_is_none_is_deleted(server: Server, tier: RemoteTier, dam
     server.overwrite(make_key(1).file_name, data[damage])
     assert is_miss(tier, 1) and not contains(tier, 1)
     assert put(tier, 1) and torch.equal(opened(tier, 1).read(), make_kv(1))
+    tier.close()
 
 
-def test_a_store_shares_by_a_remote_tier_and_keeps_copies_near(server: Server, tmp_path: Path) -> None:
+def test_a_store_shares_by_a_remote_tier_and_keeps_copies_near(any_server: Server, tmp_path: Path) -> None:
     """One host writes, another reads byte for byte; a delete reaches the remote, and needs it."""
+    server = any_server
     stores = []
     for host in ("a", "b"):
         settings = Settings(
@@ -266,7 +278,7 @@ def test_a_cluster(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("redis://user:hunter2@127.0.0.1/0", "with credentials in its address"),
-        ("ftp://host/x", "'ftp' is no remote tier; there are redis://"),
+        ("ftp://host/x", "'ftp' is no remote tier; there are redis://, rediss://, s3://, mooncake://"),
         ("s3:///prefix", "names no bucket"),
         ("redis://host?clusters=1", "'clusters' is none of cluster, ssl_ca_certs, ssl_certfile, ssl_keyfile"),
     ],
