@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """What tiers give up first (docs/store.md)."""
 
     remote: str | None = None
-    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`."""
+    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`, `mooncake://`."""
 
     remote_username: str | None = None
     """Of a Redis or Valkey server. S3 takes the provider's own variables."""
