@@ -65,10 +65,15 @@ def tier_rows(tier: Tier, kv: torch.Tensor, codec: CodecSpec, floors: dict[str, 
         with tier.fetch_many([key], NEVER)[key] as file:
             file.read(out)
 
-    seconds = {
-        "put": _times([partial(tier.put, own, NEVER) for own in contents]),
-        "get": _times([partial(get, key) for key in keys]),
-    }
+    def put_all() -> list[float]:
+        return _times([partial(tier.put, own, NEVER) for own in contents])
+
+    def get_all() -> list[float]:
+        return _times([partial(get, key) for key in keys])
+
+    put_all(), get_all()  # threads, connections and memory are as they are later on
+    tier.delete([key.variant for key in keys], NEVER)
+    seconds = {"put": put_all(), "get": get_all()}
     if codec.name == "raw" and not torch.equal(out, kv):
         raise AssertionError(f"the {tier.name} tier gave other numbers than it was given")
     for op, times in seconds.items():
