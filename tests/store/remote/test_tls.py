@@ -105,6 +105,17 @@ def test_a_client_shows_its_own_certificate_where_the_server_asks_for_one(
         nameless.close()
 
 
+def test_a_value_of_many_records(server: ValkeyServer, authority: trustme.CA, ca_certs: str) -> None:
+    """Received into its own memory over TLS too."""
+    data = bytes(range(256)) * (9 << 12)
+    with TLSFront(server.port, authority) as front:
+        url = f"rediss://127.0.0.1:{front.port}?ssl_ca_certs={ca_certs}"
+        objects = remote_objects(url, username="kv", password=PASSWORD)
+        for name in ("model-1/00/passage/a", "model-1/00/passage/b"):
+            assert objects.put(name, memoryview(data)) and bytes(objects.get(name)) == data
+        objects.close()
+
+
 def test_settings_name_it_all(
     server: ValkeyServer, authority: trustme.CA, ca_certs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
