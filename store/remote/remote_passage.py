@@ -48,10 +48,13 @@ class RemotePassage(StoredPassageKV):
         if not self.header.is_raw or out is None:
             return super().read(out)
         check_out(out, shape=self.header.shape, dtype=self.header.torch_dtype)
-        for layer in range(self.header.num_layers):
-            self._checked(layer)
         extents = self._memory[self._num_head :].view(self.header.num_layers, self.header.staged_extent_bytes)
-        return out.copy_(split_extents(extents, self.header))  # at once: a layer's copy costs as much as its call
+        # All views are made at once, and a layer is copied while it is in the core's cache from its check.
+        pairs = zip(out.unbind(), split_extents(extents, self.header).unbind(), strict=True)
+        for layer, (target, source) in enumerate(pairs):
+            self._checked(layer)
+            target.copy_(source)
+        return out
 
     def read_extent(self, layer: int, extent: memoryview) -> None:
         extent[:] = self._checked(layer)
