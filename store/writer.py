@@ -25,14 +25,18 @@ class StoreWriter:
     `memory`: it must lie in one tier, the fastest that has or can make room. `disk`: in the slowest bounded tier, and
     the faster ones are given copies. `remote`: in a remote tier, too. Remote tiers that need not have it get it later.
 
-    Raises InvalidRequestError where `write` is `remote` and there is no remote tier.
+    Tiers that take no puts are left out. Raises InvalidRequestError where `write` is `remote` and no remote tier is
+    left.
     """
 
     def __init__(
         self, bounded: Sequence[BoundedTier], remotes: Sequence[Tier], write: WritePolicy, counts: TierCounts
     ) -> None:
+        remotes = [tier for tier in remotes if tier.takes_puts]
         if write == "remote" and not remotes:
-            raise InvalidRequestError("KVBLEND_WRITE is 'remote', and there is no remote tier", param="KVBLEND_WRITE")
+            raise InvalidRequestError(
+                "KVBLEND_WRITE is 'remote', and there is no remote tier that is written", param="KVBLEND_WRITE"
+            )
         self._bounded, self._remotes, self._write, self._counts = bounded, remotes, write, counts
         self._behind = WriteBehind("store")
 

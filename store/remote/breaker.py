@@ -44,7 +44,8 @@ class CircuitBreaker:
         if was_open:
             log.warning("the %s answers again", self._name)
 
-    def failed(self) -> None:
+    def failed(self, reason: str = "") -> None:
+        """`reason`: without credentials; the log says that of the last failure."""
         with self._lock:
             self._num_failures += 1
             opens = self._state == "closed" and self._num_failures >= self._max_failures
@@ -52,5 +53,10 @@ class CircuitBreaker:
                 self._state, self._retry_at = "open", time.monotonic() + self._pause_s
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         if opens:
-            times = self._max_failures
-            log.warning("the %s failed %d times in a row: it is not asked until it answers again", self._name, times)
+            last = f" (the last time: {reason})" if reason else ""
+            log.warning(
+                "the %s failed %d times in a row%s: it is not asked until it answers again",
+                self._name,
+                self._max_failures,
+                last,
+            )

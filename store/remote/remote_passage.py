@@ -18,22 +18,23 @@ __all__ = ["RemotePassage"]
 class RemotePassage(StoredPassageKV):
     """The bytes of a passage KV file in this process's memory, as long as anyone refers to it; `close` does nothing.
 
-    Raises CorruptPassageKVError where `data`, anything that has a buffer, is no file of `key`. Layers are checked when
-    they are read.
+    data: uint8 [num_bytes] on a CPU, at a multiple of 4 KiB, which is this one's from now on; or anything that has a
+    buffer, which is copied. Raises CorruptPassageKVError where it is no file of `key`. Layers are checked when they are
+    read.
     """
 
     def __init__(
         self, key: PassageKVKey, data: Any, *, tier: str, put_aside: Callable[["RemotePassage"], bool]
     ) -> None:
-        whole = memoryview(data).cast("B")
+        memory = data if isinstance(data, torch.Tensor) else _copied(data)
+        whole = byte_view(memory)
         head = bytes(whole[:EXTENT_ALIGNMENT])
         num_head = PassageKVHeader.packed_bytes(head)
         self.header = PassageKVHeader.unpack(bytes(whole[:num_head]), file_bytes=len(whole))
         if self.header.key != key:
             raise CorruptPassageKVError(f"holds the KV of {self.header.key.file_name}")
         self.tier, self._num_head, self._put_aside = tier, num_head, put_aside
-        self._memory = empty_extents(1, len(whole))[0]  # extents begin at multiples of 4 KiB, as they do in the file
-        byte_view(self._memory)[:] = whole
+        self._memory = memory
 
     @property
     def num_bytes(self) -> int:
@@ -55,3 +56,10 @@ class RemotePassage(StoredPassageKV):
 
     def close(self) -> None:
         """Its memory goes with the last who refers to it: it may be on its way to another tier."""
+
+
+def _copied(data: Any) -> torch.Tensor:
+    whole = memoryview(data).cast("B")
+    memory = empty_extents(1, len(whole))[0]  # extents begin at multiples of 4 KiB, as they do in the file
+    byte_view(memory)[:] = whole
+    return memory

@@ -1,0 +1,69 @@
+"""The peer process's end towards the processes of its own host."""
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from kvblend.store.peers.connection import serve
+from kvblend.store.peers.host_folder import SOCKET_NAME, unix_socket
+from kvblend.store.peers.peers import Peers
+
+__all__ = ["LocalServer"]
+
+LINGER_S = 1.0
+FIRST_S = 30.0
+"""Within which the first process connects."""
+
+
+class LocalServer:
+    """Answers the host's processes until the last one is gone.
+
+    Each gets the ring's file with its connection: what was fetched for it lies there.
+    """
+
+    def __init__(self, folder: Path, peers: Peers) -> None:
+        self._peers = peers
+        self._connections: set[asyncio.Task[None]] = set()
+        with suppress(FileNotFoundError):
+            (folder / SOCKET_NAME).unlink()  # a dead one's
+        with unix_socket(folder) as (listener, address):
+            previous = os.umask(0o007)
+            try:
+                listener.bind(address)
+            finally:
+                os.umask(previous)
+            listener.listen(64)
+            listener.setblocking(False)
+            self._listener = listener
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = FIRST_S
+        while True:
+            try:
+                async with asyncio.timeout(wait_s):
+                    connection, _ = await loop.sock_accept(self._listener)
+            except TimeoutError:
+                if not self._connections:
+                    return
+                continue
+            wait_s = LINGER_S
+            task = asyncio.create_task(self._serve(connection))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection.setblocking(False)
+            socket.send_fds(connection, [b"\0"], [self._peers.ring.fd])
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+        except OSError:  # it is gone already
+            connection.close()
+            return
+        holder = object()
+        try:
+            await serve(reader, writer, self._peers.answer, holder)
+        finally:
+            self._peers.ended(holder)
