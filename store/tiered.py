@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from types import TracebackType
@@ -75,14 +76,28 @@ class TieredStore:
         where no tier is left, where the device has no room, for a remote tier's URL that is none, or where the host's
         peer process cannot be started.
         """
-        tiers = tiers_of(settings)
-        gpu = None
-        if device is not None and settings.gpu_bytes:
-            gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
-        process, addresses = HostProcess.of(settings), peer_addresses(settings)
-        peers = PeerTier(process, addresses) if process is not None and addresses else None
-        remotes = remote_tiers(settings, peers)
-        return cls(tiers, remotes=remotes, gpu=gpu, write=settings.write, codec=settings.codec, peer_process=process)
+        with ExitStack() as closing:
+            tiers = tiers_of(settings)
+            for tier in tiers:
+                closing.callback(tier.close)
+            gpu = None
+            if device is not None and settings.gpu_bytes:
+                gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
+                closing.callback(gpu.close)
+            process, addresses = HostProcess.of(settings), peer_addresses(settings)
+            if process is not None:
+                closing.callback(process.close)
+            peers = PeerTier(process, addresses) if process is not None and addresses else None
+            store = cls(
+                tiers,
+                remotes=remote_tiers(settings, peers),
+                gpu=gpu,
+                write=settings.write,
+                codec=settings.codec,
+                peer_process=process,
+            )
+            closing.pop_all()  # they are the store's to close
+            return store
 
     def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
         """Store a passage's KV; on return it lies where the write policy says that it must.

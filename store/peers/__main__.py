@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import AsyncExitStack
 
 from kvblend.core.errors import KVBlendError
 from kvblend.core.settings import Settings
@@ -36,25 +37,29 @@ KEEP_S = 10.0
 
 
 async def run(settings: Settings) -> None:
+    """Until no process of the host is connected any more."""
     token = settings.peer_token.get_secret_value() if settings.peer_token else ""
     preload()
     names = host_names(settings)
     ring = Ring(RING_BYTES, lease_s=KEEP_S)
     peers = Peers([Peer(address, token, ring, own_hosts=names) for address in peer_addresses(settings)], ring)
-    async with asyncio.TaskGroup() as tasks:
-        helpers = list[asyncio.Task[None]]()
+    async with AsyncExitStack() as closing:
+        closing.callback(peers.close)
         if (address := listen_address(settings)) is not None:
             tiers = [tier for tier in tiers_of(settings) if isinstance(tier, FolderTier)]
-            lending = Lending(ServedFiles(tiers, max_bytes=RING_BYTES), ring_bytes=RING_BYTES, hosts=names)
-            await PeerServer(lending, token).listen(address)
-            helpers.append(tasks.create_task(lending.drive()))
-        helpers.append(tasks.create_task(peers.warm_up()))
-        server = LocalServer(host_folder(settings), peers)
+            files = ServedFiles(tiers, max_bytes=RING_BYTES)
+            closing.callback(files.close)
+            lending = Lending(files, ring_bytes=RING_BYTES, hosts=names)
+            server = PeerServer(lending, token)
+            await server.listen(address)
+            closing.push_async_callback(server.close)
+            driving = asyncio.create_task(lending.drive())
+            closing.callback(driving.cancel)
+        warming = asyncio.create_task(peers.warm_up())
+        closing.callback(warming.cancel)
+        local_server = LocalServer(host_folder(settings), peers)
         say("ready")
-        await server.run()
-        for helper in helpers:
-            helper.cancel()
-    peers.close()
+        await local_server.run()
 
 
 def say(text: str) -> None:
@@ -74,8 +79,8 @@ def main() -> None:
     assert LONGEST_READ_S < KEEP_S
     try:
         asyncio.run(run(settings))
-    except* (KVBlendError, OSError) as group:
-        say(str(group.exceptions[0]))
+    except (KVBlendError, OSError) as error:
+        say(str(error))
         sys.exit(1)
 
 

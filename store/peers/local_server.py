@@ -12,7 +12,7 @@ from kvblend.store.peers.peers import Peers
 
 __all__ = ["LocalServer"]
 
-LINGER_S = 1.0
+LINGER_S = 0.2
 FIRST_S = 30.0
 """Within which the first process connects."""
 

@@ -22,26 +22,35 @@ class PeerServer:
 
     def __init__(self, lending: Lending, token: str) -> None:
         self._lending, self._token = lending, token
-        self._num_connections = 0
+        self._connections: dict[asyncio.StreamWriter, asyncio.Event] = {}
+        self._server: asyncio.Server | None = None
         self._refused: set[str] = set()
 
     async def listen(self, address: Address) -> None:
         """Raises InvalidRequestError where the address cannot be listened on."""
         try:
-            await asyncio.start_server(self._serve, *address)
+            self._server = await asyncio.start_server(self._serve, *address)
         except OSError as error:
             raise InvalidRequestError(
                 f"KVBLEND_PEER_ADDRESS {address} cannot be listened on: {error.strerror or error}",
                 param="KVBLEND_PEER_ADDRESS",
             ) from error
 
+    async def close(self) -> None:
+        """End all connections, and what is being answered on them."""
+        if self._server is not None:
+            self._server.close()
+        for writer, ended in list(self._connections.items()):
+            writer.close()
+            await ended.wait()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host = (writer.get_extra_info("peername") or ("?",))[0]
-        if self._num_connections >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS:
             log.debug("a connection of %s is one too many", host)
             writer.close()
             return
-        self._num_connections += 1
+        ended = self._connections[writer] = asyncio.Event()
         holder = object()
         try:
             async with asyncio.timeout(GREETING_S):
@@ -54,6 +63,7 @@ class PeerServer:
         except (OSError, EOFError) as error:
             log.debug("a connection of %s ends: %s", host, error)
         finally:
-            self._num_connections -= 1
             self._lending.ended(holder)
             writer.close()
+            del self._connections[writer]
+            ended.set()
