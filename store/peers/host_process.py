@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 START_S = 60.0
 """It imports torch, on a busy machine."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 60.0
 
 
 class HostProcess:

@@ -20,8 +20,10 @@ __all__ = ["Fetched", "Peer"]
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-REOPEN_S = 2.0
+REOPEN_S, LONGEST_PAUSE_S = 0.5, 8.0
 WARM_UP_S = 5.0
+TRY_S = 1.0
+LOOK_EVERY_S = 0.1
 
 
 @dataclass
@@ -37,14 +39,16 @@ class Peer:
     """Asks one peer, by a connection that is made when it is needed and thrown away when it fails.
 
     After `MAX_FAILURES` calls in a row that failed or were late a circuit breaker answers in its place, until the peer
-    does again. Calls raise OSError then, and where the peer fails or is late.
+    does again: it is tried now and then, when nobody waits. Calls raise OSError then, and where the peer fails or is
+    late.
     """
 
-    def __init__(
-        self, address: Address, token: str, ring: Ring, *, own_hosts: Collection[str], reopen_s: float = REOPEN_S
-    ) -> None:
+    def __init__(self, address: Address, token: str, ring: Ring, *, own_hosts: Collection[str]) -> None:
         self.address, self._token, self._ring, self._own_hosts = address, token, ring, set(own_hosts)
-        self._breaker = CircuitBreaker(f"peer at {address}", max_failures=MAX_FAILURES, pause_s=reopen_s)
+        self._breaker = CircuitBreaker(
+            f"peer at {address}", max_failures=MAX_FAILURES, pause_s=REOPEN_S, longest_pause_s=LONGEST_PAUSE_S
+        )
+        self._recovery: asyncio.Task[None] | None = None
         self._link: PeerLink | None = None
         self._linking = asyncio.Lock()
 
@@ -93,6 +97,8 @@ class Peer:
         return fetched
 
     def close(self) -> None:
+        if self._recovery is not None:
+            self._recovery.cancel()
         if self._link is not None:
             self._link.close()
 
@@ -132,17 +138,39 @@ class Peer:
     @asynccontextmanager
     async def _guarded(self, deadline: Deadline) -> AsyncIterator[PeerLink]:
         """A call, which the breaker counts. Where nothing was heard since it began its connection may be dead."""
-        if not self._breaker.allows():
+        if self._breaker.is_open:
             raise OSError(f"the peer at {self.address} is not asked now: it failed again and again")
         began = time.monotonic()
         try:
             yield await self._linked(deadline)
         except BaseException as error:
-            if self._link is not None and self._link.heard_at < began:
-                self._link.close()
-            self._breaker.failed(f"{type(error).__name__} {error}".strip())
+            self._failed(error, began)
             raise
         self._breaker.succeeded()
+
+    def _failed(self, error: BaseException, began: float) -> None:
+        if self._link is not None and self._link.heard_at < began:
+            self._link.close()
+        self._breaker.failed(f"{type(error).__name__} {error}".strip())
+        if self._breaker.is_open and (self._recovery is None or self._recovery.done()):
+            self._recovery = asyncio.create_task(self._recover())
+
+    async def _recover(self) -> None:
+        """Try it until it answers."""
+        while self._breaker.is_open:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if not self._breaker.allows():
+                continue
+            began, deadline = time.monotonic(), Deadline.after(TRY_S)
+            try:
+                link = await self._linked(deadline)
+                await link.ask("lookup", deadline, names=[])
+                if not self._is_own(link):
+                    link.prepare()
+            except OSError as error:
+                self._failed(error, began)
+            else:
+                self._breaker.succeeded()
 
     async def _linked(self, deadline: Deadline) -> PeerLink:
         async with asyncio.timeout(deadline.remaining), self._linking:

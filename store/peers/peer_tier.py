@@ -23,7 +23,7 @@ __all__ = ["PeerTier"]
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-REOPEN_S = 2.0
+REOPEN_S, LONGEST_PAUSE_S = 0.5, 4.0
 
 
 class PeerTier(Tier):
@@ -39,7 +39,12 @@ class PeerTier(Tier):
     def __init__(self, process: HostProcess, addresses: Sequence[Address]) -> None:
         self.location = f"{SCHEME}://{','.join(map(str, addresses))}"
         self._client = LocalClient(process)
-        self._breaker = CircuitBreaker("host's own peer process", max_failures=MAX_FAILURES, pause_s=REOPEN_S)
+        self._breaker = CircuitBreaker(
+            "host's own peer process",
+            max_failures=MAX_FAILURES,
+            pause_s=REOPEN_S,
+            longest_pause_s=LONGEST_PAUSE_S,
+        )
 
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
         names = {key.file_name: key for key in keys}

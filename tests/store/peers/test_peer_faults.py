@@ -76,9 +76,9 @@ def test_a_stalled_peer_costs_a_deadline_three_times_and_goes_on(
         assert fetch_in_time(other.peers, NUMBERS, shape=LARGE) == set()
     until(lambda: "failed 3 times in a row" in capfd.readouterr().err)
     began = time.monotonic()
-    for _ in range(20):  # but for the one that is let through
+    for _ in range(20):
         fetch_in_time(other.peers, NUMBERS, shape=LARGE)
-    assert time.monotonic() - began < 2 * (DEADLINE_S + 0.15)
+    assert time.monotonic() - began < DEADLINE_S, "requests pay for it still"
     one.go_on()
     until(lambda: len(fetch_in_time(other.peers, NUMBERS, shape=LARGE, deadline_s=2.0)) == len(NUMBERS))
     said = capfd.readouterr().err
@@ -129,11 +129,11 @@ def test_of_two_peers_one_is_stalled(make_host: MakeHost) -> None:
 
 
 def test_what_readers_that_died_had_on_loan_comes_back(make_host: MakeHost) -> None:
-    """Ten times more than the lender's memory holds."""
+    """More than the lender's memory holds, in all."""
     one = make_host("one")
     other = make_host("other", one)
     one.put(*range(30), shape=LARGE)
-    for _ in range(10):
+    for _ in range(4):
         until(lambda: other.peers.lookup_many(keys(1), Deadline.after(1.0)))
 
         def kill() -> None:
