@@ -23,7 +23,6 @@ from kvblend.store.peers.lending import Lending
 from kvblend.store.peers.local_server import LocalServer
 from kvblend.store.peers.nixl_memory import preload
 from kvblend.store.peers.peer import Peer
-from kvblend.store.peers.peer_link import LONGEST_READ_S
 from kvblend.store.peers.peer_server import PeerServer
 from kvblend.store.peers.peers import Peers
 from kvblend.store.peers.ring import Ring
@@ -76,7 +75,6 @@ def main() -> None:
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s kvblend peers: %(message)s")
     settings = Settings(**json.load(sys.stdin))
-    assert LONGEST_READ_S < KEEP_S
     try:
         asyncio.run(run(settings))
     except (KVBlendError, OSError) as error:

@@ -80,6 +80,8 @@ class HostProcess:
                     self._presence.close()
                     self._presence = self._start()
                 except (InvalidRequestError, OSError) as error:
+                    if self._closing.is_set():
+                        return
                     log.warning("the peer process cannot be started again, and is tried later: %s", error)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                     continue
@@ -100,7 +102,7 @@ class HostProcess:
     def _start(self) -> socket.socket:
         """A connection that says that this process needs it. Raises InvalidRequestError."""
         until = time.monotonic() + START_S
-        while True:
+        while not self._closing.is_set():
             try:
                 connection, ring = self.connect(START_S)
             except OSError:
@@ -116,6 +118,7 @@ class HostProcess:
             else:
                 os.close(ring)
                 return connection
+        raise OSError("it is not needed any more")
 
     def _spawn(self, lock: int) -> None:
         """Start it with the lock, and wait until it is ready. Raises InvalidRequestError where it is not."""

@@ -17,6 +17,8 @@ __all__ = ["LEASE_S", "Lending"]
 
 LEASE_S = 6.0
 """Longer than a peer goes on reading."""
+MAX_OPEN = 64
+"""Files of one request at a time."""
 PACE_S, IDLE_S = 0.001, 0.05
 
 
@@ -64,8 +66,20 @@ class Lending:
 
     async def _lend(self, request: Request, holder: Hashable) -> Reply:
         deadline = Deadline.after(request.wait_s)
-        files = await asyncio.to_thread(self._files.open, request.names)
         grants, busy = list[Grant](), list[str]()
+        for first in range(0, len(request.names), MAX_OPEN):
+            names = request.names[first : first + MAX_OPEN]
+            if busy:
+                busy += names
+            else:
+                await self._lend_some(names, holder, grants, busy, deadline)
+        self._memory.progress()
+        return Reply(id=request.id, grants=grants, busy=busy)
+
+    async def _lend_some(
+        self, names: list[str], holder: Hashable, grants: list[Grant], busy: list[str], deadline: Deadline
+    ) -> None:
+        files = await asyncio.to_thread(self._files.open, names)
         try:
             for name, file in files.items():
                 # wait for room for the first alone: a peer reads and releases what it has before it asks again
@@ -80,8 +94,6 @@ class Lending:
         finally:
             for file in files.values():
                 file.close()
-        self._memory.progress()
-        return Reply(id=request.id, grants=grants, busy=busy)
 
     async def _copy(self, file: PassageKVFile, start: int) -> bool:
         """Whether the whole file lies in the ring now; else its range is given back."""

@@ -54,8 +54,8 @@ class Grant(BaseModel):
 
 
 class Reply(BaseModel):
-    """`names`: those found, or put aside. `grants` and `busy`: what is lent, and what there was no room for; what is in
-    neither is not there. `count`: of files deleted. `unreached`: peers that did not answer, and why."""
+    """`names`: those found, or put aside. `grants` and `busy`: what is lent, and what there was no room for, if it is
+    there; what is in neither is not. `count`: of files deleted. `unreached`: peers that did not answer, and why."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -91,9 +91,10 @@ class Peer:
             left = [] if self._is_own(link) else names
             while left:
                 reply = await link.ask("fetch", deadline, names=left)
-                fetched.missing |= set(left) - {grant.name for grant in reply.grants} - set(reply.busy)
-                await self._read(link, reply.grants, fetched, deadline)
-                left = reply.busy if reply.grants and not deadline.passed else []
+                grants = {grant.name: grant for grant in reply.grants if grant.name in left}
+                fetched.missing |= set(left) - grants.keys() - set(reply.busy)
+                await self._read(link, list(grants.values()), fetched, deadline)
+                left = [name for name in left if name in reply.busy] if grants and not deadline.passed else []
         return fetched
 
     def close(self) -> None:
@@ -140,6 +141,8 @@ class Peer:
         """A call, which the breaker counts. Where nothing was heard since it began its connection may be dead."""
         if self._breaker.is_open:
             raise OSError(f"the peer at {self.address} is not asked now: it failed again and again")
+        if deadline.passed:
+            raise TimeoutError("there is no time left to ask")
         began = time.monotonic()
         try:
             yield await self._linked(deadline)

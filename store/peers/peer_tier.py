@@ -2,8 +2,9 @@
 
 import errno
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.core.rest import TierStats
@@ -13,7 +14,7 @@ from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.peers.addresses import SCHEME, Address
 from kvblend.store.peers.host_process import HostProcess
 from kvblend.store.peers.local_client import LocalClient
-from kvblend.store.peers.messages import MAX_NAMES
+from kvblend.store.peers.messages import MAX_NAMES, Reply
 from kvblend.store.remote.breaker import CircuitBreaker
 from kvblend.store.remote.remote_passage import RemotePassage
 from kvblend.store.tier import Tier
@@ -21,6 +22,9 @@ from kvblend.store.tier import Tier
 __all__ = ["PeerTier"]
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 MAX_FAILURES = 3
 REOPEN_S, LONGEST_PAUSE_S = 0.5, 4.0
@@ -61,7 +65,7 @@ class PeerTier(Tier):
         opened = dict[PassageKVKey, RemotePassage]()
         for some in _batches(list(names)):
             try:
-                came = self._guarded(lambda some=some: self._client.fetch(some, deadline))
+                came = self._guarded(partial(self._client.fetch, some, deadline), deadline)
             except OSError as error:
                 log.debug("a fetch of the %s tier is a miss: %s", self.name, error)
                 continue
@@ -100,10 +104,12 @@ class PeerTier(Tier):
     def close(self) -> None:
         self._client.close()
 
-    def _ask(self, op: str, deadline: Deadline, **fields: Any) -> Any:
-        return self._guarded(lambda: self._client.ask(op, deadline, **fields))
+    def _ask(self, op: str, deadline: Deadline, **fields: Any) -> Reply:
+        return self._guarded(lambda: self._client.ask(op, deadline, **fields), deadline)
 
-    def _guarded(self, work: Any) -> Any:
+    def _guarded(self, work: Callable[[], Result], deadline: Deadline) -> Result:
+        if deadline.passed:
+            raise TimeoutError("there is no time left to ask")
         if not self._breaker.allows():
             raise OSError("the host's own peer process is not asked now: it failed again and again")
         try:
@@ -140,5 +146,7 @@ class PeerTier(Tier):
             return False
 
 
-def _batches(items: list[Any]) -> list[list[Any]]:
-    return [items[start : start + MAX_NAMES] for start in range(0, len(items), MAX_NAMES)]
+def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """As many as one message takes."""
+    for start in range(0, len(items), MAX_NAMES):
+        yield list(items[start : start + MAX_NAMES])

@@ -14,8 +14,9 @@ LONGEST_PAUSE_S = 60.0
 
 class CircuitBreaker:
     """Closed until `max_failures` calls in a row have failed; then open, and every `pause_s` seconds one call is let
-    through, each pause twice as long as the last one up to `longest_pause_s`, until one succeeds. Each change is one line in the
-    log. Safe from several threads, and holds none of them up: pybreaker's, for one, makes calls take turns.
+    through, each pause twice as long as the last one up to `longest_pause_s`, until one succeeds. Each
+    change is one line in the log. Safe from several threads, and holds none of them up: pybreaker's, for one, makes
+    calls take turns.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_one_that_died_is_started_again_by_who_is_left(tmp_path: Path) -> None:
 def test_an_address_that_is_taken_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings(**settings_of(tmp_path, peer_address=f"127.0.0.1:{taken.getsockname()[1]}"))  # type: ignore[arg-type]
-        with pytest.raises(InvalidRequestError, match="cannot be listened on: .*in use"):
+        with pytest.raises(InvalidRequestError, match="cannot be listened on: "):
             TieredStore.from_settings(settings)
     lock = try_lock(tmp_path / "cpu")
     assert lock is not None, "the peer process lives"
@@ -133,10 +134,8 @@ def test_a_client_that_speaks_something_else(make_host: MakeHost, sent: bytes) -
         assert b"nonce" in client.recv(4096)
         began = time.monotonic()
         assert fetch_in_time(other.peers, [1], deadline_s=1.0) == keys(1)
-        try:
+        with suppress(ConnectionResetError):
             assert client.recv(4096) == b""
-        except ConnectionResetError:
-            pass
         assert time.monotonic() - began < 4.0
 
 

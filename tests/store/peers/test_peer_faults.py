@@ -85,6 +85,18 @@ def test_a_stalled_peer_costs_a_deadline_three_times_and_goes_on(
     assert said.count("answers again") == 1 and "in a row" not in said
 
 
+def test_who_has_no_time_left_is_nobodys_failure(make_host: MakeHost, capfd: pytest.CaptureFixture[str]) -> None:
+    """A request's lookup may have spent it all elsewhere."""
+    one = make_host("one")
+    other = make_host("other", one)
+    one.put(1)
+    for _ in range(5):
+        assert fetch_in_time(other.peers, [1], deadline_s=0.0) == set()
+        assert other.peers.variants("model-1", make_key(1).passage_id, Deadline.after(0.0)) == set()
+    assert fetch_in_time(other.peers, [1]) == keys(1)
+    assert "in a row" not in capfd.readouterr().err
+
+
 def test_a_peer_that_is_restarted_elsewhere_under_its_address(make_host: MakeHost) -> None:
     one = make_host("one")
     other = make_host("other", one)
