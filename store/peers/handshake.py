@@ -20,6 +20,8 @@ from kvblend.store.peers.messages import NUM_BYTES, pack, receive, unpack
 __all__ = ["Lent", "RefusedError", "greet", "meet"]
 
 VERSION = 1
+MAX_BYTES = 1 << 16
+"""Of what a stranger may send."""
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -64,7 +66,7 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toke
     """The server's end. Raises RefusedError, once the client was told so, or OSError."""
     own = secrets.token_hex(32)
     writer.write(pack(_Hello(version=VERSION, nonce=own)))
-    theirs = unpack(_Proof, await receive(reader))
+    theirs = unpack(_Proof, await receive(reader, max_bytes=MAX_BYTES))
     is_known = hmac.compare_digest(theirs.proof, _proof(token, "client", own, theirs.nonce))
     welcome = _Welcome(proof=_proof(token, "server", own, theirs.nonce), lent=lent) if is_known else _Welcome()
     writer.write(pack(welcome))
@@ -75,12 +77,12 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toke
 
 async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> Lent:
     """The client's end. Raises RefusedError or OSError."""
-    hello = unpack(_Hello, await receive(reader))
+    hello = unpack(_Hello, await receive(reader, max_bytes=MAX_BYTES))
     if hello.version != VERSION:
         raise OSError(f"it speaks version {hello.version}, not {VERSION}")
     own = secrets.token_hex(32)
     writer.write(pack(_Proof(nonce=own, proof=_proof(token, "client", hello.nonce, own))))
-    welcome = unpack(_Welcome, await receive(reader))
+    welcome = unpack(_Welcome, await receive(reader, max_bytes=MAX_BYTES))
     expected = _proof(token, "server", hello.nonce, own)
     if welcome.proof is None or welcome.lent is None or not hmac.compare_digest(welcome.proof, expected):
         raise RefusedError("it has another KVBLEND_PEER_TOKEN, or none")

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Self
 
-from pydantic import SecretStr
-
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
 from kvblend.store.peers.addresses import listen_address, peer_addresses
@@ -142,19 +140,25 @@ class HostProcess:
             os.close(lock)
         assert self._child.stdin is not None and self._child.stdout is not None
         with self._child.stdin as own, contextlib.suppress(BrokenPipeError):
-            json.dump(_plain(self._settings), own)
+            json.dump(_needed(self._settings), own)
         with self._child.stdout as own:
             said = own.readline().strip()
         if said != "ready":
             self._child.wait()
             raise InvalidRequestError(said or f"the peer process ended with status {self._child.returncode}")
+        threading.Thread(target=self._child.wait, name="kvblend-peers-end", daemon=True).start()  # leaves no zombie
 
 
-def _plain(settings: Settings) -> dict[str, object]:
-    """Settings as JSON can say them, secrets in the clear: they go through a pipe."""
-    values = settings.model_dump(mode="json", exclude_unset=False)
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            values[name] = value.get_secret_value()
-    return values
+def _needed(settings: Settings) -> dict[str, str | int | None]:
+    """What it needs of them, in the clear: it goes through a pipe."""
+    token = settings.peer_token
+    return {
+        "cpu_path": str(settings.cpu_path),
+        "cpu_bytes": settings.cpu_bytes,
+        "disk_path": str(settings.disk_tier_path),
+        "disk_bytes": settings.disk_bytes,
+        "eviction": settings.eviction,
+        "remote": settings.remote,
+        "peer_address": settings.peer_address,
+        "peer_token": token.get_secret_value() if token is not None else None,
+    }

@@ -81,21 +81,21 @@ def unpack(kind: type[Message], body: bytes) -> Message:
         raise OSError(f"what came is no {kind.__name__}: {error.errors()[0]['msg']}") from None
 
 
-async def receive(reader: asyncio.StreamReader) -> bytes:
+async def receive(reader: asyncio.StreamReader, *, max_bytes: int = MAX_BYTES) -> bytes:
     """One message's body. Raises EOFError where the other end is closed, OSError where it is too long."""
     head = await reader.readexactly(LENGTH.size)
-    return await reader.readexactly(_length(head))
+    return await reader.readexactly(_length(head, max_bytes))
 
 
 def receive_blocking(connection: socket.socket) -> bytes:
     """As `receive`, within the socket's own time limit."""
-    return _exactly(connection, _length(_exactly(connection, LENGTH.size)))
+    return _exactly(connection, _length(_exactly(connection, LENGTH.size), MAX_BYTES))
 
 
-def _length(head: bytes) -> int:
+def _length(head: bytes, max_bytes: int) -> int:
     (length,) = LENGTH.unpack(head)
-    if length > MAX_BYTES:
-        raise OSError(f"a message of {length} bytes is over {MAX_BYTES}")
+    if length > max_bytes:
+        raise OSError(f"a message of {length} bytes is over {max_bytes}")
     return int(length)
 
 

@@ -121,7 +121,9 @@ def test_a_folder_whose_name_is_longer_than_a_sockets_may_be(make_host: MakeHost
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"\xff" * 64, b"\x00\x00\x00\x02{}", b"GET /"], ids=["nothing", "noise", "no proof", "half a length"]
+    "sent",
+    [b"", b"\xff" * 64, b"\x00\x00\x00\x02{}", b"\x00\x02\x00\x00", b"GET"],
+    ids=["nothing", "noise", "no proof", "too long", "half a length"],
 )
 def test_a_client_that_speaks_something_else(make_host: MakeHost, sent: bytes) -> None:
     """It is dropped within the time of a greeting, and others are served meanwhile."""

@@ -1,7 +1,9 @@
 """The tier of what peers hold: the contract of every tier, and how a store uses it."""
 
 import logging
+import random
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -167,3 +169,24 @@ def test_another_token_is_refused_on_both_sides(
     said = capfd.readouterr().err
     assert "has another KVBLEND_PEER_TOKEN, or none" in said and "127.0.0.1 are refused" in said
     assert "right token" not in said + caplog.text and "another token" not in said.replace("has another token", "")
+
+
+def test_several_threads_read_from_two_peers_at_once(make_host: MakeHost) -> None:
+    """Each gets all of what it asks for, and right."""
+    one, two = make_host("one"), make_host("two")
+    other = make_host("other", one, two)
+    one.put(*range(12))
+    two.put(*range(8, 20))
+
+    def read_some(seed: int) -> int:
+        chance = random.Random(seed)
+        num_came = 0
+        for _ in range(25):
+            numbers = chance.sample(range(22), 8)
+            came = fetch_in_time(other.peers, numbers, deadline_s=5.0)
+            assert came == keys(*[number for number in numbers if number < 20])
+            num_came += len(came)
+        return num_came
+
+    with ThreadPoolExecutor(4) as threads:
+        assert min(threads.map(read_some, range(4))) > 100
