@@ -72,6 +72,8 @@ class HostProcess:
         pause_s = FIRST_PAUSE_S
         while True:
             self._await_end()
+            if not self._closing.is_set():
+                log.warning("the peer process of %s has died, and is started again", self.folder)
             while not self._closing.wait(pause_s):
                 began = time.monotonic()
                 try:

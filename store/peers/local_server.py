@@ -1,6 +1,7 @@
 """The peer process's end towards the processes of its own host."""
 
 import asyncio
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -12,7 +13,9 @@ from kvblend.store.peers.peers import Peers
 
 __all__ = ["LocalServer"]
 
-LINGER_S = 0.2
+log = logging.getLogger(__name__)
+
+LINGER_S = 0.4
 FIRST_S = 30.0
 """Within which the first process connects."""
 
@@ -26,6 +29,7 @@ class LocalServer:
     def __init__(self, folder: Path, peers: Peers) -> None:
         self._peers = peers
         self._connections: set[asyncio.Task[None]] = set()
+        self._was_needed = asyncio.Event()
         with suppress(FileNotFoundError):
             (folder / SOCKET_NAME).unlink()  # a dead one's
         with unix_socket(folder) as (listener, address):
@@ -39,20 +43,28 @@ class LocalServer:
             self._listener = listener
 
     async def run(self) -> None:
+        accepting = asyncio.create_task(self._accept())
+        try:
+            async with asyncio.timeout(FIRST_S):
+                await self._was_needed.wait()
+            num_idle = 0
+            while num_idle < 2:
+                await asyncio.sleep(LINGER_S / 2)
+                num_idle = 0 if self._connections else num_idle + 1
+        except TimeoutError:
+            log.warning("no process of this host has connected within %.0f s", FIRST_S)
+        finally:
+            accepting.cancel()
+
+    async def _accept(self) -> None:
+        """Without a time limit: one that runs out in the moment of a connection would lose it."""
         loop = asyncio.get_running_loop()
-        wait_s = FIRST_S
         while True:
-            try:
-                async with asyncio.timeout(wait_s):
-                    connection, _ = await loop.sock_accept(self._listener)
-            except TimeoutError:
-                if not self._connections:
-                    return
-                continue
-            wait_s = LINGER_S
+            connection, _ = await loop.sock_accept(self._listener)
             task = asyncio.create_task(self._serve(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
+            self._was_needed.set()
 
     async def _serve(self, connection: socket.socket) -> None:
         try:

@@ -59,6 +59,10 @@ class PeerLink:
         try:
             async with asyncio.timeout(deadline.remaining):
                 answer: Reply = await reply
+        except TimeoutError:
+            if reply.done() and not reply.cancelled() and reply.exception() is None:  # it came at this very moment
+                self._release([grant.lease for grant in reply.result().grants])
+            raise
         finally:
             self._waiting.pop(number, None)
         if answer.error is not None:

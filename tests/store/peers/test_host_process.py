@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -165,3 +166,19 @@ def test_addresses() -> None:
     address = listen_address(settings)
     assert address is not None and tuple(address) == ("::1", 9)
     assert peer_addresses(Settings()) == [] and listen_address(Settings()) is None
+
+
+def test_no_connection_is_lost_by_a_process_that_was_held_up(make_host: MakeHost) -> None:
+    """One that came when a time limit of the accepting ran out was."""
+    one = make_host("one")
+    process = one.store._peer_process
+    assert process is not None
+    for _ in range(3):
+        one.stall()
+        with ThreadPoolExecutor(1) as threads:
+            connecting = threads.submit(process.connect, 5.0)
+            time.sleep(0.5)
+            one.go_on()
+            connection, ring = connecting.result()
+        os.close(ring)
+        connection.close()

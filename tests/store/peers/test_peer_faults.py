@@ -176,7 +176,8 @@ def test_the_hosts_own_peer_process_dead_or_stalled(make_host: MakeHost, caplog:
     other.kill()
     until(lambda: fetch_in_time(other.peers, [1]))
     lines = [record.message for record in caplog.records]
-    assert sum("in a row" in line for line in lines) in (1, 2) and len(lines) <= 4
+    assert sum("in a row" in line for line in lines) in (1, 2) and sum("has died" in line for line in lines) == 1
+    assert len(lines) <= 5
 
 
 @pytest.mark.parametrize("change", ["rewritten", "evicted", "deleted and put"])
