@@ -209,7 +209,8 @@ class TieredStore:
             missing = [key for key in dict.fromkeys(keys) if key not in there]
             for key, file in self._fetched(tier, missing, deadline).items():
                 with file:
-                    if self._writer.copy_into(fastest, file) and not self._was_deleted(key, tier, fastest):
+                    copy = self._writer.copy_into(fastest, file)
+                    if copy == "was there" or (copy == "copied" and not self._was_deleted(key, tier, fastest)):
                         there.add(key)
         return there
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+import torch
+
 from kvblend.store.buffers import byte_view, empty_extents
 from kvblend.store.deadline import Deadline
 from kvblend.store.peers.host_process import HostProcess
@@ -44,15 +46,15 @@ class LocalClient:
         with self._connection(deadline) as connection:
             return self._ask(connection, op, deadline, **fields)
 
-    def fetch(self, names: list[str], deadline: Deadline) -> dict[str, Any]:
-        """Files' bytes, each uint8 [num_bytes] at a multiple of 4 KiB. Raises as `ask`."""
+    def fetch(self, names: list[str], deadline: Deadline) -> tuple[dict[str, torch.Tensor], int]:
+        """Files' bytes, each uint8 [num_bytes] at a multiple of 4 KiB, and how many peers failed. Raises as `ask`."""
         with self._connection(deadline) as connection:
             reply = self._ask(connection, "fetch", deadline, names=names)
             came = {grant.name: _copied(connection.ring, grant) for grant in reply.grants}
             if reply.grants:
                 leases = [grant.lease for grant in reply.grants]
                 connection.socket.sendall(pack(Request(id=0, op="release", leases=leases)))
-            return came
+            return came, len(reply.unreached)
 
     def close(self) -> None:
         with self._lock:
@@ -90,7 +92,7 @@ class LocalClient:
         connection.close()
 
 
-def _copied(ring: int, grant: Grant) -> Any:
+def _copied(ring: int, grant: Grant) -> torch.Tensor:
     """uint8 [num_bytes]. By a system call, which holds no other thread up."""
     memory = empty_extents(1, grant.num_bytes)[0]
     view, done = byte_view(memory), 0

@@ -55,7 +55,9 @@ class Grant(BaseModel):
 
 class Reply(BaseModel):
     """`names`: those found, or put aside. `grants` and `busy`: what is lent, and what there was no room for, if it is
-    there; what is in neither is not. `count`: of files deleted. `unreached`: peers that did not answer, and why."""
+    there; what is in neither is not. `count`: of files deleted. `unreached`: peers that did not answer, and why; for a
+    lookup or a fetch, those of them that were asked.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

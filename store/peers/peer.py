@@ -15,7 +15,7 @@ from kvblend.store.peers.peer_link import PeerLink
 from kvblend.store.peers.ring import Ring
 from kvblend.store.remote.breaker import CircuitBreaker
 
-__all__ = ["Fetched", "Peer"]
+__all__ = ["Fetched", "NotAskedError", "Peer"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ REOPEN_S, LONGEST_PAUSE_S = 0.5, 8.0
 WARM_UP_S = 5.0
 TRY_S = 1.0
 LOOK_EVERY_S = 0.1
+
+
+class NotAskedError(OSError):
+    """The circuit breaker answered in the peer's place."""
 
 
 @dataclass
@@ -140,7 +144,7 @@ class Peer:
     async def _guarded(self, deadline: Deadline) -> AsyncIterator[PeerLink]:
         """A call, which the breaker counts. Where nothing was heard since it began its connection may be dead."""
         if self._breaker.is_open:
-            raise OSError(f"the peer at {self.address} is not asked now: it failed again and again")
+            raise NotAskedError(f"the peer at {self.address} is not asked now: it failed again and again")
         if deadline.passed:
             raise TimeoutError("there is no time left to ask")
         began = time.monotonic()

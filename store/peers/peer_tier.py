@@ -55,7 +55,9 @@ class PeerTier(Tier):
         found = set[PassageKVKey]()
         for some in _batches(list(names)):
             try:
-                found |= {names[name] for name in self._ask("lookup", deadline, names=some).names if name in names}
+                reply = self._ask("lookup", deadline, names=some)
+                self.num_failures += len(reply.unreached)
+                found |= {names[name] for name in reply.names if name in names}
             except OSError as error:
                 log.debug("a lookup in the %s tier is a miss: %s", self.name, error)
         return found
@@ -65,7 +67,8 @@ class PeerTier(Tier):
         opened = dict[PassageKVKey, RemotePassage]()
         for some in _batches(list(names)):
             try:
-                came = self._guarded(partial(self._client.fetch, some, deadline), deadline)
+                came, num_failures = self._guarded(partial(self._client.fetch, some, deadline), deadline)
+                self.num_failures += num_failures
             except OSError as error:
                 log.debug("a fetch of the %s tier is a miss: %s", self.name, error)
                 continue
@@ -115,6 +118,7 @@ class PeerTier(Tier):
         try:
             result = work()
         except BaseException as error:
+            self.num_failures += 1
             self._breaker.failed(f"{type(error).__name__} {error}".strip())
             raise
         self._breaker.succeeded()

@@ -9,7 +9,7 @@ from typing import TypeVar
 from kvblend.store.deadline import Deadline
 from kvblend.store.peers.directory import Directory
 from kvblend.store.peers.messages import Grant, Reply, Request
-from kvblend.store.peers.peer import Fetched, Peer
+from kvblend.store.peers.peer import Fetched, NotAskedError, Peer
 from kvblend.store.peers.ring import Ring
 
 __all__ = ["Peers"]
@@ -44,13 +44,17 @@ class Peers:
         deadline = Deadline.after(max(0.0, request.wait_s - min(MARGIN_S, request.wait_s / 10)))
         match request.op:
             case "lookup":
-                return Reply(id=request.id, names=sorted(await self._lookup(request.names, deadline)))
+                failures = list[str]()
+                found = await self._lookup(request.names, deadline, failures)
+                return Reply(id=request.id, names=sorted(found), unreached=failures)
             case "fetch":
+                failures = list[str]()
+                came = await self._fetch(request.names, deadline, failures)
                 grants = [
                     Grant(name=name, lease=self.ring.lend(start, holder), start=start, num_bytes=num_bytes)
-                    for name, (start, num_bytes) in (await self._fetch(request.names, deadline)).items()
+                    for name, (start, num_bytes) in came.items()
                 ]
-                return Reply(id=request.id, grants=grants)
+                return Reply(id=request.id, grants=grants, unreached=failures)
             case "release":
                 for lease in request.leases:
                     self.ring.release(lease, holder)
@@ -59,8 +63,8 @@ class Peers:
                 return await self._delete(request, deadline)
             case "variants":
                 passage = request.passage or ("", "")
-                found = await self._all(lambda peer: peer.variants(passage, deadline))
-                return Reply(id=request.id, names=sorted({name for names in found.values() for name in names}))
+                variants = await self._all(lambda peer: peer.variants(passage, deadline))
+                return Reply(id=request.id, names=sorted({name for names in variants.values() for name in names}))
             case "check":
                 return Reply(id=request.id, names=sorted(await self._check(request.names, deadline)))
 
@@ -72,7 +76,7 @@ class Peers:
         for peer in self._peers:
             peer.close()
 
-    async def _lookup(self, names: list[str], deadline: Deadline) -> set[str]:
+    async def _lookup(self, names: list[str], deadline: Deadline, failures: list[str]) -> set[str]:
         """Those that some peer has: as soon as all are found, or the deadline is over, or every peer has answered."""
         found = set[str]()
 
@@ -81,12 +85,12 @@ class Peers:
             self._directory.learn(peer, asked=names, found=there)
             found.update(there)
 
-        pending = {self._start(ask(peer)) for peer in self._peers}
+        pending = {self._start(ask(peer), failures) for peer in self._peers}
         while pending and not found.issuperset(names):
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         return found & set(names)
 
-    async def _fetch(self, names: list[str], deadline: Deadline) -> dict[str, tuple[int, int]]:
+    async def _fetch(self, names: list[str], deadline: Deadline, failures: list[str]) -> dict[str, tuple[int, int]]:
         """Where each file begins in the ring, and its size. What no peer has, or is late, is left out."""
         came = dict[str, tuple[int, int]]()
         tried: set[tuple[str, Peer]] = set()
@@ -97,14 +101,14 @@ class Peers:
             unknown = [name for name in left if not any(name in own for own in plan.values())]
             if unknown and not asked:
                 asked = True
-                await self._lookup(unknown, deadline)
+                await self._lookup(unknown, deadline, failures)
                 plan = self._plan(left, tried)
             if not plan or deadline.passed:
                 break
             tried |= {(name, peer) for peer, own in plan.items() for name in own}
             others = any(self._candidates(name, tried) for own in plan.values() for name in own)
             limit = Deadline.after(deadline.remaining / 2) if others else deadline
-            fetches = [self._start(self._fetch_from(peer, own, limit, came)) for peer, own in plan.items()]
+            fetches = [self._start(self._fetch_from(peer, own, limit, came), failures) for peer, own in plan.items()]
             await asyncio.wait(fetches)
         return came
 
@@ -155,17 +159,21 @@ class Peers:
             answers[peer] = await ask(peer)
 
         if self._peers:
-            await asyncio.wait([self._start(collect(peer)) for peer in self._peers])
+            await asyncio.wait([self._start(collect(peer), []) for peer in self._peers])
         return answers
 
-    def _start(self, work: Awaitable[None]) -> "asyncio.Task[None]":
-        """Do it, to its end even where nobody waits for it any more. A peer's failure is its breaker's to report."""
+    def _start(self, work: Awaitable[None], failures: list[str]) -> "asyncio.Task[None]":
+        """Do it, to its end even where nobody waits for it any more. A peer's failure is its breaker's to report, and
+        is added to `failures`."""
 
         async def contained() -> None:
             try:
                 await work
+            except NotAskedError as error:
+                log.debug("%s", error)
             except OSError as error:
                 log.debug("a peer's answer is none: %s", error)
+                failures.append(f"{type(error).__name__} {error}".strip())
 
         task = asyncio.create_task(contained())
         self._under_way.add(task)

@@ -126,6 +126,7 @@ def test_of_two_peers_that_hold_all_one_is_dead(make_host: MakeHost, capfd: pyte
         other.peers.delete([make_key(0).variant], NEVER)
     assert two.cpu_tier.lookup_many(keys(0), NEVER) == set(), "the other peer deletes all the same"
     assert capfd.readouterr().err.count("failed 3 times in a row") == 1
+    assert 3 <= other.peers.num_failures <= 6  # as metrics have it
 
 
 def test_of_two_peers_one_is_stalled(make_host: MakeHost) -> None:

@@ -14,6 +14,7 @@ from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import TierStats
 from kvblend.store import NEVER, Deadline, PassageKVKey, StoredPassageKV, Tier, TieredStore, Variant
 from kvblend.store.content import PassageKVContent
+from kvblend.store.peers import PeerTier
 from tests.store.peers.hosts import DEADLINE_S, LARGE, Host, MakeHost, fetch_in_time
 from tests.store.samples import make_key, make_kv
 from tests.store.store_samples import delete as delete_from_store
@@ -112,6 +113,37 @@ def test_a_put_waits_for_no_peer_and_counts_none(make_host: MakeHost, tmp_path: 
     assert other.store.committed_many([make_key(1), make_key(2)]) == keys(1)
     with pytest.raises(InvalidRequestError, match="no remote tier that is written"):
         TieredStore.from_settings(other.settings.model_copy(update={"write": "remote"}))
+
+
+@pytest.mark.parametrize("way", ["kept near", "promoted"])
+def test_what_a_host_has_put_itself_stays_when_a_peer_loses_it(
+    make_host: MakeHost, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that was under way finds the host's own file, and is none that a delete at the peer could have missed."""
+    one = make_host("one")
+    other = make_host("other", one)
+    one.put(1)
+    ((key, file),) = other.peers.fetch_many(keys(1), NEVER).items()
+
+    def lose() -> None:
+        other.put(1)
+        one.cpu_tier.delete([key.variant], NEVER)
+
+    if way == "kept near":
+        lose()
+        other.store._writer.keep_near(file, other.peers)
+        other.store._writer.drain()
+    else:
+        fetch = PeerTier.fetch_many
+
+        def fetch_and_lose(tier: PeerTier, wanted: Collection[PassageKVKey], deadline: Deadline) -> object:
+            files = fetch(tier, wanted, deadline)
+            lose()
+            return files
+
+        monkeypatch.setattr(PeerTier, "fetch_many", fetch_and_lose)
+        assert other.store.promote_many([key]) == {key}
+    assert where(other.store, 1) == ["cpu"]
 
 
 def test_what_was_deleted_is_not_fetched_back_from_a_peer_that_wrote_it_late(make_host: MakeHost) -> None:
