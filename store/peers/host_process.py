@@ -136,7 +136,7 @@ class HostProcess:
                 text=True,
                 pass_fds=[lock],
                 start_new_session=True,  # a terminal's interrupt is not meant for it while others need it
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""},  # a GPU is none of its business
             )
         finally:
             os.close(lock)

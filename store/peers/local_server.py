@@ -16,8 +16,8 @@ __all__ = ["LocalServer"]
 log = logging.getLogger(__name__)
 
 LINGER_S = 0.4
-FIRST_S = 30.0
-"""Within which the first process connects."""
+FIRST_S = 5.0
+"""Within which the first process connects: the one that started this, once it is told that it is ready."""
 
 
 class LocalServer:
@@ -52,7 +52,7 @@ class LocalServer:
                 await asyncio.sleep(LINGER_S / 2)
                 num_idle = 0 if self._connections else num_idle + 1
         except TimeoutError:
-            log.warning("no process of this host has connected within %.0f s", FIRST_S)
+            log.debug("who started this does not need it any more")
         finally:
             accepting.cancel()
 

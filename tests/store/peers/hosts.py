@@ -91,11 +91,11 @@ class Host:
         os.kill(self.pid, signal.SIGKILL)
 
     def kill_for_good(self) -> None:
-        self._close()
-        if not self._is_gone():
+        self.close()
+        if not self.is_gone():
             with suppress(ProcessLookupError):
                 self.kill()
-        until(self._is_gone)
+        until(self.is_gone)
 
     def stall(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -104,7 +104,8 @@ class Host:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGCONT)
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Its peer process."""
         lock = try_lock(self.settings.cpu_path)
         if lock is not None:
             os.close(lock)
@@ -115,10 +116,10 @@ class Host:
 
     def __exit__(self, *_: object) -> None:
         self.go_on()
-        self._close()
-        until(self._is_gone)
+        self.close()
+        until(self.is_gone)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
             self.store.close()

@@ -182,3 +182,14 @@ def test_no_connection_is_lost_by_a_process_that_was_held_up(make_host: MakeHost
             connection, ring = connecting.result()
         os.close(ring)
         connection.close()
+
+
+def test_a_store_that_is_closed_while_its_peer_process_is_started_again_leaves_none(make_host: MakeHost) -> None:
+    one = make_host("one")
+    first = one.pid
+    one.kill()
+    until(lambda: process_id(one.settings.cpu_path) not in (None, first))  # it has begun, and is not ready
+    began = time.monotonic()
+    one.close()
+    assert time.monotonic() - began < 10.0
+    until(one.is_gone, within_s=15.0)
