@@ -86,9 +86,8 @@ class Peer:
         """Asked of this host, too, so that it forgets what was deleted as its peers do."""
         return (await self._ask("delete", deadline, of_oneself=True, variants=variants)).count
 
-    async def fetch(self, names: list[str], deadline: Deadline) -> Fetched:
-        """Read files to the ring until the deadline: what has come by then came."""
-        fetched = Fetched()
+    async def fetch(self, names: list[str], deadline: Deadline, fetched: Fetched) -> None:
+        """Read files to the ring until the deadline: what has come by then is in `fetched`, even where this raises."""
         async with self._guarded(deadline) as link:
             if self._is_own(link):
                 fetched.missing.update(names)
@@ -99,7 +98,6 @@ class Peer:
                 fetched.missing |= set(left) - grants.keys() - set(reply.busy)
                 await self._read(link, list(grants.values()), fetched, deadline)
                 left = [name for name in left if name in reply.busy] if grants and not deadline.passed else []
-        return fetched
 
     def close(self) -> None:
         if self._recovery is not None:

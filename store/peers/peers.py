@@ -37,8 +37,7 @@ class Peers:
 
     async def warm_up(self) -> None:
         """Connect to those who are there."""
-        for peer in self._peers:
-            await peer.warm_up()
+        await asyncio.gather(*(peer.warm_up() for peer in self._peers))
 
     async def answer(self, request: Request, holder: Hashable) -> Reply | None:
         deadline = Deadline.after(max(0.0, request.wait_s - min(MARGIN_S, request.wait_s / 10)))
@@ -115,10 +114,13 @@ class Peers:
     async def _fetch_from(
         self, peer: Peer, names: list[str], deadline: Deadline, came: dict[str, tuple[int, int]]
     ) -> None:
-        fetched: Fetched = await peer.fetch(names, deadline)
+        fetched = Fetched()
+        try:
+            await peer.fetch(names, deadline, fetched)
+        finally:
+            came.update(fetched.came)
         for name in fetched.missing:
             self._directory.forget(peer, name)
-        came.update(fetched.came)
 
     def _plan(self, names: list[str], tried: set[tuple[str, Peer]]) -> dict[Peer, list[str]]:
         """Whom to ask for what: one of those who have it, by chance."""

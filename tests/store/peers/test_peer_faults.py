@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import torch
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store import NEVER, Deadline
 from kvblend.store.peers.addresses import Address
+from kvblend.store.peers.peer import Fetched, Peer
 from kvblend.store.peers.peer_link import PeerLink
 from kvblend.store.peers.ring import Ring
 from tests.store.peers.hosts import DEADLINE_S, LARGE, Host, MakeHost, fetch_in_time, until
@@ -52,6 +53,34 @@ def test_a_peer_killed_twenty_times_while_it_is_read(make_host: MakeHost) -> Non
             came = fetch_in_time(other.peers, NUMBERS, shape=LARGE)
         num_cut += len(came) < len(NUMBERS)
     assert num_cut >= 10
+
+
+async def test_what_had_come_of_a_peer_that_is_killed_is_kept_and_given_back(make_host: MakeHost) -> None:
+    """More files than it lends at a time: some have come when the rest is asked for."""
+    one = make_host("one", cpu_bytes=1 << 29)
+    one.put(*range(60), shape=LARGE)
+    names = [make_key(number).file_name for number in range(60)]
+    ring = Ring(1 << 29, lease_s=10.0)
+    num_cut = 0
+    for attempt in range(20):
+        await asyncio.to_thread(until, lambda: is_listening(one))
+        peer = Peer(Address("127.0.0.1", one.port), "a token", ring, own_hosts=[])
+        fetched = Fetched()
+        asyncio.get_running_loop().call_later(0.3 + 0.1 * (attempt % 6), one.kill)
+        with suppress(OSError):
+            await peer.fetch(names, Deadline.after(8.0), fetched)
+        peer.close()
+        await asyncio.sleep(0.1)  # what was under way fails
+        num_cut += 0 < len(fetched.came) < len(names)
+        for start, num_bytes in fetched.came.values():
+            assert bytes(ring.view(start, 7)) == b"KVBLEND" and num_bytes > 1 << 20
+            ring.give_back(start)
+        assert ring.used_bytes == 0
+        if num_cut == 2:
+            break
+        await asyncio.to_thread(until, lambda: not is_listening(one))
+    assert num_cut == 2
+    ring.close()
 
 
 @pytest.mark.parametrize("moment", ["before", "while it is read"])
