@@ -93,13 +93,14 @@ class Peers:
         """Where each file begins in the ring, and its size. What no peer has, or is late, is left out."""
         came = dict[str, tuple[int, int]]()
         tried: set[tuple[str, Peer]] = set()
-        asked = False
+        asked = set[str]()
         for _ in range(MAX_ROUNDS):
             left = [name for name in dict.fromkeys(names) if name not in came]
             plan = self._plan(left, tried)
-            unknown = [name for name in left if not any(name in own for own in plan.values())]
-            if unknown and not asked:
-                asked = True
+            planned = {name for own in plan.values() for name in own}
+            unknown = [name for name in left if name not in planned and name not in asked]
+            if unknown:
+                asked.update(unknown)
                 await self._lookup(unknown, deadline, failures)
                 plan = self._plan(left, tried)
             if not plan or deadline.passed:

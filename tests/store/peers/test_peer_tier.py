@@ -171,6 +171,17 @@ def test_a_host_in_its_own_list_asks_the_others_and_is_told_of_deletes(make_host
     assert other.peers.delete([make_key(1).variant, make_key(2).variant], NEVER) == 2
 
 
+def test_what_one_peer_has_lost_is_fetched_from_another(make_host: MakeHost) -> None:
+    """It was found at the one not long ago; another has it since."""
+    one, two = make_host("one"), make_host("two")
+    other = make_host("other", one, two)
+    one.put(1, 2)
+    assert other.peers.lookup_many(keys(1, 2, 3), NEVER) == keys(1, 2)
+    one.cpu_tier.delete([make_key(1).variant], NEVER)
+    two.put(1, 3)
+    assert fetch_in_time(other.peers, [1, 2, 3], deadline_s=1.0) == keys(1, 2, 3)
+
+
 def test_more_than_a_peer_lends_at_a_time(make_host: MakeHost) -> None:
     """50 files of 6.3 MB, by a ring of 256 MiB: what is read is given back, and the rest is lent."""
     one = make_host("one", cpu_bytes=1 << 29)
