@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     """What tiers give up first (docs/store.md)."""
 
     remote: str | None = None
-    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`, `mooncake://`."""
+    """URLs of remote tiers, nearest first, with spaces between them: `redis://`, `rediss://`, `s3://`, `mooncake://`,
+    `nixl://`."""
 
     remote_username: str | None = None
     """Of a Redis or Valkey server. S3 takes the provider's own variables."""
@@ -63,6 +64,12 @@ class Settings(BaseSettings):
 
     remote_deadline: Annotated[float, Field(gt=0.0)] = 0.2
     """Seconds that remote tiers may cost a request, for its lookup and again for its fetch."""
+
+    peer_address: str | None = None
+    """`host:port` where this host's folders are served to peers. None: they are not."""
+
+    peer_token: SecretStr | None = None
+    """What peers show each other that they know."""
 
     control: str = "ipc:///tmp/kvblend/control.sock"
     """ZeroMQ address of the connector's control channel."""

@@ -49,6 +49,8 @@ class Tier(ABC):
     """A path, or an address without credentials."""
     num_failures: int = 0
     """Calls that failed or were late, and that their caller took for a miss."""
+    takes_puts: bool = True
+    """Whether it is written at all. Where it is not, nothing can last there, and `put` raises OSError."""
 
     @abstractmethod
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from types import TracebackType
@@ -20,6 +21,7 @@ from kvblend.store.gpu.gpu_tier import GPUTier
 from kvblend.store.joined_heads import join, parts_of
 from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.open_passage import OpenPassageKV
+from kvblend.store.peers import HostProcess, PeerTier, peer_addresses
 from kvblend.store.placement import tiers_of
 from kvblend.store.remote import remote_tiers
 from kvblend.store.stored_passage import StoredPassageKV
@@ -51,15 +53,17 @@ class TieredStore:
         gpu: GPUTier | None = None,
         write: WritePolicy = "disk",
         codec: CodecName = "raw",
+        peer_process: HostProcess | None = None,
     ) -> None:
-        """`write`: where a passage KV must lie before a put returns (docs/settings.md, KVBLEND_WRITE)."""
+        """`write`: where a passage KV must lie before a put returns (docs/settings.md, KVBLEND_WRITE). `peer_process`
+        lives as long as the store is open."""
         if not tiers:
             raise InvalidRequestError("a store needs at least one tier; none was given")
         self.gpu, self.bounded, self.remotes = gpu, tuple(tiers), tuple(remotes)
         self.shared: tuple[Tier, ...] = (*tiers, *remotes)
         for faster, slower in pairwise(self.bounded):
             faster.slower = slower
-        self._codec = codec
+        self._codec, self._peer_process = codec, peer_process
         self.counts = TierCounts()
         self._failures: dict[str, int] = {}
         self._writer = StoreWriter(self.bounded, self.remotes, write, self.counts)
@@ -69,14 +73,31 @@ class TieredStore:
         """Open the tiers that `settings` ask for and, for a worker on `device`, the GPU tier.
 
         Raises InvalidRequestError where a path is relative, cannot be written or lies within the other tier's,
-        where no tier is left, where the device has no room, or for a remote tier's URL that is none.
+        where no tier is left, where the device has no room, for a remote tier's URL that is none, or where the host's
+        peer process cannot be started.
         """
-        tiers = tiers_of(settings)
-        gpu = None
-        if device is not None and settings.gpu_bytes:
-            gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
-        remotes = remote_tiers(settings)
-        return cls(tiers, remotes=remotes, gpu=gpu, write=settings.write, codec=settings.codec)
+        with ExitStack() as closing:
+            tiers = tiers_of(settings)
+            for tier in tiers:
+                closing.callback(tier.close)
+            gpu = None
+            if device is not None and settings.gpu_bytes:
+                gpu = GPUTier(device, budget_bytes=settings.gpu_bytes, policy=policy_of(settings.eviction))
+                closing.callback(gpu.close)
+            process, addresses = HostProcess.of(settings), peer_addresses(settings)
+            if process is not None:
+                closing.callback(process.close)
+            peers = PeerTier(process, addresses) if process is not None and addresses else None
+            store = cls(
+                tiers,
+                remotes=remote_tiers(settings, peers),
+                gpu=gpu,
+                write=settings.write,
+                codec=settings.codec,
+                peer_process=process,
+            )
+            closing.pop_all()  # they are the store's to close
+            return store
 
     def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
         """Store a passage's KV; on return it lies where the write policy says that it must.
@@ -188,7 +209,8 @@ class TieredStore:
             missing = [key for key in dict.fromkeys(keys) if key not in there]
             for key, file in self._fetched(tier, missing, deadline).items():
                 with file:
-                    if self._writer.copy_into(fastest, file) and not self._was_deleted(key, tier, fastest):
+                    copy = self._writer.copy_into(fastest, file)
+                    if copy == "was there" or (copy == "copied" and not self._was_deleted(key, tier, fastest)):
                         there.add(key)
         return there
 
@@ -290,6 +312,8 @@ class TieredStore:
         self._writer.close()
         for tier in self._all:
             tier.close()
+        if self._peer_process is not None:
+            self._peer_process.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError, StoreFullError
 from kvblend.core.settings import WritePolicy
@@ -25,14 +26,18 @@ class StoreWriter:
     `memory`: it must lie in one tier, the fastest that has or can make room. `disk`: in the slowest bounded tier, and
     the faster ones are given copies. `remote`: in a remote tier, too. Remote tiers that need not have it get it later.
 
-    Raises InvalidRequestError where `write` is `remote` and there is no remote tier.
+    Tiers that take no puts are left out. Raises InvalidRequestError where `write` is `remote` and no remote tier is
+    left.
     """
 
     def __init__(
         self, bounded: Sequence[BoundedTier], remotes: Sequence[Tier], write: WritePolicy, counts: TierCounts
     ) -> None:
+        remotes = [tier for tier in remotes if tier.takes_puts]
         if write == "remote" and not remotes:
-            raise InvalidRequestError("KVBLEND_WRITE is 'remote', and there is no remote tier", param="KVBLEND_WRITE")
+            raise InvalidRequestError(
+                "KVBLEND_WRITE is 'remote', and there is no remote tier that is written", param="KVBLEND_WRITE"
+            )
         self._bounded, self._remotes, self._write, self._counts = bounded, remotes, write, counts
         self._behind = WriteBehind("store")
 
@@ -59,25 +64,25 @@ class StoreWriter:
         key, nearest = file.header.key, self._bounded[0]
 
         def copy() -> None:
-            self._put(nearest, CopiedContent(file))
+            if not self._put(nearest, CopiedContent(file)):
+                return  # another's, whose own it is
             if not source.lookup_many([key], Deadline.after(STILL_THERE_S)):  # deleted meanwhile, so the copy, too
                 nearest.delete([key.variant], NEVER)
 
         self._behind.submit(f"{key.file_name} is not copied to the {nearest.name} tier", copy)
 
-    def copy_into(self, tier: Tier, file: StoredPassageKV) -> bool:
-        """Copy an open file to another tier; False where it does not fit, cannot be written, or is corrupt."""
+    def copy_into(self, tier: Tier, file: StoredPassageKV) -> Literal["copied", "was there", "failed"]:
+        """Copy an open file to another tier; it fails where it does not fit, cannot be written, or is corrupt."""
         try:
-            self._put(tier, CopiedContent(file))
+            return "copied" if self._put(tier, CopiedContent(file)) else "was there"
         except StoreFullError:
-            return False
+            return "failed"
         except OSError as error:
             log.warning("the %s tier cannot be written: %s", tier.name, error)
-            return False
+            return "failed"
         except CorruptPassageKVError:
             file.quarantine()
-            return False
-        return True
+            return "failed"
 
     def later(self, what: str, work: Callable[[], object]) -> None:
         """Do something behind the others, once for `what`, or not at all where too much waits."""
@@ -105,10 +110,11 @@ class StoreWriter:
                 return tier.name
         raise StoreFullError("; ".join(reasons))
 
-    def _put(self, tier: Tier, content: PassageKVContent) -> None:
+    def _put(self, tier: Tier, content: PassageKVContent) -> bool:
         with self._counts.of(tier.name, "put") as counted:
             counted.num_hits = int(tier.put(content, NEVER))
             counted.num_bytes = counted.num_hits * content.num_bytes
+        return bool(counted.num_hits)
 
     def _put_if_it_fits(self, tier: Tier, content: PassageKVContent) -> None:
         try:

@@ -74,6 +74,13 @@ class PassageKVFile(StoredPassageKV):
         _read_exactly(self._raw.fileno(), extent, self._payload_start + self.header.extent_start(layer))
         self._check(layer, xxhash.xxh3_64(extent))
 
+    def read_file(self, memory: memoryview) -> None:
+        """Read the whole file, header and all, unchecked, into `num_bytes` of memory at a multiple of 4 KiB.
+
+        Raises CorruptPassageKVError where it cannot be read.
+        """
+        _read_exactly(self._raw.fileno(), memory, 0)
+
     def quarantine(self) -> bool:
         return self._put_aside(self.path, self.fileno(), "a layer's checksum is wrong")
 

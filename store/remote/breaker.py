@@ -14,12 +14,16 @@ LONGEST_PAUSE_S = 60.0
 
 class CircuitBreaker:
     """Closed until `max_failures` calls in a row have failed; then open, and every `pause_s` seconds one call is let
-    through, each pause twice as long as the last one up to a minute, until one succeeds. Each change is one line in the
-    log. Safe from several threads, and holds none of them up: pybreaker's, for one, makes calls take turns.
+    through, each pause twice as long as the last one up to `longest_pause_s`, until one succeeds. Each
+    change is one line in the log. Safe from several threads, and holds none of them up: pybreaker's, for one, makes
+    calls take turns.
     """
 
-    def __init__(self, name: str, *, max_failures: int, pause_s: float) -> None:
+    def __init__(
+        self, name: str, *, max_failures: int, pause_s: float, longest_pause_s: float = LONGEST_PAUSE_S
+    ) -> None:
         self._name, self._max_failures, self._first_pause_s = name, max_failures, pause_s
+        self._longest_pause_s = longest_pause_s
         self._lock = threading.Lock()
         self._num_failures = 0
         self._pause_s, self._retry_at = pause_s, 0.0
@@ -50,11 +54,11 @@ class CircuitBreaker:
             opens = self._state == "closed" and self._num_failures >= self._max_failures
             if opens or self._state == "trying":
                 self._state, self._retry_at = "open", time.monotonic() + self._pause_s
-                self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+                self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
         if opens:
             log.warning(
                 "the %s failed %d times in a row: it is not asked until it answers again (%s)",
                 self._name,
                 self._max_failures,
-                error,
+                f"{type(error).__name__} {error}".strip(),
             )

@@ -18,21 +18,22 @@ __all__ = ["RemotePassage"]
 class RemotePassage(StoredPassageKV):
     """The bytes of a passage KV file in this process's memory, as long as anyone refers to it; `close` does nothing.
 
-    Raises CorruptPassageKVError where `data`, anything that has a buffer, is no file of `key`. Layers are checked when
-    they are read.
+    data: uint8 [num_bytes] on a CPU, at a multiple of 4 KiB, which is this one's from now on; or anything that has a
+    buffer, which is copied where it must be. Raises CorruptPassageKVError where it is no file of `key`. Layers are checked when they are
+    read.
     """
 
     def __init__(
         self, key: PassageKVKey, data: Any, *, tier: str, put_aside: Callable[["RemotePassage"], bool]
     ) -> None:
-        whole = memoryview(data).cast("B")
+        whole = byte_view(data) if isinstance(data, torch.Tensor) else memoryview(data).cast("B")
         head = bytes(whole[:EXTENT_ALIGNMENT])
         num_head = PassageKVHeader.packed_bytes(head)
         self.header = PassageKVHeader.unpack(bytes(whole[:num_head]), file_bytes=len(whole))
         if self.header.key != key:
             raise CorruptPassageKVError(f"holds the KV of {self.header.key.file_name}")
         self.tier, self._num_head, self._put_aside = tier, num_head, put_aside
-        self._memory = _extents(whole)
+        self._memory = data if isinstance(data, torch.Tensor) else _extents(whole)
         self._bytes = byte_view(self._memory)
 
     @property

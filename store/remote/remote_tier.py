@@ -111,7 +111,12 @@ class RemoteTier(Tier):
         self._objects.close()
 
     def _call(self, works: Sequence[Callable[[], Result]], deadline: Deadline) -> list[Result]:
-        """Do all at once, and wait for them until the deadline. Raises OSError where one failed or is late."""
+        """Do all at once, and wait for them until the deadline. Raises OSError where one failed or is late.
+
+        Where no time is left to begin with, that is not the store's fault.
+        """
+        if deadline.passed:
+            raise TimeoutError("there is no time left to ask")
         if not self._breaker.allows():
             raise OSError(f"the {self.name} tier at {self.location} is not asked now: it failed again and again")
         try:

@@ -5,6 +5,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit, urlunsplit
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
+from kvblend.store.peers.addresses import SCHEME
 from kvblend.store.remote.mooncake_client import MooncakeClient
 from kvblend.store.remote.mooncake_objects import MooncakeObjects
 from kvblend.store.remote.objects import RemoteObjects
@@ -12,18 +13,27 @@ from kvblend.store.remote.redis_objects import RedisObjects
 from kvblend.store.remote.remote_tier import RemoteTier
 from kvblend.store.remote.s3_objects import S3Objects
 from kvblend.store.remote.tls_files import TLSFiles
+from kvblend.store.tier import Tier
 
 __all__ = ["remote_objects", "remote_tiers"]
 
-KNOWN = "redis://, rediss://, s3://, mooncake://"
+KNOWN = "redis://, rediss://, s3://, mooncake://, nixl://"
 MIB = 1 << 20
 
 
-def remote_tiers(settings: Settings) -> list[RemoteTier]:
-    """The tiers that `settings.remote` names, nearest first. Raises InvalidRequestError as `remote_objects`."""
+def remote_tiers(settings: Settings, peers: Tier | None = None) -> list[Tier]:
+    """The tiers that `settings.remote` names, nearest first; `peers` is the one that its `nixl://` stands for.
+
+    Raises InvalidRequestError as `remote_objects`.
+    """
     password = settings.remote_password.get_secret_value() if settings.remote_password else None
-    urls = (settings.remote or "").split()
-    return [RemoteTier(remote_objects(url, username=settings.remote_username, password=password)) for url in urls]
+    tiers = list[Tier]()
+    for url in (settings.remote or "").split():
+        if peers is not None and urlsplit(url).scheme == SCHEME:
+            tiers.append(peers)
+        else:
+            tiers.append(RemoteTier(remote_objects(url, username=settings.remote_username, password=password)))
+    return tiers
 
 
 def remote_objects(url: str, *, username: str | None = None, password: str | None = None) -> RemoteObjects:

@@ -107,6 +107,15 @@ def test_a_server_that_does_not_answer_costs_a_deadline_and_is_asked_again_later
     assert put(tier, 3) and contains(tier, 3)
 
 
+def test_who_has_no_time_left_is_no_failure_of_the_server(server: Server, tier: RemoteTier) -> None:
+    """A request's lookup may have spent it all elsewhere."""
+    put(tier, 1)
+    for _ in range(5):
+        assert tier.lookup_many([make_key(1)], Deadline.after(0.0)) == set()
+        tier.fetch_many([make_key(1)], Deadline.after(0.0))
+    assert not tier._breaker.is_open and fetch_in_time(tier, 1) == {make_key(1)}
+
+
 def test_a_server_killed_twenty_times_serves_nothing_wrong(tmp_path: Path) -> None:
     """Writers and readers go on meanwhile; what was put and survived is right, and nothing else is."""
     with ValkeyServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
