@@ -56,8 +56,7 @@ class StoredSpan:
 
     def extents(self, tables: Sequence[RotaryTable]) -> ExtentSpan:
         return ExtentSpan(
-            self.file.fileno(),
-            PAYLOAD_START,
+            (self.file.fileno(), PAYLOAD_START),
             self.extent_bytes,
             self.checksums,
             self.kv.shape[2],
