@@ -36,13 +36,13 @@ CODECS = {"raw": 0, "int8_channel": 1, "fp8": 2, "int4": 3}
 
 @dataclass(frozen=True)
 class ExtentSpan:
-    """Tokens of one passage, of which each layer is an extent of keys and values: codes or numbers, then scales.
+    """Tokens of one passage, of which each layer is an extent: keys and values, in codes or not, then scales.
 
     file: a descriptor and the byte where layer 0 begins, where layers lie one after the other in an open file; else
-    whatever writes a checked layer into uint8 `[extent_bytes]`, from several threads at once, and raises what
-    `KernelLoading` was told to expect where it cannot. scales_at: the byte of an extent. checksums: xxh3_64 of each layer's extent, of a file. The first token goes to position `start`; the first `skipped` are left
-    out. rotations: cos and sin fp32 `[half]` by which keys turn, one for each rotary table of the model; none where
-    the span stays where it was computed.
+    whatever writes a layer, checked, into uint8 `[extent_bytes]`, from several threads at once. checksums: xxh3_64 of
+    each layer's extent in a file. The first token goes to position `start`; the first `skipped` are left out.
+    rotations: cos and sin fp32 `[half]` by which keys turn, one for each rotary table of the model; none where the span
+    stays where it was computed. scales_at: the byte of an extent.
     """
 
     file: tuple[int, int] | Callable[[int, Tensor], None]
@@ -92,7 +92,7 @@ class KernelLoading:
         kernels: HostKernels,
         targets: Sequence[LayerTarget],
         spans: Sequence[ExtentSpan],
-        expected: type[Exception] = OSError,
+        expected: tuple[type[Exception], ...] = (OSError,),
     ) -> None:
         """expected: what a span that is no file raises where a layer cannot be used; anything else `run` raises."""
         self._library = kernels.library

@@ -3,7 +3,17 @@
 import ctypes
 from ctypes import CFUNCTYPE, POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 
-__all__ = ["AttendArguments", "Bring", "LoadLayer", "LoadSpan", "LoadState", "Pages", "ProbeArguments", "Softmax", "declare"]
+__all__ = [
+    "AttendArguments",
+    "Bring",
+    "LoadLayer",
+    "LoadSpan",
+    "LoadState",
+    "Pages",
+    "ProbeArguments",
+    "Softmax",
+    "declare",
+]
 
 
 class Pages(Structure):

@@ -58,7 +58,7 @@ class HostLoader:
             kernels,
             [_target(context, layer, distinct, hit) for layer in range(len(context.pages.layers))],
             [_extents(passage, distinct) for passage in passages],
-            expected=CorruptPassageKVError,
+            expected=(CorruptPassageKVError, OSError),
         ) as loading:
             helpers = [self._helpers.submit(loading.run) for _ in range(self._num_helpers)]
             try:
