@@ -88,7 +88,7 @@ class TieredStore:
         Raises StoreFullError where that tier cannot make room or be written, InvalidRequestError where `kv` does not
         fit the key.
         """
-        # What begins at position 0 has the attention sink, an outlier that takes the precision from the tokens beside it,
+        # What begins at position 0 has the attention sink, whose outliers take the precision from the tokens beside it,
         # and no blend recomputes it: it is stored as it is.
         codec = codec_spec(self._codec if capture_position else "raw", kv.shape[-1])
         content = TensorContent(key, kv, capture_position=capture_position, owners=owners, codec=codec)
