@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     """When an ingest's passages are encoded: `eager`, at once; `lazy`, at their first use; a number: at once until so
     many bytes of KV are stored."""
 
-    codec: CodecName = "raw"
+    codec: CodecName = "entropy"
     """How new passage KV is stored (docs/store.md). What is stored otherwise is read all the same."""
 
     eviction: EvictionName = "s3-fifo"

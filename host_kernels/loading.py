@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
 from types import TracebackType
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kvblend.host_kernels.build import HostKernels
 from kvblend.host_kernels.pages import HostPagedKV
-from kvblend.host_kernels.structures import LoadLayer, LoadSpan
+from kvblend.host_kernels.structures import Bring, LoadLayer, LoadSpan
+from kvblend.triton_kernels import Codec
 
 __all__ = ["ExtentSpan", "KernelLoading", "LayerTarget", "SpanFailure"]
 
@@ -26,25 +27,33 @@ class _Failure(IntEnum):
     CHECKSUM = 1
     TOO_SHORT = 2
     READ_ERROR = 3
+    NOT_BROUGHT = 4
+
+
+CODECS = {"raw": 0, "int8_channel": 1, "fp8": 2, "int4": 3}
+"""As `CodecKind` in `csrc/codes.h`."""
 
 
 @dataclass(frozen=True)
 class ExtentSpan:
-    """Tokens of one open file, whose layers lie one after the other, each an extent of keys and values.
+    """Tokens of one passage, of which each layer is an extent: keys and values, in codes or not, then scales.
 
-    checksums: xxh3_64 of each layer's extent. The first token goes to position `start`; the first `skipped` are left
-    out. rotations: cos and sin fp32 `[half]` by which keys turn, one for each rotary table of the model; none where
-    the span stays where it was computed.
+    file: a descriptor and the byte where layer 0 begins, where layers lie one after the other in an open file; else
+    whatever writes a layer, checked, into uint8 `[extent_bytes]`, from several threads at once. checksums: xxh3_64 of
+    each layer's extent in a file. The first token goes to position `start`; the first `skipped` are left out.
+    rotations: cos and sin fp32 `[half]` by which keys turn, one for each rotary table of the model; none where the span
+    stays where it was computed. scales_at: the byte of an extent.
     """
 
-    fd: int
-    payload_start: int
+    file: tuple[int, int] | Callable[[int, Tensor], None]
     extent_bytes: int
     checksums: Sequence[int]
     num_tokens: int
     start: int
     skipped: int
     rotations: Sequence[tuple[Tensor, Tensor]]
+    codec: Codec = field(default_factory=Codec)
+    scales_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,9 +87,18 @@ class KernelLoading:
     which a layer fails is left as it is; the others go on.
     """
 
-    def __init__(self, kernels: HostKernels, targets: Sequence[LayerTarget], spans: Sequence[ExtentSpan]) -> None:
+    def __init__(
+        self,
+        kernels: HostKernels,
+        targets: Sequence[LayerTarget],
+        spans: Sequence[ExtentSpan],
+        expected: tuple[type[Exception], ...] = (OSError,),
+    ) -> None:
+        """expected: what a span that is no file raises where a layer cannot be used; anything else `run` raises."""
         self._library = kernels.library
-        self._num_spans = len(spans)
+        self._spans, self._expected = spans, expected
+        self._reasons: dict[int, str] = {}
+        self._errors: list[Exception] = []
         widths = [len(cos) for cos, _ in next((span.rotations for span in spans if span.rotations), ())]
         begins = [0, *accumulate(2 * width for width in widths)]
         checksums = [(ctypes.c_uint64 * len(span.checksums))(*span.checksums) for span in spans]
@@ -93,25 +111,31 @@ class KernelLoading:
             layer.angles_at, layer.half = (-1, 0) if rotary is None else (begins[rotary], widths[rotary])
         files = (LoadSpan * len(spans))()
         for file, span, own_checksums, own_angles in zip(files, spans, checksums, angles, strict=True):
-            assert len(span.checksums) == len(targets) and len(span.rotations) in (0, len(widths))
+            assert len(span.rotations) in (0, len(widths))
+            assert not isinstance(span.file, tuple) or len(span.checksums) == len(targets)
             file.checksums = ctypes.addressof(own_checksums)
             file.angles = None if own_angles is None else own_angles.data_ptr()
-            file.fd, file.payload_start, file.extent_bytes = span.fd, span.payload_start, span.extent_bytes
+            file.fd, file.payload_start = span.file if isinstance(span.file, tuple) else (-1, 0)
+            file.extent_bytes, file.scales_at = span.extent_bytes, span.scales_at
+            file.codec, file.group_size = CODECS[span.codec.name], span.codec.group_size
             file.num_tokens, file.skipped, file.start = span.num_tokens, span.skipped, span.start
-        self._held = (targets, checksums, angles)
+        bring = Bring(self._bring)
+        self._held = (targets, checksums, angles, bring)
         """What the structures point to."""
-        self._load = self._library.kvblend_load_new(layers, len(targets), files, len(spans))
+        self._load = self._library.kvblend_load_new(layers, len(targets), files, len(spans), bring)
 
     def run(self) -> None:
         """Load what no other thread has taken up; all is there when every thread has returned."""
         assert self._load is not None, "it is closed"
         self._library.kvblend_load_run(self._load)
+        if self._errors:
+            raise self._errors[0]
 
     def failures(self) -> dict[int, SpanFailure]:
         """What has failed so far, by the span's place."""
         assert self._load is not None, "it is closed"
         failed = {}
-        for place in range(self._num_spans):
+        for place in range(len(self._spans)):
             state = self._library.kvblend_load_state(self._load, place)
             if state.failure == _Failure.CHECKSUM:
                 failed[place] = SpanFailure(state.layer, "fails its checksum")
@@ -119,7 +143,25 @@ class KernelLoading:
                 failed[place] = SpanFailure(state.layer, "ends before its layer's end")
             elif state.failure == _Failure.READ_ERROR:
                 failed[place] = SpanFailure(state.layer, f"cannot be read: {os.strerror(state.error)}")
+            elif state.failure == _Failure.NOT_BROUGHT:
+                failed[place] = SpanFailure(state.layer, f"cannot be used: {self._reasons[place]}")
         return failed
+
+    def _bring(self, place: int, layer: int, address: int) -> int:
+        """What the kernels call for a layer of a span that is no file. An error must not pass through them."""
+        span = self._spans[place]
+        assert not isinstance(span.file, tuple)
+        try:
+            memory = (ctypes.c_uint8 * span.extent_bytes).from_address(address)
+            span.file(layer, torch.frombuffer(memory, dtype=torch.uint8))
+        except self._expected as error:
+            self._reasons.setdefault(place, str(error))
+            return 1
+        except Exception as error:
+            self._reasons.setdefault(place, repr(error))
+            self._errors.append(error)
+            return 1
+        return 0
 
     def close(self) -> None:
         """Free it. No thread may be in `run`. Idempotent."""

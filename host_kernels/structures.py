@@ -1,9 +1,19 @@
 """The kernels' arguments as C knows them; each mirrors the structure of its name in `csrc/`."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 
-__all__ = ["AttendArguments", "LoadLayer", "LoadSpan", "LoadState", "Pages", "ProbeArguments", "Softmax", "declare"]
+__all__ = [
+    "AttendArguments",
+    "Bring",
+    "LoadLayer",
+    "LoadSpan",
+    "LoadState",
+    "Pages",
+    "ProbeArguments",
+    "Softmax",
+    "declare",
+]
 
 
 class Pages(Structure):
@@ -84,11 +94,18 @@ class LoadSpan(Structure):
         ("angles", c_void_p),
         ("payload_start", c_int64),
         ("extent_bytes", c_int64),
+        ("scales_at", c_int64),
         ("fd", c_int32),
         ("num_tokens", c_int32),
         ("skipped", c_int32),
         ("start", c_int32),
+        ("codec", c_int32),
+        ("group_size", c_int32),
     )
+
+
+Bring = CFUNCTYPE(c_int32, c_int32, c_int32, c_void_p)
+"""(span, layer, extent), 0 where it was brought; called without the GIL, which it takes."""
 
 
 class LoadState(Structure):
@@ -100,7 +117,7 @@ def declare(library: ctypes.CDLL) -> None:
     for name, result, arguments in (
         ("kvblend_attend", None, [POINTER(AttendArguments)]),
         ("kvblend_probe", None, [POINTER(ProbeArguments)]),
-        ("kvblend_load_new", c_void_p, [POINTER(LoadLayer), c_int32, POINTER(LoadSpan), c_int32]),
+        ("kvblend_load_new", c_void_p, [POINTER(LoadLayer), c_int32, POINTER(LoadSpan), c_int32, Bring]),
         ("kvblend_load_run", None, [c_void_p]),
         ("kvblend_load_state", LoadState, [c_void_p, c_int32]),
         ("kvblend_load_delete", None, [c_void_p]),

@@ -25,7 +25,7 @@ class StoredPassageKV(OpenPassageKV):
         """
 
     def in_file(self) -> tuple[int, int] | None:
-        """A file descriptor and the byte of layer 0's extent, where raw extents lie one after another; else None.
+        """A file descriptor and the byte of layer 0's extent, where staged layers lie one after another; else None.
 
         Whoever reads there checks what it reads. Valid until `close`.
         """

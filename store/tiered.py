@@ -109,9 +109,10 @@ class TieredStore:
         Raises StoreFullError where that tier cannot make room or be written, InvalidRequestError where `kv` does not
         fit the key.
         """
-        content = TensorContent(
-            key, kv, capture_position=capture_position, owners=owners, codec=codec_spec(self._codec, kv.shape[-1])
-        )
+        # What begins at position 0 has the attention sink, whose outliers take the precision from the tokens beside it,
+        # and no blend recomputes it: it is stored as it is.
+        codec = codec_spec(self._codec if capture_position else "raw", kv.shape[-1])
+        content = TensorContent(key, kv, capture_position=capture_position, owners=owners, codec=codec)
         return self._writer.put(content)
 
     def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:

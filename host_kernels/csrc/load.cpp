@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "codes.h"
 #include "lines.h"
 #include "pages.h"
 #include "xxh3.h"
@@ -30,11 +31,17 @@ struct LoadSpan {
   const uint64_t* checksums;  // [num_layers], of its extents
   const float* angles;        // cos [half], sin [half] of one rotation after the other; null where keys stay
   int64_t payload_start, extent_bytes;
-  int32_t fd, num_tokens, skipped;
+  int64_t scales_at;  // byte of an extent where the scales of its codes begin
+  int32_t fd;         // -1: the caller brings its extents
+  int32_t num_tokens, skipped;
   int32_t start;  // position of its first token, the skipped ones counted
+  int32_t codec, group_size;
 };
 
-enum Failure : int32_t { SOUND = 0, CHECKSUM = 1, TOO_SHORT = 2, READ_ERROR = 3 };
+// Writes a checked extent of a span's layer where it is told to; not 0 where it cannot.
+using Bring = int32_t (*)(int32_t span, int32_t layer, void* extent);
+
+enum Failure : int32_t { SOUND = 0, CHECKSUM = 1, TOO_SHORT = 2, READ_ERROR = 3, NOT_BROUGHT = 4 };
 
 // Mirrored by `LoadState` in structures.py.
 struct LoadState {
@@ -45,9 +52,10 @@ constexpr int RUN = 32;  // tokens that are rotated together
 
 class Load {
  public:
-  Load(const LoadLayer* layers, int num_layers, const LoadSpan* spans, int num_spans)
+  Load(const LoadLayer* layers, int num_layers, const LoadSpan* spans, int num_spans, Bring bring)
       : layers_(layers, layers + num_layers),
         spans_(spans, spans + num_spans),
+        bring_(bring),
         states_(num_spans, LoadState{SOUND, -1, 0}),
         failures_(num_spans) {}
 
@@ -84,7 +92,10 @@ class Load {
     const LoadSpan& span = spans_[index];
     uint8_t* extent = own_extent(span.extent_bytes);
     int error = extent == nullptr ? ENOMEM : 0;
-    const int failure = error ? READ_ERROR : read(span, layer, extent, error);
+    const int failure = error          ? READ_ERROR
+                        : span.fd >= 0 ? read(span, layer, extent, error)
+                        : bring_(index, layer, extent) == 0 ? SOUND
+                                                            : NOT_BROUGHT;
     if (failure != SOUND) {
       int first = SOUND;  // others may be at layers of the span that fail as well, or do not
       if (failures_[index].compare_exchange_strong(first, failure)) states_[index] = {failure, layer, error};
@@ -92,9 +103,9 @@ class Load {
     }
     const LoadLayer& own = layers_[layer];
     if (own.pages.is_bf16)
-      move(own, span, reinterpret_cast<const bf16*>(extent));
+      move<bf16>(own, span, extent);
     else
-      move(own, span, reinterpret_cast<const float*>(extent));
+      move<float>(own, span, extent);
   }
 
   static int read(const LoadSpan& span, int layer, uint8_t* extent, int& error) {
@@ -114,29 +125,45 @@ class Load {
   }
 
   template <typename S>
-  void move(const LoadLayer& layer, const LoadSpan& span, const S* keys) const {
+  void move(const LoadLayer& layer, const LoadSpan& span, const uint8_t* extent) const {
     const Pages& pages = layer.pages;
     const int row = pages.num_kv_heads * pages.head_dim;
-    const S* values = keys + int64_t(span.num_tokens) * row;
+    const auto coded = [&](int half) {  // of a span in codes: its keys, its values
+      const int64_t codes = int64_t(span.num_tokens) * row;
+      const int64_t num_scales = span.codec == INT8_CHANNEL ? row : codes / span.group_size;
+      const auto* scales = reinterpret_cast<const uint16_t*>(extent + span.scales_at) + half * num_scales;
+      return Coded{extent + half * (span.codec == INT4 ? codes / 2 : codes), scales, span.codec, span.group_size,
+                   pages.num_kv_heads, pages.head_dim};
+    };
+    const bool is_raw = span.codec == RAW;
+    const S *keys = nullptr, *values = nullptr;
+    Coded coded_keys{}, coded_values{};
+    if (is_raw)
+      keys = reinterpret_cast<const S*>(extent), values = keys + int64_t(span.num_tokens) * row;
+    else
+      coded_keys = coded(0), coded_values = coded(1);
     const int first = std::max(span.skipped, layer.write_from - span.start);
     const bool turns = span.angles != nullptr && layer.angles_at >= 0;
     const float* angles = turns ? span.angles + layer.angles_at : nullptr;
-    alignas(LINE) S turned[RUN * 512];
+    alignas(LINE) S turned[RUN * 512], decoded[RUN * 512];
     for (int token = first; token < span.num_tokens;) {
       const int position = span.start + token, offset = position % pages.page_size;
       const int count = std::min({RUN - offset % RUN, span.num_tokens - token, pages.page_size - offset});
       const int64_t page = layer.table[position / pages.page_size];
       for (int head = 0; head < pages.num_kv_heads; ++head) {
-        const S* key = keys + int64_t(token) * row + head * pages.head_dim;
-        int stride = row;
+        const int stride = is_raw ? row : pages.head_dim;
+        const int64_t at = int64_t(token) * row + head * pages.head_dim;
+        const S* key = is_raw ? keys + at : decoded;
+        if (!is_raw) coded_keys.decode(token, count, head, decoded);
+        int key_stride = stride;
         if (turns) {
           for (int own = 0; own < count; ++own)
-            turn(key + int64_t(own) * row, turned + own * pages.head_dim, angles, layer, pages.head_dim);
-          key = turned, stride = pages.head_dim;
+            turn(key + int64_t(own) * stride, turned + own * pages.head_dim, angles, layer, pages.head_dim);
+          key = turned, key_stride = pages.head_dim;
         }
-        write_keys(pages, keys_of<S>(pages, page, head), key, stride, offset, count);
-        write_values(pages, values_of<S>(pages, page, head), values + int64_t(token) * row + head * pages.head_dim, row,
-                     offset, count);
+        write_keys(pages, keys_of<S>(pages, page, head), key, key_stride, offset, count);
+        if (!is_raw) coded_values.decode(token, count, head, decoded);
+        write_values(pages, values_of<S>(pages, page, head), is_raw ? values + at : decoded, stride, offset, count);
       }
       token += count;
     }
@@ -231,6 +258,7 @@ class Load {
 
   const std::vector<LoadLayer> layers_;
   const std::vector<LoadSpan> spans_;
+  const Bring bring_;
   std::vector<LoadState> states_;
   std::vector<std::atomic<int>> failures_;
   std::atomic<int64_t> next_{0};
@@ -240,8 +268,9 @@ class Load {
 
 extern "C" {
 
-void* kvblend_load_new(const kvblend::LoadLayer* layers, int num_layers, const kvblend::LoadSpan* spans, int num_spans) {
-  return new kvblend::Load(layers, num_layers, spans, num_spans);
+void* kvblend_load_new(const kvblend::LoadLayer* layers, int num_layers, const kvblend::LoadSpan* spans, int num_spans,
+                       kvblend::Bring bring) {
+  return new kvblend::Load(layers, num_layers, spans, num_spans, bring);
 }
 
 void kvblend_load_run(void* load) { static_cast<kvblend::Load*>(load)->run(); }
@@ -253,7 +282,5 @@ kvblend::LoadState kvblend_load_state(const void* load, int span) {
 void kvblend_load_delete(void* load) { delete static_cast<kvblend::Load*>(load); }
 
 uint64_t kvblend_checksum(const uint8_t* data, size_t length) { return kvblend::xxh3_64(data, length); }
-
-
 
 }  // extern "C"

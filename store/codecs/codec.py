@@ -50,6 +50,10 @@ class PassageCodec(ABC):
         """Bytes of one layer between the two stages: payload, then scales."""
         return self._payload_bytes(shape, dtype) + self._scale_bytes(shape)
 
+    def scales_at(self, shape: LayerShape, dtype: torch.dtype) -> int:
+        """The byte of a staged layer at which its scales begin."""
+        return self._payload_bytes(shape, dtype)
+
     @abstractmethod
     def encode(self, layer: torch.Tensor) -> torch.Tensor:
         """The stored bytes of `layer`, of any strides: uint8 [stored_bytes]. A raw layer may be a view of it.

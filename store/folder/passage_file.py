@@ -68,7 +68,7 @@ class PassageKVFile(StoredPassageKV):
         return self._raw.fileno()
 
     def in_file(self) -> tuple[int, int] | None:
-        return (self.fileno(), self._payload_start) if self.header.is_raw else None
+        return (self.fileno(), self._payload_start) if not self.header.passage_codec.packs else None
 
     def read_extent(self, layer: int, extent: memoryview) -> None:
         _read_exactly(self._raw.fileno(), extent, self._payload_start + self.header.extent_start(layer))

@@ -11,7 +11,10 @@ import xxhash
 from torch import Tensor
 
 from kvblend.blend import RotaryTable, rerotate
+from kvblend.core.settings import CodecName
 from kvblend.host_kernels import ExtentSpan, LayerTarget
+from kvblend.store.codecs import PassageCodec, codec_of, codec_spec
+from kvblend.store.codecs.quantized import layer_shape
 from tests.host_kernels.paged_caches import host_pages, page_tables, paged_cache
 
 __all__ = ["PAYLOAD_START", "LayerShape", "Loaded", "StoredSpan", "rotary_table"]
@@ -33,7 +36,9 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class StoredSpan:
-    """Tokens for positions from `start` on, moved by `delta`; `kv` is `[layer, k|v, token, kv_head, head_dim]`."""
+    """Tokens for positions from `start` on, moved by `delta`; `kv` is `[layer, k|v, token, kv_head, head_dim]`: the
+    numbers that the codec gives back, which are not the ones that it was given.
+    """
 
     kv: Tensor
     start: int
@@ -42,29 +47,53 @@ class StoredSpan:
     file: IO[bytes]
     extent_bytes: int
     checksums: list[int]
+    codec: PassageCodec
+    packed: list[Tensor]
+    """Layers that must be unpacked first; none where they are read from the file."""
 
     @classmethod
-    def random(cls, shape: Sequence[int], dtype: torch.dtype, *, start: int, skipped: int, delta: int) -> "StoredSpan":
-        kv = torch.randn(*shape).to(dtype)
-        layers = [layer.contiguous().view(torch.uint8).numpy().tobytes() for layer in kv]
-        extent_bytes = -(-len(layers[0]) // 4096) * 4096
+    def random(
+        cls,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        start: int,
+        skipped: int,
+        delta: int,
+        codec_name: CodecName = "raw",
+    ) -> "StoredSpan":
+        numbers = (torch.randn(*shape) * torch.rand(shape[-1]).add(0.01) * 4).to(dtype)
+        codec = codec_of(codec_spec(codec_name, shape[-1]))
+        encoded = [codec.encode(layer) for layer in numbers]
+        kv = torch.empty_like(numbers)
+        for layer, stored in zip(kv, encoded, strict=True):
+            codec.decode(stored, layer)
+        layers = [stored.numpy().tobytes() for stored in encoded]
+        extent_bytes = -(-codec.staged_bytes(layer_shape(kv[0]), dtype) // 4096) * 4096
         extents = [layer.ljust(extent_bytes, b"\0") for layer in layers]
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- `Loaded` closes it
         file.write(b"header".ljust(PAYLOAD_START, b"\0") + b"".join(extents))
         checksums = [xxhash.xxh3_64_intdigest(extent) for extent in extents]
-        return cls(kv, start, skipped, delta, file, extent_bytes, checksums)
+        packed = encoded if codec.packs else []
+        return cls(kv, start, skipped, delta, file, extent_bytes, checksums, codec, packed)
 
     def extents(self, tables: Sequence[RotaryTable]) -> ExtentSpan:
         return ExtentSpan(
-            self.file.fileno(),
-            PAYLOAD_START,
+            self.unpack if self.packed else (self.file.fileno(), PAYLOAD_START),
             self.extent_bytes,
             self.checksums,
             self.kv.shape[2],
             self.start,
             self.skipped,
             [table.angles(self.delta) for table in tables] if self.delta else [],
+            self.codec.staged_as,
+            self.codec.scales_at(layer_shape(self.kv[0]), self.kv.dtype),
         )
+
+    def unpack(self, layer: int, extent: Tensor) -> None:
+        shape = layer_shape(self.kv[0])
+        staged = extent[: self.codec.staged_bytes(shape, self.kv.dtype)]
+        self.codec.unpack(self.packed[layer], staged, shape)
 
     def damage(self, layer: int) -> None:
         """Turn a bit of a layer's extent."""

@@ -2,9 +2,12 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import cycle
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kvblend.core.settings import CodecName
 from kvblend.host_kernels import HostKernels, KernelLoading, SpanFailure
 from tests.host_kernels.stored_spans import PAYLOAD_START, LayerShape, Loaded, StoredSpan, rotary_table
 
@@ -32,13 +36,20 @@ def loading_of(kernels: HostKernels, loaded: Loaded) -> Iterator[KernelLoading]:
 
 
 def stored(
-    spans: list[tuple[int, int, int, int]], num_layers: int, heads: int, dim: int, dtype: torch.dtype
+    spans: list[tuple[int, int, int, int]],
+    num_layers: int,
+    heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    codecs: Sequence[CodecName] = ("raw",),
 ) -> list[StoredSpan]:
+    """Spans one after the other, by each of the codecs in turn."""
     made, start = [], 0
-    for gap, length, skipped, delta in spans:
+    for (gap, length, skipped, delta), codec in zip(spans, cycle(codecs)):
         start += gap
         shape = (num_layers, 2, length, heads, dim)
-        made.append(StoredSpan.random(shape, dtype, start=start, skipped=min(skipped, length), delta=delta))
+        skipped = min(skipped, length)
+        made.append(StoredSpan.random(shape, dtype, start=start, skipped=skipped, delta=delta, codec_name=codec))
         start += length
     return made
 
@@ -46,8 +57,12 @@ def stored(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["plain", "packed"])
 @settings(max_examples=60)
-@example([(0, 128, 0, 77), (0, 128, 0, 0), (3, 97, 5, -9)], 2, 64, 32, False, False, 0, 0, 1, 0)
-@example([(5, 150, 0, 123)], 1, 512, 64, False, True, 0, 0, 1, 0)
+@example([(0, 128, 0, 77), (0, 128, 0, 0), (3, 97, 5, -9)], 2, 64, 32, False, False, 0, 0, 1, 0, ["raw"])
+@example([(5, 150, 0, 123)], 1, 512, 64, False, True, 0, 0, 1, 0, ["raw"])
+@example([(0, 128, 0, 77), (0, 128, 0, 0), (3, 97, 5, -9)], 2, 64, 32, False, False, 0, 0, 3, 0, ["entropy", "int8"])
+@example(
+    [(1, 129, 0, 77), (0, 33, 40, 0), (3, 97, 5, -9)], 2, 128, 64, True, False, 0, 0, 1, 0, ["int4", "fp8", "int8"]
+)
 @given(
     spans=SPANS,
     heads=st.integers(1, 3),
@@ -59,6 +74,7 @@ def stored(
     shift=st.sampled_from([0, 0, 1, 2, 16]),
     num_threads=st.sampled_from([1, 1, 3]),
     seed=st.integers(0, 999),
+    codecs=st.lists(st.sampled_from(get_args(CodecName)), min_size=1, max_size=3),
 )
 def test_load(
     kernels: HostKernels,
@@ -74,6 +90,7 @@ def test_load(
     shift: int,
     num_threads: int,
     seed: int,
+    codecs: list[CodecName],
 ) -> None:
     """Reference: `rerotate` of every layer, laid out by reshaping. Ours: `KernelLoading`, all threads at once."""
     torch.manual_seed(seed)
@@ -87,7 +104,7 @@ def test_load(
         LayerShape("plain", 32, rotary=1),
         LayerShape(order, page_size, rotary=0),
     ]
-    loaded = Loaded(shapes, tables, stored(spans, len(shapes), heads, dim, dtype))
+    loaded = Loaded(shapes, tables, stored(spans, len(shapes), heads, dim, dtype, codecs))
     with loading_of(kernels, loaded) as loading:
         run_by(num_threads, loading)
         assert loading.failures() == {} and loaded.differing() == []
@@ -100,9 +117,16 @@ def run_by(num_threads: int, loading: KernelLoading) -> None:
             work.result()
 
 
-def small(dtype: torch.dtype = torch.bfloat16, num_layers: int = 4, lengths: tuple[int, ...] = (40, 7, 61)) -> Loaded:
+def small(
+    dtype: torch.dtype = torch.bfloat16,
+    num_layers: int = 4,
+    lengths: tuple[int, ...] = (40, 7, 61),
+    codecs: Sequence[CodecName] = ("raw",),
+) -> Loaded:
     torch.manual_seed(0)
-    spans = stored([(1, length, 0, 11 * place) for place, length in enumerate(lengths)], num_layers, 2, 64, dtype)
+    spans = stored(
+        [(1, length, 0, 11 * place) for place, length in enumerate(lengths)], num_layers, 2, 64, dtype, codecs
+    )
     return Loaded([LayerShape("plain", 32, 0)] * num_layers, [rotary_table(64, interleaved=False)], spans)
 
 
@@ -116,6 +140,43 @@ def test_what_moves_it(kernels: HostKernels) -> None:
         assert loaded.differing() == [2]
         object.__setattr__(loaded.spans[2], "delta", loaded.spans[2].delta + 1)
         assert loaded.differing() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("codec", ["int8", "entropy", "fp8", "int4"])
+def test_what_moves_codes(kernels: HostKernels, codec: CodecName) -> None:
+    """Reference: a key moved by one bf16 step, then scales that are their neighbours'. Ours: neither is equal to it."""
+    loaded = small(codecs=[codec])
+    with loading_of(kernels, loaded) as loading:
+        loading.run()
+        assert loaded.differing() == []
+        loaded.spans[1].kv[2, 1, 3, 0, 5] += 0.25
+        assert loaded.differing() == [2]
+    shifted = small(codecs=[codec])
+    spans = [span.extents(shifted.tables) for span in shifted.spans]
+    spans[0] = replace(spans[0], scales_at=spans[0].scales_at + 2)
+    with closing(shifted), KernelLoading(kernels, shifted.targets(), spans) as loading:
+        loading.run()
+        assert shifted.differing() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_cannot_be_unpacked(kernels: HostKernels, num_threads: int) -> None:
+    """Of a span whose layer 2 is no frame, that is said; the other spans are whole. What nobody expects is raised."""
+    loaded = small(codecs=["entropy"])
+    loaded.spans[1].packed[2][-50:] = 0
+    spans = [span.extents(loaded.tables) for span in loaded.spans]
+    with closing(loaded):
+        with KernelLoading(kernels, loaded.targets(), spans, expected=(ValueError,)) as loading:
+            run_by(num_threads, loading)
+            failure = loading.failures().pop(1)
+            assert failure.layer == 2 and failure.reason.startswith("cannot be used: zstd")
+            others = [loaded.spans[0], loaded.spans[2]]
+            assert not {0, 1} & set(loaded.differing()) and not {2} & set(loaded.differing(others))
+        with (
+            KernelLoading(kernels, loaded.targets(), spans, expected=(OSError,)) as loading,
+            pytest.raises(ValueError, match="zstd"),
+        ):
+            run_by(num_threads, loading)
 
 
 def test_nothing_to_load(kernels: HostKernels) -> None:

@@ -14,7 +14,12 @@ from tests.store.samples import make_key, make_kv
 
 def make_settings(folder: Path, *, cpu_bytes: int = 1 << 20, disk_bytes: int = 1 << 20) -> Settings:
     return Settings(
-        home=folder, cpu_path=folder / "cpu", cpu_bytes=cpu_bytes, disk_path=folder / "disk", disk_bytes=disk_bytes
+        codec="raw",
+        home=folder,
+        cpu_path=folder / "cpu",
+        cpu_bytes=cpu_bytes,
+        disk_path=folder / "disk",
+        disk_bytes=disk_bytes,
     )
 
 

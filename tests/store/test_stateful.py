@@ -130,6 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.settings = Settings(
+            codec="raw",
             gpu_bytes=NUM_FIT["gpu"] * TAKEN_BYTES["gpu"],
             cpu_path=self.folder / "cpu",
             cpu_bytes=NUM_FIT["cpu"] * FILE_BYTES,

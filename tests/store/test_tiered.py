@@ -22,6 +22,7 @@ def make_settings(folder: Path, **changes: Any) -> Settings:
     own: dict[str, Any] = {
         "cpu_path": folder / "cpu",
         "cpu_bytes": 2 * FILE_BYTES,
+        "codec": "raw",
         "disk_path": folder / "disk",
         "disk_bytes": 3 * FILE_BYTES,
         "eviction": "lru",
@@ -209,6 +210,18 @@ def test_evict_by_name(store: TieredStore) -> None:
 def test_a_store_without_tiers_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="at least one tier"):
         TieredStore([])
+
+
+@pytest.mark.parametrize("position", [0, 7])
+def test_what_has_the_attention_sink_is_stored_as_it_is(tmp_path: Path, position: int) -> None:
+    """To the bit where it begins at position 0, whatever the codec; a codec's own numbers elsewhere."""
+    kv = make_kv(1)
+    with TieredStore.from_settings(make_settings(tmp_path, codec="entropy")) as store:
+        store.put(make_key(1), kv, capture_position=position)
+        with store.open_many([make_key(1)])[make_key(1)] as file:
+            assert isinstance(file, StoredPassageKV)
+            assert file.header.codec.name == ("raw" if position == 0 else "entropy")
+            assert torch.equal(file.read(), kv) == (position == 0)
 
 
 def test_a_remote_write_policy_needs_a_remote_tier(tmp_path: Path) -> None:

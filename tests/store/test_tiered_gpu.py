@@ -20,6 +20,7 @@ PAYLOAD_BYTES = SHAPE[0] * EXTENT_BYTES
 def settings(tmp_path: Path) -> Settings:
     """Room for two passages in the GPU and CPU tiers and three in the disk tier."""
     return Settings(
+        codec="raw",
         gpu_bytes=2 * PAYLOAD_BYTES,
         cpu_path=tmp_path / "cpu",
         cpu_bytes=2 * FILE_BYTES,

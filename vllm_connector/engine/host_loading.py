@@ -22,8 +22,8 @@ MAX_THREADS = 4
 class HostLoader:
     """Brings passages in by the calling thread, and by others on cores that the engine's computing leaves free.
 
-    By the kernels where there are kernels and a passage lies raw in a file; else by PyTorch, read by a
-    thread each and written by the calling one.
+    By the kernels, which take what a codec stages: from a file, or from Python, which unpacks it. Without kernels by
+    PyTorch, a passage read by a thread each and written by the calling one.
     """
 
     def __init__(self, kernels: HostKernels | None) -> None:
@@ -38,45 +38,36 @@ class HostLoader:
         for passage in passages:
             for table in _distinct([layer.rotary for layer in context.pages.layers]):
                 table.angles(passage.delta)  # raises before anything is written
-        files = [None if self._kernels is None else _stored(passage).in_file() for passage in passages]
-        plainly = [place for place, file in enumerate(files) if file is None]
+        if self._kernels is not None:
+            return self._load_by_kernels(self._kernels, context, passages, hit=hit)
+        failed: dict[int, str] = {}
         tables = [layer.rotary for layer in context.pages.layers]
-        coming = [self._helpers.submit(_read, passages[place], tables) for place in plainly]
-        failed = self._load_by_kernels(context, passages, files, hit=hit)
-        for place, future in zip(plainly, coming, strict=True):  # a page that two passages share has one writer
-            layers, reason = future.result()
-            _write(context, passages[place], layers, hit=hit)
+        coming = [self._helpers.submit(_read, passage, tables) for passage in passages]
+        for place, (passage, future) in enumerate(zip(passages, coming, strict=True)):
+            layers, reason = future.result()  # a page that two passages share has one writer
+            _write(context, passage, layers, hit=hit)
             if reason is not None:
                 failed[place] = reason
         return failed
 
     def _load_by_kernels(
-        self,
-        context: HostContext,
-        passages: Sequence[PlacedKV],
-        files: Sequence[tuple[int, int] | None],
-        *,
-        hit: int,
+        self, kernels: HostKernels, context: HostContext, passages: Sequence[PlacedKV], *, hit: int
     ) -> dict[int, str]:
-        """What lies raw in files."""
-        places = [place for place, file in enumerate(files) if file is not None]
-        if self._kernels is None or not places:
-            return {}
         distinct = _distinct([layer.rotary for layer in context.pages.layers])
         with KernelLoading(
-            self._kernels,
+            kernels,
             [_target(context, layer, distinct, hit) for layer in range(len(context.pages.layers))],
-            [_extents(passages[place], *file, distinct) for place in places if (file := files[place]) is not None],
+            [_extents(passage, distinct) for passage in passages],
+            expected=(CorruptPassageKVError, OSError),
         ) as loading:
             helpers = [self._helpers.submit(loading.run) for _ in range(self._num_helpers)]
-            loading.run()
-            for helper in helpers:
-                if not helper.cancel():
-                    helper.result()
-            return {
-                places[number]: f"layer {failure.layer} {failure.reason}"
-                for number, failure in loading.failures().items()
-            }
+            try:
+                loading.run()
+            finally:
+                for helper in helpers:
+                    if not helper.cancel():
+                        helper.result()
+            return {place: f"layer {failure.layer} {failure.reason}" for place, failure in loading.failures().items()}
 
     def close(self) -> None:
         self._helpers.shutdown()
@@ -125,15 +116,17 @@ def _target(context: HostContext, index: int, distinct: Sequence[RotaryTable], h
     )
 
 
-def _extents(passage: PlacedKV, fd: int, payload_start: int, distinct: Sequence[RotaryTable]) -> ExtentSpan:
-    header = passage.file.header
+def _extents(passage: PlacedKV, distinct: Sequence[RotaryTable]) -> ExtentSpan:
+    file, header = _stored(passage), passage.file.header
+    codec = header.passage_codec
     return ExtentSpan(
-        fd,
-        payload_start,
+        file.in_file() or file.read_staged,
         header.staged_extent_bytes,
         [int(layer.checksum, 16) for layer in header.layers],
         header.num_tokens,
         passage.start,
         passage.skipped,
         [table.angles(passage.delta) for table in distinct] if passage.delta else [],
+        codec.staged_as,
+        codec.scales_at(header.layer_shape, header.torch_dtype),
     )

@@ -37,6 +37,7 @@ READY = (1 << 32) - 1
 def make_settings(folder: Path, *, disk_files: int) -> Settings:
     """Room for three files in the CPU tier, so that most puts move one down."""
     return Settings(
+        codec="raw",
         cpu_path=folder / "cpu",
         cpu_bytes=3 * FILE_BYTES,
         disk_path=folder / "disk",

@@ -176,6 +176,7 @@ def test_a_store_shares_by_a_remote_tier_and_keeps_copies_near(any_server: Serve
     stores = []
     for host in ("a", "b"):
         settings = Settings(
+            codec="raw",
             cpu_path=tmp_path / host / "cpu",
             cpu_bytes=1 << 20,
             disk_path=tmp_path / host / "disk",
@@ -209,6 +210,7 @@ def test_what_a_lookup_finds_far_away_is_brought_near(tmp_path: Path) -> None:
         far = RemoteTier(server.objects())
         put(far, 1, 2)
         settings = Settings(
+            codec="raw",
             cpu_path=tmp_path / "cpu",
             cpu_bytes=1 << 20,
             disk_path=tmp_path / "disk",
@@ -228,7 +230,11 @@ def test_what_a_lookup_finds_far_away_is_brought_near(tmp_path: Path) -> None:
 def test_write_behind_to_a_remote_that_a_put_need_not_wait_for(tmp_path: Path) -> None:
     with ValkeyServer(tmp_path) as server:
         settings = Settings(
-            cpu_bytes=0, disk_path=tmp_path / "disk", disk_bytes=1 << 20, remote=f"redis://127.0.0.1:{server.port}"
+            codec="raw",
+            cpu_bytes=0,
+            disk_path=tmp_path / "disk",
+            disk_bytes=1 << 20,
+            remote=f"redis://127.0.0.1:{server.port}",
         )
         with TieredStore.from_settings(settings) as store:
             assert put_in_store(store, 1) == ["disk"]

@@ -135,9 +135,13 @@ def test_loading(tmp_path: Path, kernels: HostKernels, dtype: torch.dtype, order
         file.close()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("order", ["plain", "packed"])
 @pytest.mark.parametrize("codec", ["fp8", "int8", "int4", "entropy"])
 @pytest.mark.parametrize("way", WAYS)
-def test_coded_passages_among_raw_ones(tmp_path: Path, kernels: HostKernels, way: str, codec: CodecName) -> None:
+def test_coded_passages_among_raw_ones(
+    tmp_path: Path, kernels: HostKernels, way: str, codec: CodecName, order: str, dtype: torch.dtype
+) -> None:
     """Reference: the numbers that the codec gives back, laid out densely. Ours: each way, to the bit."""
     torch.manual_seed(0)
     raw, coded = (
@@ -146,15 +150,15 @@ def test_coded_passages_among_raw_ones(tmp_path: Path, kernels: HostKernels, way
     )
     files, stored = [], []
     for index, length in enumerate(LENGTHS):
-        kv = torch.randn(LAYERS, 2, length, HEADS, DIM).bfloat16()
+        kv = torch.randn(LAYERS, 2, length, HEADS, DIM).to(dtype)
         at = STARTS[index] - DELTAS[index]
         files.append(put(raw if index == 0 else coded, index, kv, capture_position=at))
         file = files[-1]
         assert isinstance(file, StoredPassageKV)
         stored.append(file.read().clone())
-        assert torch.equal(stored[-1], kv) == (index == 0) or length == 1
+        assert torch.equal(stored[-1], kv) == (index == 0) or length == 1  # one token may be its own scale
     damage(tmp_path / "coded" / files[2].header.key.file_name)
-    pages = PagedLayers(torch.bfloat16, "plain", [table_of(64), None, table_of(64), table_of(64), None])
+    pages = PagedLayers(dtype, order, [table_of(64), None, table_of(64), table_of(64), None])
     passages = [PlacedKV(*passage) for passage in zip(files, STARTS, SKIPPED, strict=True)]
     with loader_of(way, kernels) as loader:
         failed = loader.load(pages.context(), passages, hit=HIT)
