@@ -41,8 +41,8 @@ def create_app(config: ServiceConfig) -> FastAPI:
         guarded.include_router(router)
     app.include_router(guarded)
     app.include_router(health.open_router)
-    app.add_middleware(RequestCount)
     app.add_middleware(BodyLimit, max_document_bytes=config.settings.max_document_bytes)
+    app.add_middleware(RequestCount)  # around the others: it sees every answer
     return app
 
 
