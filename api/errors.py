@@ -30,7 +30,7 @@ STATUSES: tuple[tuple[type[errors.KVBlendError], HTTPStatus], ...] = (
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer whatever a route raises in OpenAI's error shape."""
+    """Answer what a route raises on purpose in OpenAI's error shape; what nobody expected is for `RequestCount`."""
 
     @app.exception_handler(errors.KVBlendError)
     async def _ours(request: Request, error: errors.KVBlendError) -> JSONResponse:
@@ -42,6 +42,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, errors.KVBlendError):
+            return error_response(error.__cause__)
         if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return error_response(errors.DocumentTooLargeError(error.detail))
         phrase = {
@@ -51,10 +53,6 @@ def install_error_handlers(app: FastAPI) -> None:
         code = HTTPStatus(error.status_code).name.lower()
         body = _body(error.status_code, message=phrase, code=code)
         return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-        return error_response(error)
 
 
 def error_response(error: Exception) -> JSONResponse:

@@ -225,7 +225,8 @@ class Catalog:
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, sort_keys=True)
+    # As it is: what UTF-8 cannot hold fails here, and not whoever reads it.
+    return json.dumps(value, allow_nan=False, sort_keys=True, ensure_ascii=False)
 
 
 def _one(connection: Connection, statement: str, *parameters: object) -> Row | None:

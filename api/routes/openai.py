@@ -12,6 +12,7 @@ from kvblend.api.blend_prompt import BlendPrompt
 from kvblend.api.blender import BlendOrder
 from kvblend.api.disconnect import unless_disconnected
 from kvblend.api.gate import Wishes
+from kvblend.api.json_body import StrictRoute
 from kvblend.api.openai_answer import ChatShape, CompletionShape, kvblend_field
 from kvblend.api.openai_body import ChatBody, CompletionBody, split_conversation
 from kvblend.api.prompt import Frame
@@ -23,7 +24,7 @@ from kvblend.core.rest import BlendOptions, Source
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
 
 
 @router.post("/chat/completions")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -353,3 +354,11 @@ def test_a_killed_ingest_leaves_a_sound_whole(tmp_path: Path, tokenizer: Tokeniz
     assert process.wait() == 0
     process.stdout.close()
     assert num_commits > NUM_KILLS
+
+
+@pytest.mark.parametrize("metadata", [{"x": "\ud800"}, {"\ud800": 1}, {"x": ["a", {"y": "\udfff"}]}])
+def test_metadata_that_is_no_text_never_enters_the_catalog(retriever: Retriever, metadata: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="metadata holds half a surrogate pair"):
+        retriever.plan_ingest("c", "A text.", document_id="a", metadata=metadata)
+    with pytest.raises(UnicodeEncodeError):
+        retriever.catalog.put_value("any", metadata)
