@@ -11,6 +11,9 @@ from kvblend.core.rest import BlendOptions
 __all__ = ["ChatBody", "CompletionBody", "Conversation", "split_conversation"]
 
 MaxTokens = Annotated[int, Field(ge=1)] | None
+Scalar = str | int | float
+ORDERS = "kv_transfer_params"
+OURS = ("kvblend", ORDERS, "stream")
 
 
 class _Body(BaseModel):
@@ -19,6 +22,7 @@ class _Body(BaseModel):
     model: str | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Scalar | list[Scalar]] | None = None
     kvblend: BlendOptions | None = None
 
     @property
@@ -31,12 +35,22 @@ class _Body(BaseModel):
         return bool((self.stream_options or {}).get("include_usage"))
 
     def for_engine(self, *known: str) -> dict[str, Any]:
-        """Every field that was given, for vLLM, without ours and the `known` ones that the service handles."""
-        return {
+        """Every field that was given, for vLLM, without ours and the `known` ones that the service handles.
+
+        Orders to the connector are the service's alone: a client's own would pass by the gate and the reports.
+        """
+        fields = {
             name: value
             for name, value in self.model_dump(exclude_unset=True).items()
-            if name not in {"kvblend", "stream", *known}
+            if name not in OURS and name not in known
         }
+        if self.vllm_xargs is not None:  # where vLLM looks for them, too
+            fields["vllm_xargs"] = {
+                name: value
+                for name, value in self.vllm_xargs.items()
+                if name != ORDERS and "kvblend" not in name.lower()
+            }
+        return fields
 
 
 class CompletionBody(_Body):
