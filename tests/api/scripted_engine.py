@@ -31,7 +31,7 @@ def scripted_token(position: int) -> int:
 
 @dataclass
 class ScriptedEngine:
-    """Answers completions greedily with log-probabilities, streamed or whole, and chats; `url` is known while it runs."""
+    """Answers completions greedily with log-probabilities, and chats, streamed or whole; `url` is known while it runs."""
 
     url: str = ""
     token_s: float = 0.0
@@ -73,7 +73,7 @@ class ScriptedEngine:
         @app.middleware("http")
         async def noted(request: Request, answer: Any) -> Any:
             self.headers.append(dict(request.headers))
-            while self.hangs:
+            while self.hangs:  # noqa: ASYNC110 (set from another thread)
                 await asyncio.sleep(0.05)
             return await answer(request)
 
