@@ -25,8 +25,11 @@ STATUSES: tuple[tuple[type[errors.KVBlendError], HTTPStatus], ...] = (
     (errors.UnauthorizedError, HTTPStatus.UNAUTHORIZED),
     (errors.NotFoundError, HTTPStatus.NOT_FOUND),
     (errors.ConflictError, HTTPStatus.CONFLICT),
+    (errors.OverloadedError, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.EngineUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+
+COME_BACK = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -60,7 +63,7 @@ def error_response(error: Exception) -> JSONResponse:
     if not isinstance(error, errors.KVBlendError):
         logger.error("unexpected error", exc_info=error)
     status = _status(error)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in COME_BACK else None
     return JSONResponse(error_body(error).model_dump(), status_code=status, headers=headers)
 
 

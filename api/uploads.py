@@ -15,6 +15,7 @@ from kvblend.api.errors import validation_error
 from kvblend.core.errors import DocumentTooLargeError, InvalidRequestError, UnsupportedDocumentError
 from kvblend.core.rest import DocumentCreate
 from kvblend.core.text import is_text
+from kvblend.retriever import require_media_type
 
 __all__ = ["Upload", "read_uploads"]
 
@@ -96,7 +97,8 @@ async def _read_file(file: UploadFile | str, max_document_bytes: int) -> Upload:
         raise _too_large(name, file.size, max_document_bytes)
     declared = (file.content_type or "").strip()
     media_type = None if declared in UNNAMED_TYPES else declared
-    return Upload(id=name, name=name, media_type=media_type, data=await file.read())
+    require_media_type(media_type, name=name)
+    return _not_empty(Upload(id=name, name=name, media_type=media_type, data=await file.read()))
 
 
 async def _read_json(request: Request, max_document_bytes: int) -> Upload:
@@ -112,13 +114,22 @@ async def _read_json(request: Request, max_document_bytes: int) -> Upload:
     name = check_name(document.name or document.id or hashlib.sha256(data).hexdigest(), param="name")
     if len(data) > max_document_bytes:
         raise _too_large(name, len(data), max_document_bytes)
-    return Upload(
-        id=document.id or name,
-        name=name,
-        media_type=document.media_type,
-        data=data,
-        metadata=document.metadata,
+    return _not_empty(
+        Upload(
+            id=document.id or name,
+            name=name,
+            media_type=document.media_type,
+            data=data,
+            metadata=document.metadata,
+        )
     )
+
+
+def _not_empty(upload: Upload) -> Upload:
+    """Return an upload that holds something; what a parser makes of it is its job's to say."""
+    if not upload.data.strip():
+        raise InvalidRequestError(f"document {upload.name!r} has no text", param="text")
+    return upload
 
 
 def _too_large(name: str, num_bytes: int, bound: int) -> DocumentTooLargeError:

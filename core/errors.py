@@ -8,6 +8,7 @@ KVBlendError
 ├── UnauthorizedError            the request carries no valid API key (401)
 ├── NotFoundError                no such collection, document or job (404)
 ├── ConflictError                the name is taken by something else (409)
+├── OverloadedError              the service has as much to do as it takes (429)
 ├── UnsupportedModelError        a model or engine setting that kvblend does not blend; raised at start
 ├── CorruptPassageKVError        a passage KV file that fails its checks
 ├── StoreFullError               a tier cannot make room within its byte budget
@@ -26,6 +27,7 @@ __all__ = [
     "KVBlendError",
     "ModelFetchError",
     "NotFoundError",
+    "OverloadedError",
     "PromptTooLongError",
     "StoreFullError",
     "UnauthorizedError",
@@ -88,6 +90,12 @@ class ConflictError(KVBlendError):
     """The name is taken by something else."""
 
     code = "conflict"
+
+
+class OverloadedError(KVBlendError):
+    """The service has as much to do as it takes: later it takes more."""
+
+    code = "overloaded"
 
 
 class UnsupportedModelError(KVBlendError):

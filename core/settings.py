@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     max_document_bytes: Annotated[int, Field(ge=1)] = 32 << 20
     """A larger document is refused."""
 
+    parse_seconds: Annotated[float, Field(gt=0.0)] = 30.0
+    """CPU seconds that a document may take to be parsed and split, and 5 more for each of its MiB."""
+
+    parse_bytes: Annotated[int, Field(ge=64 << 20)] = 2 * GIB
+    """Memory that this may take."""
+
     guard_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Share of blended answers that are also prefilled in full while their vLLM server is idle. 0: none."""
 

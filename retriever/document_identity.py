@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvblend.core.errors import InvalidRequestError
+from kvblend.core.media_type import guess_media_type
 from kvblend.core.text import is_text
-from kvblend.retriever.parsers import guess_media_type
 from kvblend.retriever.records import NewDocument
 
 __all__ = ["MAX_ID_CHARACTERS", "describe_document", "encode_text"]

@@ -51,7 +51,7 @@ class CollectionState:
 
 @dataclass(frozen=True)
 class NewDocument:
-    """A document to be put into the catalog. `content_hash` tells whether it has changed."""
+    """A document to be put into the catalog. `content_hash` tells whether its passages have changed."""
 
     id: str
     name: str

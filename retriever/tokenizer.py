@@ -27,9 +27,10 @@ class PassageTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
             raise TypeError(f"a fast tokenizer is needed, not {type(tokenizer).__name__}")
-        definition = backend.to_str()
-        self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
-        self._tokenizer = Tokenizer.from_str(definition)
+        self.definition: str = backend.to_str()
+        """What another process makes the same tokenizer of."""
+        self.fingerprint = hashlib.sha256(self.definition.encode()).hexdigest()
+        self._tokenizer = Tokenizer.from_str(self.definition)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True

@@ -31,7 +31,7 @@ def scripted_token(position: int) -> int:
 
 @dataclass
 class ScriptedEngine:
-    """Answers completions greedily with log-probabilities, and chats, streamed or whole; `url` is known while it runs."""
+    """Answers completions greedily with log-probabilities, and chats. `url` is known while it runs."""
 
     url: str = ""
     token_s: float = 0.0
