@@ -100,7 +100,9 @@ def _shown(value: object) -> str:
     return f" (given: {text if len(text) <= 80 else text[:77] + '...'})"
 
 
-def _status(error: Exception) -> HTTPStatus:
+def _status(error: Exception) -> int:
+    if isinstance(error, errors.RefusedByEngineError):
+        return error.status
     return next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -110,7 +110,7 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         metrics.watch(TierMetrics(store))
         passage_kv = PassageKV(store, deadline_s=settings.remote_deadline)
         stack.push_async_callback(passage_kv.close)
-        replicas = Replicas([Replica(url, control) for url, control in config.engines])
+        replicas = Replicas([Replica(url, control, api_key=settings.engine_api_key) for url, control in config.engines])
         stack.push_async_callback(replicas.close)
         encoder = Encoder(replicas, passage_kv, metrics)
         stack.push_async_callback(encoder.close)

@@ -3,6 +3,7 @@
 KVBlendError
 ├── InvalidRequestError          the caller's mistake; names the value and the bound (HTTP 400)
 │   ├── PromptTooLongError       the prompt is beyond the model's length (400)
+│   ├── RefusedByEngineError     vLLM itself refuses it, with the HTTP status that vLLM gives
 │   ├── DocumentTooLargeError    (413)
 │   └── UnsupportedDocumentError a document that no parser can read (415)
 ├── UnauthorizedError            the request carries no valid API key (401)
@@ -29,6 +30,7 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "PromptTooLongError",
+    "RefusedByEngineError",
     "StoreFullError",
     "UnauthorizedError",
     "UnsupportedDocumentError",
@@ -60,6 +62,16 @@ class PromptTooLongError(InvalidRequestError):
     """The prompt and the tokens to generate do not fit the model's length."""
 
     code = "context_length_exceeded"
+
+
+class RefusedByEngineError(InvalidRequestError):
+    """vLLM refuses the request, in its own words and with `status`."""
+
+    code = "refused_by_engine"
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message, param=param)
+        self.status = status
 
 
 class DocumentTooLargeError(InvalidRequestError):

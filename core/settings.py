@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     api_key: str | None = None
     """Where set, the service answers only requests that carry it as a bearer token."""
 
+    engine_api_key: SecretStr | None = None
+    """What the service shows vLLM as a bearer token; a vLLM that it starts takes no other."""
+
     recompute_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Recompute ratio of a request that names none, where the model is not calibrated."""
 
