@@ -12,7 +12,7 @@ from kvblend.core.errors import InvalidRequestError
     [
         (["--engine-url", "http://a", "--engine-url", "http://b"], "2 --engine-url and 1 --control: give one for each"),
         (["--engine-url", "http://a", "--control", "ipc:///a", "--control", "ipc:///b"], "1 --engine-url and 2"),
-        (["--engine-url", "http://a", "--engine-url", "http://b", *["--control", "ipc:///a"] * 2], "ipc:///a is given tw"),
+        (["--engine-url", "http://a", "--engine-url", "http://b", *["--control", "ipc:///a"] * 2], "ipc:///a is given"),
         ([*["--engine-url", "http://a"] * 2, "--control", "ipc:///a", "--control", "ipc:///b"], "http://a is given tw"),
     ],
 )  # fmt: skip
