@@ -67,9 +67,9 @@ class Blender:
         in the background afterwards. Raises PromptTooLongError, InvalidRequestError, EngineUnavailableError.
         """
         replica, facts = await self._replicas.choose()
-        num_prompt = len(order.prompt.token_ids)
         max_tokens = order.sampling.get("max_tokens")
         order.prompt.check_length(max_model_len=facts.max_model_len, max_tokens=1 if max_tokens is None else max_tokens)
+        num_prompt = len(order.prompt.token_ids)
         missing = await self._missing(order, facts)
         decision = await self._decide(order, facts, missing)
         report_id = uuid.uuid4().hex

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer
+from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer, encode_alone
 
 __all__ = ["DEFAULT_PREAMBLE", "Frame", "PromptBuilder"]
 
@@ -46,6 +47,9 @@ class PromptBuilder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._passages = PassageTokenizer(tokenizer)
+        self._texts = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._texts.no_padding()
+        self._texts.no_truncation()
         self._lock = threading.Lock()
         first = tokenizer("a")["input_ids"][:1]
         starts_with_bos = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
@@ -55,8 +59,7 @@ class PromptBuilder:
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a text alone, nothing added; what looks like a control token in it is one."""
-        with self._lock:
-            return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return tuple(encode_alone(self._texts, text))
 
     def passage_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a passage, as the retriever's splitter makes them."""

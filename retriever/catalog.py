@@ -26,6 +26,7 @@ from kvblend.retriever.records import (
     DOCUMENT_COLUMNS,
     CatalogChange,
     CollectionRecord,
+    CollectionSettings,
     CollectionState,
     DocumentRecord,
     NewDocument,
@@ -35,7 +36,8 @@ from kvblend.retriever.schema import SCHEMA, SCHEMA_VERSION
 
 __all__ = ["Catalog"]
 
-COLLECTION_COLUMNS = """name, passage_tokens, settings, created_at,
+SETTINGS_COLUMNS = "name, passage_tokens, settings"
+COLLECTION_COLUMNS = f"""{SETTINGS_COLUMNS}, created_at,
     (SELECT count(*) FROM documents WHERE collection = key) AS num_documents,
     (SELECT count(*) FROM passages WHERE collection = key) AS num_passages"""
 
@@ -77,6 +79,19 @@ class Catalog:
             changed = _to_json({**_record(connection, name).settings, **settings})
             connection.execute("UPDATE collections SET settings = ? WHERE name = ?", (changed, name))
             return _record(connection, name)
+
+    def collection_settings(self, name: str) -> CollectionSettings:
+        with self._database.read() as connection:
+            row = _one(connection, f"SELECT {SETTINGS_COLUMNS} FROM collections WHERE name = ?", name)
+        if row is None:
+            raise _no_collection(name)
+        return CollectionSettings.from_row(row)
+
+    def list_settings(self) -> list[CollectionSettings]:
+        """Of all collections, by name."""
+        with self._database.read() as connection:
+            rows = connection.execute(f"SELECT {SETTINGS_COLUMNS} FROM collections ORDER BY name").fetchall()
+        return [CollectionSettings.from_row(row) for row in rows]
 
     def get_collection(self, name: str) -> CollectionRecord:
         with self._database.read() as connection:
@@ -237,8 +252,12 @@ def _one(connection: Connection, statement: str, *parameters: object) -> Row | N
 def _collection(connection: Connection, name: str) -> CollectionState:
     row = _one(connection, "SELECT key, version FROM collections WHERE name = ?", name)
     if row is None:
-        raise NotFoundError(f"there is no collection {name!r}", param="collection")
+        raise _no_collection(name)
     return CollectionState(row["key"], row["version"])
+
+
+def _no_collection(name: str) -> NotFoundError:
+    return NotFoundError(f"there is no collection {name!r}", param="collection")
 
 
 def _record(connection: Connection, name: str) -> CollectionRecord:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sqlite3 import Row
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,6 +12,7 @@ __all__ = [
     "DOCUMENT_COLUMNS",
     "CatalogChange",
     "CollectionRecord",
+    "CollectionSettings",
     "CollectionState",
     "DocumentRecord",
     "NewDocument",
@@ -23,19 +24,25 @@ DOCUMENT_COLUMNS = "id, name, media_type, content_hash, metadata, num_passages, 
 
 
 @dataclass(frozen=True)
-class CollectionRecord:
-    """A collection as it stands."""
+class CollectionSettings:
+    """What a collection was made with; counts nothing, and so costs one look-up."""
 
     name: str
     passage_tokens: int
     settings: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(**{**dict(row), "settings": json.loads(row["settings"])})
+
+
+@dataclass(frozen=True)
+class CollectionRecord(CollectionSettings):
+    """A collection as it stands, with all that is in it counted."""
+
     created_at: float
     num_documents: int
     num_passages: int
-
-    @classmethod
-    def from_row(cls, row: Row) -> "CollectionRecord":
-        return cls(**{**dict(row), "settings": json.loads(row["settings"])})
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Retriever:
             InvalidRequestError: the document has no text, or is described wrongly.
             UnsupportedDocumentError: no parser can read it.
         """
-        record = self.catalog.get_collection(collection)
+        record = self.catalog.collection_settings(collection)
         if isinstance(data, str):
             data = encode_text(data)
             media_type = media_type or guess_media_type(name or document_id or "") or "text/plain"
@@ -191,7 +191,7 @@ class Retriever:
     def check_integrity(self) -> None:
         """Assert that the catalog is sound and that each index, once it has followed, holds just its vectors."""
         self.catalog.check_integrity()
-        for record in self.catalog.list_collections():
+        for record in self.catalog.list_settings():
             state = self.catalog.collection_state(record.name)
             index = self._index(state.key)
             with index.lock:
@@ -245,7 +245,7 @@ class Retriever:
 
     def _delete_stray_files(self) -> None:
         """Delete what a crash has left of index files."""
-        keys = {self.catalog.collection_state(record.name).key for record in self.catalog.list_collections()}
+        keys = {self.catalog.collection_state(record.name).key for record in self.catalog.list_settings()}
         for file in self._index_path.iterdir():
             if file.name not in {f"{key}.faiss" for key in keys}:
                 file.unlink()

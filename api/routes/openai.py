@@ -75,7 +75,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     context = await service.retrieval.context(body.kvblend, query=question if isinstance(question, str) else "")
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
-    frame: Frame = service.prompts.raw_frame(question)  # type: ignore[arg-type]
+    frame: Frame = await asyncio.to_thread(service.prompts.raw_frame, question)  # type: ignore[arg-type]
     sampling = {"max_tokens": 16, **body.for_engine("prompt", "stream_options")}
     order = _order(body.kvblend, BlendPrompt(frame, context.passages), sampling)
     return await _blended(service, request, body, order, context.sources, CompletionShape())

@@ -1,6 +1,8 @@
 """What no client should send: refused in words that name the field, and it costs nobody else anything."""
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +116,23 @@ def test_a_text_in_an_odd_charset_is_text_or_refused(client: httpx.Client, chars
     response = client.post(DOCUMENTS, files=files)
     assert response.status_code in (202, 415)
     assert client.get(DOCUMENTS).status_code == 200
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data; boundary=x"])
+def test_an_upload_that_breaks_off_is_nobodys_error(
+    client: httpx.Client, media_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = client.base_url
+    head = (
+        f"POST {DOCUMENTS} HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: Bearer secret\r\n"
+        f"Content-Type: {media_type}\r\nContent-Length: 1000\r\n\r\n"
+    )
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(head.encode() + b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n')
+        time.sleep(0.2)
+    time.sleep(0.3)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
+    assert 'status="499"' in client.get("/metrics").text
 
 
 def test_what_is_refused_before_its_route_is_counted(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 
 import tests.retriever.ingest_until_killed as crash
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedDocumentError
-from kvblend.retriever import Embedder, Retriever
+from kvblend.retriever import Database, Embedder, Retriever
 from tests.retriever.ingest_until_killed import COLLECTION, HashEmbedder, make_text
 
 NUM_KILLS = 30
@@ -362,3 +363,24 @@ def test_metadata_that_is_no_text_never_enters_the_catalog(retriever: Retriever,
         retriever.plan_ingest("c", "A text.", document_id="a", metadata=metadata)
     with pytest.raises(UnicodeEncodeError):
         retriever.catalog.put_value("any", metadata)
+
+
+def test_a_search_counts_nothing(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it costs does not grow with what the collection holds; negative control: the record that does count."""
+    retriever.commit_document(retriever.plan_ingest("c", "The bridge of Vik.", document_id="a"))
+    statements: list[str] = []
+    connect = Database._connect
+
+    def traced(database: Database) -> sqlite3.Connection:
+        connection = connect(database)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(Database, "_connect", traced)
+    retriever.catalog._database._idle.clear()
+    retriever.search("c", "bridge", top_k=1)
+    retriever.plan_ingest("c", "The bridge of Vik.", document_id="a")
+    retriever.catalog.collection_settings("c"), retriever.catalog.list_settings()
+    assert statements and not [statement for statement in statements if "count(*)" in statement]
+    retriever.catalog.get_collection("c")
+    assert [statement for statement in statements if "count(*)" in statement]
