@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,9 +27,11 @@ def scripted(
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 async def test_nobody_waits_for_its_tokens(scripted: ScriptedService, path: str, documents: list[str]) -> None:
     question = TEXT if documents != [TEXT] else "?"
-    body = {"prompt": question, "messages": [{"role": "user", "content": question}]}
-    body = {"kvblend": {"documents": documents}, **{name: body[name] for name in ("prompt", "messages")}}
-    del body["messages" if path == "/v1/completions" else "prompt"]
+    body: dict[str, Any] = {"kvblend": {"documents": documents}}
+    if path == "/v1/completions":
+        body["prompt"] = question
+    else:
+        body["messages"] = [{"role": "user", "content": question}]
     async with httpx.AsyncClient(base_url=scripted.url, timeout=120) as client:
         long = [asyncio.create_task(client.post(path, json=body)) for _ in range(2)]
         waits = []
