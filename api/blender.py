@@ -104,7 +104,8 @@ class Blender:
             self._guard.add(sample, report, target_kl=decision.target_kl if decision else None)
         if decision is None or decision.verdict != "unable":  # whose KV nobody would use
             owner = next((passage.owner for passage in order.prompt.passages), None)
-            self._encoder.encode_soon(missing, owner=owner)
+            recurs = order.prompt.frame.recurs
+            self._encoder.encode_soon([each for each in missing if recurs or each[0] is not NO_CONTEXT], owner=owner)
         yield report
 
     async def _decide(
