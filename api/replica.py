@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from kvblend.api.background import end_task
 from kvblend.api.control import ControlClient
 from kvblend.api.engine import EngineClient
 from kvblend.api.load import Load
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_INFO_S = 5.0
 RETRY_DOWN_S = 2.0
+WATCH_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ class Replica:
         """Ask again before the next request: the server died, and another model may come back."""
         self._facts = None
 
+    async def check(self) -> None:
+        """Pass over a server that does not answer its health check until it answers again."""
+        if not await self.engine.is_healthy():
+            message = f"the vLLM server at {self.engine.url} does not answer its health check"
+            logger.warning("%s: others answer in its place", message)
+            self._facts, self._failure, self._asked_at = None, message, time.monotonic()
+
     def revive(self) -> None:
         """Ask before the next request, however lately the server did not answer: somebody has seen it well."""
         self._failure = None
@@ -138,8 +147,15 @@ class Replicas:
         if not replicas:
             raise ValueError("a service needs at least one vLLM server")
         self._replicas = list(replicas)
+        self._watcher: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch for servers that hang, where another can take their place."""
+        if len(self._replicas) > 1:
+            self._watcher = asyncio.create_task(self._watch(), name="kvblend replicas")
 
     async def close(self) -> None:
+        await end_task(self._watcher)
         for replica in self._replicas:
             await replica.close()
 
@@ -174,6 +190,12 @@ class Replicas:
     async def ready(self) -> list[tuple[bool, bool]]:
         """For each server whether it is healthy, and whether its control channel answers."""
         return list(await asyncio.gather(*(self._ready(replica) for replica in self._replicas)))
+
+    async def _watch(self) -> None:
+        """A server that hangs takes requests and ends none: it looks idle once those who wait have left."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            await asyncio.gather(*(replica.check() for replica in self._replicas if replica.is_known))
 
     @staticmethod
     async def _ready(replica: Replica) -> tuple[bool, bool]:

@@ -111,6 +111,7 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         passage_kv = PassageKV(store, deadline_s=settings.remote_deadline)
         stack.push_async_callback(passage_kv.close)
         replicas = Replicas([Replica(url, control, api_key=settings.engine_api_key) for url, control in config.engines])
+        replicas.start()
         stack.push_async_callback(replicas.close)
         encoder = Encoder(replicas, passage_kv, metrics)
         stack.push_async_callback(encoder.close)

@@ -82,7 +82,7 @@ class DocumentRecord:
 
     @classmethod
     def from_row(cls, row: Row) -> "DocumentRecord":
-        return cls(**{**dict(row), "metadata": json.loads(row["metadata"])})
+        return cls(**{**dict(row), "metadata": _metadata(row["metadata"])})
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,11 @@ class CatalogChange:
     dropped: dict[str, int]
     old_version: bytes
     version: bytes
+
+
+def _metadata(stored: str) -> dict[str, Any]:
+    """A document's metadata; half surrogate pairs, which earlier versions took, become question marks."""
+    metadata: dict[str, Any] = json.loads(stored)
+    if "\\ud" in stored:
+        metadata = json.loads(json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace"))
+    return metadata

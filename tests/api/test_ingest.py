@@ -116,6 +116,17 @@ async def test_a_bad_document_costs_its_neighbours_nothing(client: httpx.AsyncCl
     assert await ids(client) == ["good.txt"]
 
 
+async def test_more_than_may_wait_comes_back_later(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvblend.api.ingest.MAX_WAITING_BYTES", 100_000)
+    job = await upload(client, id="large", text="The bridge of Vik. " * 20_000)  # alone it may be larger
+    refused = await client.post(DOCUMENTS, json={"id": "b", "text": "The river Orm."})
+    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+    assert refused.json()["error"]["code"] == "overloaded"
+    await ended(client, job)
+    await ended(client, await upload(client, id="b", text="The river Orm."))
+    assert await ids(client) == ["b", "large"]
+
+
 async def test_searches_do_not_wait_for_bombs(client: httpx.AsyncClient) -> None:
     """Eight of them at once; in the service's own process each search waited for seconds."""
     await ended(client, await upload(client, id="a", text="The bridge of Vik."))

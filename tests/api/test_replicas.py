@@ -72,6 +72,20 @@ async def test_a_hung_server_is_passed_over_and_comes_back(
             await asyncio.sleep(0.05)
 
 
+async def test_one_that_hangs_later_is_passed_over_too(
+    engines: list[ScriptedEngine], replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvblend.api.replica.WATCH_EVERY_S", 0.2)
+    replicas.start()
+    while not all(each.is_known for each in replicas._replicas):
+        await replicas.choose()
+    engines[0].hangs = True
+    with replicas._replicas[1].load.request():  # so that the other looks idle
+        async with asyncio.timeout(20):
+            while (await replicas.choose())[0].engine.url != engines[1].url:  # noqa: ASYNC110 (seen in the background)
+                await asyncio.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def scripted(
     demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -365,6 +365,15 @@ def test_metadata_that_is_no_text_never_enters_the_catalog(retriever: Retriever,
         retriever.catalog.put_value("any", metadata)
 
 
+def test_metadata_of_an_earlier_version_that_is_no_text_is_mended(retriever: Retriever) -> None:
+    retriever.commit_document(retriever.plan_ingest("c", "A text.", document_id="a", metadata={"b": "\U0001f600"}))
+    stored = r'{"\ud800": 1, "x": ["\udfff", "\ud83d\ude00"]}'
+    with retriever.catalog._database.write() as connection:
+        connection.execute("UPDATE documents SET metadata = ?", (stored,))
+    (document,) = retriever.catalog.list_documents("c")
+    assert document.metadata == {"?": 1, "x": ["?", "\U0001f600"]}
+
+
 def test_a_search_counts_nothing(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it costs does not grow with what the collection holds; negative control: the record that does count."""
     retriever.commit_document(retriever.plan_ingest("c", "The bridge of Vik.", document_id="a"))
