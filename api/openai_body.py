@@ -23,6 +23,7 @@ class _Body(BaseModel):
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     vllm_xargs: dict[str, Scalar | list[Scalar]] | None = None
+    structured_outputs: dict[str, Any] | None = None  # vLLM fails on any other type
     kvblend: BlendOptions | None = None
 
     @property

@@ -59,3 +59,14 @@ def test_an_order_of_our_own_does_reach_vllm(scripted: ScriptedService) -> None:
     assert answer.json()["kvblend"]["report"]["outcome"] == "blended"
     orders = [sent["kv_transfer_params"]["kvblend"] for sent in scripted.engine.bodies if "kv_transfer_params" in sent]
     assert any("blend" in order for order in orders)
+
+
+@pytest.mark.parametrize("value", [[], "x", 5, [{}]])
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", {"prompt": "?"}), ("/v1/chat/completions", CHAT)])
+def test_what_vllm_would_fail_on_is_the_clients_mistake(
+    scripted: ScriptedService, path: str, body: dict[str, Any], value: Any
+) -> None:
+    answer = httpx.post(f"{scripted.url}{path}", json={**body, "structured_outputs": value}, timeout=60)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "structured_outputs"
+    fine = httpx.post(f"{scripted.url}{path}", json={**body, "structured_outputs": {"choice": ["a"]}}, timeout=60)
+    assert fine.status_code == 200 and scripted.engine.bodies[-1]["structured_outputs"] == {"choice": ["a"]}
