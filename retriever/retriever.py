@@ -157,11 +157,7 @@ class Retriever:
         return list(change.dropped)
 
     def delete_collection(self, collection: str) -> list[str]:
-        """Delete a collection with all its documents; returns the ids of its passages.
-
-        Raises:
-            NotFoundError: there is no such collection.
-        """
+        """Delete a collection with all its documents; returns the ids of its passages. Raises NotFoundError."""
         key = self.catalog.collection_state(collection).key
         index = self._index(key)
         with index.lock:
