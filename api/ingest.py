@@ -58,6 +58,7 @@ class Ingest:
         self._metrics = metrics
         self._pending = PendingDocuments()
         self._parsing = ThreadPoolExecutor(splits.num_workers, thread_name_prefix="kvblend parsing")
+        self._workers = asyncio.Semaphore(splits.num_workers)
         self._committing = ThreadPoolExecutor(MAX_COMMITS, thread_name_prefix="kvblend committing")
         self._waiting_bytes = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -133,9 +134,10 @@ class Ingest:
 
         async def plan(upload: Upload) -> IngestPlan | None:
             try:
-                if not self._pending.is_newest(collection.name, upload.id, job):
-                    return None
-                return await _in(self._parsing, partial(self._plan, collection.name, upload))
+                async with self._workers:
+                    if not self._pending.is_newest(collection.name, upload.id, job):
+                        return None
+                    return await _in(self._parsing, partial(self._plan, collection.name, upload))
             except KVBlendError as error:
                 job.update(failures={**job.state.failures, upload.id: error.message})
                 return None
