@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 import kvblend
 from kvblend.api.body_limit import BodyLimit
@@ -33,7 +34,8 @@ def create_app(config: ServiceConfig) -> FastAPI:
     install_error_handlers(app)
 
     @app.exception_handler(ClientGoneError)
-    async def _client_gone(request: Request, error: ClientGoneError) -> Response:
+    @app.exception_handler(ClientDisconnect)  # in the midst of its body
+    async def _client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     guarded = APIRouter(dependencies=[Depends(_key_check(config.settings.api_key))])
@@ -41,8 +43,8 @@ def create_app(config: ServiceConfig) -> FastAPI:
         guarded.include_router(router)
     app.include_router(guarded)
     app.include_router(health.open_router)
-    app.add_middleware(RequestCount)
     app.add_middleware(BodyLimit, max_document_bytes=config.settings.max_document_bytes)
+    app.add_middleware(RequestCount)  # around the others: it sees every answer
     return app
 
 

@@ -67,9 +67,9 @@ class Blender:
         in the background afterwards. Raises PromptTooLongError, InvalidRequestError, EngineUnavailableError.
         """
         replica, facts = await self._replicas.choose()
-        num_prompt = len(order.prompt.token_ids)
         max_tokens = order.sampling.get("max_tokens")
         order.prompt.check_length(max_model_len=facts.max_model_len, max_tokens=1 if max_tokens is None else max_tokens)
+        num_prompt = len(order.prompt.token_ids)
         missing = await self._missing(order, facts)
         decision = await self._decide(order, facts, missing)
         report_id = uuid.uuid4().hex
@@ -104,7 +104,8 @@ class Blender:
             self._guard.add(sample, report, target_kl=decision.target_kl if decision else None)
         if decision is None or decision.verdict != "unable":  # whose KV nobody would use
             owner = next((passage.owner for passage in order.prompt.passages), None)
-            self._encoder.encode_soon(missing, owner=owner)
+            recurs = order.prompt.frame.recurs
+            self._encoder.encode_soon([each for each in missing if recurs or each[0] is not NO_CONTEXT], owner=owner)
         yield report
 
     async def _decide(

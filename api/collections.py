@@ -10,7 +10,7 @@ from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.core import rest
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from kvblend.core.rest import CollectionCreate, CollectionUpdate
-from kvblend.retriever import Catalog, CollectionRecord
+from kvblend.retriever import Catalog, CollectionRecord, CollectionSettings
 
 __all__ = ["Collections", "OpenCollection"]
 
@@ -90,7 +90,7 @@ class Collections:
 
     def open(self, name: str) -> OpenCollection:
         """Open a collection. Raises NotFoundError, and ConflictError where its passages are another model's tokens."""
-        record = self._catalog.get_collection(name)
+        record = self._catalog.collection_settings(name)
         if record.settings["tokenizer"] != self._prompts.fingerprint:
             raise ConflictError(
                 f"collection {name!r} was made for the model {record.settings['model']!r}; {self._model!r}, which is "
@@ -101,20 +101,20 @@ class Collections:
 
     def all(self) -> list[OpenCollection]:
         """Every collection, of whatever model."""
-        return [self._open(record) for record in self._catalog.list_collections()]
+        return [self._open(record) for record in self._catalog.list_settings()]
 
     def any(self, name: str) -> OpenCollection:
         """A collection of whatever model, to delete from it. Raises NotFoundError."""
-        return self._open(self._catalog.get_collection(name))
+        return self._open(self._catalog.collection_settings(name))
 
     def usable(self) -> list[OpenCollection]:
         """The collections whose passages are the served model's tokens."""
-        records = self._catalog.list_collections()
+        records = self._catalog.list_settings()
         return [self._open(record) for record in records if record.settings["tokenizer"] == self._prompts.fingerprint]
 
     def unreferenced(self, names: Collection[KVName]) -> set[KVName]:
         """Those names of passage KV that no collection's passages have."""
-        contexts = {record.name: self._open(record).encode_context.hash for record in self._catalog.list_collections()}
+        contexts = {record.name: self._open(record).encode_context.hash for record in self._catalog.list_settings()}
         holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
         return {
             (context, passage_id)
@@ -139,7 +139,7 @@ class Collections:
         """Those names of passage KV that another collection's passages have, too."""
         contexts = {
             record.name: self._open(record).encode_context.hash
-            for record in self._catalog.list_collections()
+            for record in self._catalog.list_settings()
             if record.name != name
         }
         holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
@@ -158,7 +158,7 @@ class Collections:
             after = documents[-1].id
         return found
 
-    def _open(self, record: CollectionRecord) -> OpenCollection:
+    def _open(self, record: CollectionSettings) -> OpenCollection:
         settings = record.settings
         context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"])
         return OpenCollection(

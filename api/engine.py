@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 from httpx_sse import EventSource, SSEError
+from pydantic import SecretStr
 
-from kvblend.core.errors import EngineUnavailableError, InvalidRequestError, KVBlendError, NotFoundError
+from kvblend.core.errors import EngineUnavailableError, KVBlendError, NotFoundError, RefusedByEngineError
 
 __all__ = ["EngineClient"]
 
@@ -17,15 +18,19 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class EngineClient:
-    """One vLLM server. Every method raises EngineUnavailableError where it does not answer or dies while it does;
-    what vLLM itself refuses is an InvalidRequestError, or a NotFoundError for a model that it does not serve."""
+    """One vLLM server. Every method raises EngineUnavailableError where it does not answer, dies while it does, or does
+    not take the service's key; what vLLM refuses of the client's is a RefusedByEngineError with vLLM's own status, or a
+    NotFoundError for a model that it does not serve."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, api_key: SecretStr | None = None) -> None:
         self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
         # A long prefill on a CPU is silent for minutes, so only connecting has a time limit; a dead server resets.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout, limits=limits, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=timeout, limits=limits, trust_env=False
+        )
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -84,6 +89,7 @@ def _check(response: httpx.Response) -> None:
     """Raise for an answer that is not a success."""
     if response.status_code == 200:
         return
+    error: Any
     try:
         error = response.json()["error"]
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -101,6 +107,8 @@ def _refusal(error: Any, *, status: int) -> KVBlendError:
     message, param = str(fields.get("message")), fields.get("param")
     if status >= 500:
         return EngineUnavailableError(f"vLLM failed: {message}")
+    if status == 401:
+        return EngineUnavailableError(f"vLLM does not take the service's key, KVBLEND_ENGINE_API_KEY: {message}")
     if status == 404:
         return NotFoundError(message, param=param)
-    return InvalidRequestError(message, param=param)
+    return RefusedByEngineError(message, param=param, status=status)

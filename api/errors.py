@@ -25,12 +25,15 @@ STATUSES: tuple[tuple[type[errors.KVBlendError], HTTPStatus], ...] = (
     (errors.UnauthorizedError, HTTPStatus.UNAUTHORIZED),
     (errors.NotFoundError, HTTPStatus.NOT_FOUND),
     (errors.ConflictError, HTTPStatus.CONFLICT),
+    (errors.OverloadedError, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.EngineUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
+COME_BACK = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer whatever a route raises in OpenAI's error shape."""
+    """Answer what a route raises on purpose in OpenAI's error shape; what nobody expected is for `RequestCount`."""
 
     @app.exception_handler(errors.KVBlendError)
     async def _ours(request: Request, error: errors.KVBlendError) -> JSONResponse:
@@ -42,6 +45,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, errors.KVBlendError):
+            return error_response(error.__cause__)
         if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return error_response(errors.DocumentTooLargeError(error.detail))
         phrase = {
@@ -52,17 +57,13 @@ def install_error_handlers(app: FastAPI) -> None:
         body = _body(error.status_code, message=phrase, code=code)
         return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
 
-    @app.exception_handler(Exception)
-    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-        return error_response(error)
-
 
 def error_response(error: Exception) -> JSONResponse:
     """The response for an error; one that is not ours is logged and answered by a bare 500."""
     if not isinstance(error, errors.KVBlendError):
         logger.error("unexpected error", exc_info=error)
     status = _status(error)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in COME_BACK else None
     return JSONResponse(error_body(error).model_dump(), status_code=status, headers=headers)
 
 
@@ -99,7 +100,9 @@ def _shown(value: object) -> str:
     return f" (given: {text if len(text) <= 80 else text[:77] + '...'})"
 
 
-def _status(error: Exception) -> HTTPStatus:
+def _status(error: Exception) -> int:
+    if isinstance(error, errors.RefusedByEngineError):
+        return error.status
     return next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -11,6 +11,9 @@ from kvblend.core.rest import BlendOptions
 __all__ = ["ChatBody", "CompletionBody", "Conversation", "split_conversation"]
 
 MaxTokens = Annotated[int, Field(ge=1)] | None
+Scalar = str | int | float
+ORDERS = "kv_transfer_params"
+OURS = ("kvblend", ORDERS, "stream")
 
 
 class _Body(BaseModel):
@@ -19,6 +22,8 @@ class _Body(BaseModel):
     model: str | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Scalar | list[Scalar]] | None = None
+    structured_outputs: dict[str, Any] | None = None  # vLLM fails on any other type
     kvblend: BlendOptions | None = None
 
     @property
@@ -31,12 +36,22 @@ class _Body(BaseModel):
         return bool((self.stream_options or {}).get("include_usage"))
 
     def for_engine(self, *known: str) -> dict[str, Any]:
-        """Every field that was given, for vLLM, without ours and the `known` ones that the service handles."""
-        return {
+        """Every field that was given, for vLLM, without ours and the `known` ones that the service handles.
+
+        Orders to the connector are the service's alone: a client's own would pass by the gate and the reports.
+        """
+        fields = {
             name: value
             for name, value in self.model_dump(exclude_unset=True).items()
-            if name not in {"kvblend", "stream", *known}
+            if name not in OURS and name not in known
         }
+        if self.vllm_xargs is not None:  # where vLLM looks for them, too
+            fields["vllm_xargs"] = {
+                name: value
+                for name, value in self.vllm_xargs.items()
+                if name != ORDERS and "kvblend" not in name.lower()
+            }
+        return fields
 
 
 class CompletionBody(_Body):
@@ -60,29 +75,32 @@ class ChatBody(_Body):
 
 
 class Conversation(BaseModel):
-    """Messages taken apart: the leading system messages, the first user message, and what came later."""
+    """Messages taken apart: the leading system messages, the turns before the last user message, that message, and what
+    comes behind it."""
 
     preamble: str | None
+    earlier: list[dict[str, Any]]
     question: str
     later: list[dict[str, Any]]
 
-    @property
-    def last_question(self) -> str:
-        """The newest user message: what passages are retrieved for."""
-        return next((m["content"] for m in reversed(self.later) if m["role"] == "user"), self.question)
-
 
 def split_conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
-    """Find where documents go: the start of the first user message. Raises InvalidRequestError where there is none."""
+    """Find where documents go: the start of the last user message, which they were retrieved for.
+
+    Raises InvalidRequestError where there is none.
+    """
     plain = [{**message, "content": _text(message, index)} for index, message in enumerate(messages)]
     num_system = next((i for i, m in enumerate(plain) if m.get("role") not in ("system", "developer")), len(plain))
-    if num_system == len(plain) or plain[num_system].get("role") != "user":
-        raise InvalidRequestError(
-            "with documents, the first message after the system's must be the user's", param=f"messages.{num_system}"
-        )
-    system, first, later = plain[:num_system], plain[num_system], plain[num_system + 1 :]
-    preamble = "\n\n".join(message["content"] for message in system) if system else None
-    return Conversation(preamble=preamble, question=first["content"], later=later)
+    last = next((i for i in reversed(range(len(plain))) if plain[i].get("role") == "user"), -1)
+    if last < num_system:
+        raise InvalidRequestError("with documents, a message behind the system's must be the user's", param="messages")
+    preamble = "\n\n".join(message["content"] for message in plain[:num_system]) if num_system else None
+    return Conversation(
+        preamble=preamble,
+        earlier=plain[num_system:last],
+        question=plain[last]["content"],
+        later=plain[last + 1 :],
+    )
 
 
 def _text(message: Mapping[str, Any], index: int) -> str:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer
+from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer, encode_alone
 
 __all__ = ["DEFAULT_PREAMBLE", "Frame", "PromptBuilder"]
 
@@ -38,6 +39,8 @@ class Frame:
 
     preamble_ids: tuple[int, ...]
     question_ids: tuple[int, ...]
+    recurs: bool = True
+    """Whether other prompts begin as this one, so that its preamble's KV is worth keeping."""
 
 
 class PromptBuilder:
@@ -46,6 +49,9 @@ class PromptBuilder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._passages = PassageTokenizer(tokenizer)
+        self._texts = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._texts.no_padding()
+        self._texts.no_truncation()
         self._lock = threading.Lock()
         first = tokenizer("a")["input_ids"][:1]
         starts_with_bos = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
@@ -55,8 +61,7 @@ class PromptBuilder:
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a text alone, nothing added; what looks like a control token in it is one."""
-        with self._lock:
-            return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return tuple(encode_alone(self._texts, text))
 
     def passage_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a passage, as the retriever's splitter makes them."""
@@ -81,31 +86,40 @@ class PromptBuilder:
         question: str,
         *,
         preamble: str,
+        earlier: Sequence[Message] = (),
         template_options: Mapping[str, Any] | None = None,
     ) -> Frame:
-        """The frame of a conversation whose first user message is `question`, and `later` what came after.
+        """The frame of a conversation: the passages stand at the start of the user message `question`.
 
-        Everything from the first question on counts as the question. Raises InvalidRequestError where the
-        template refuses the messages.
+        `earlier` turns are part of the preamble, which nothing blended precedes: vLLM's prefix cache has it from the
+        turn before. Everything from the question on counts as the question, what came `later` too. Raises
+        InvalidRequestError where the template refuses the messages.
         """
         content = f"{BEFORE_PASSAGES}{MARK}{BEFORE_QUESTION}{question}"
-        rendered = self._render(preamble, content, later, template_options or {})
+        rendered = self._render(preamble, earlier, content, later, template_options or {})
         before, mark, after = rendered.partition(MARK)
         if not mark or MARK in after:
-            raise InvalidRequestError("the model's chat template does not give the first user message once and whole")
-        return Frame(self.text_ids(before), self.text_ids(after))
+            raise InvalidRequestError("the model's chat template does not give the user's message once and whole")
+        return Frame(self.text_ids(before), self.text_ids(after), recurs=not earlier)
 
-    def _render(self, preamble: str, content: str, later: Sequence[Message], options: Mapping[str, Any]) -> str:
+    def _render(
+        self,
+        preamble: str,
+        earlier: Sequence[Message],
+        content: str,
+        later: Sequence[Message],
+        options: Mapping[str, Any],
+    ) -> str:
+        turns = [*earlier, {"role": "user", "content": content}, *later]
         if self._tokenizer.chat_template is None:
-            return self._bos + _plain_layout(preamble, content, later)
-        user = {"role": "user", "content": content}
-        conversation = [{"role": "system", "content": preamble}, user, *later]
+            return self._bos + _plain_layout(preamble, turns)
         try:
-            return self._apply_template(conversation, options)
-        except TemplateError:  # some templates take no system message: it opens the user's then
-            user["content"] = f"{preamble}\n\n{content}"
+            return self._apply_template([{"role": "system", "content": preamble}, *turns], options)
+        except TemplateError:  # some templates take no system message: it opens the first user's then
+            first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
+            turns[first] = {**turns[first], "content": f"{preamble}\n\n{turns[first]['content']}"}
         try:
-            return self._apply_template([user, *later], options)
+            return self._apply_template(turns, options)
         except TemplateError as error:
             raise InvalidRequestError(f"the model's chat template refuses the messages: {error}") from error
 
@@ -117,10 +131,13 @@ class PromptBuilder:
         return rendered
 
 
-def _plain_layout(preamble: str, content: str, later: Sequence[Message]) -> str:
-    """A layout for models without a chat template."""
-    turns = "".join(
-        f"\n\nAnswer: {message['content']}" if message["role"] == "assistant" else f"\n\nQuestion: {message['content']}"
-        for message in later
-    )
-    return f"{preamble}\n\n{content}{turns}\n\nAnswer:"
+def _plain_layout(preamble: str, turns: Sequence[Message]) -> str:
+    """A layout for models without a chat template; the user message with the passages names its question itself."""
+    told = "".join(f"\n\n{_label(turn)}{turn['content']}" for turn in turns)
+    return f"{preamble}{told}\n\nAnswer:"
+
+
+def _label(turn: Message) -> str:
+    if turn["role"] == "assistant":
+        return "Answer: "
+    return "" if MARK in turn["content"] else "Question: "

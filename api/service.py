@@ -35,7 +35,7 @@ from kvblend.api.served_calibration import ServedCalibration
 from kvblend.api.tier_metrics import TierMetrics
 from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.settings import Settings
-from kvblend.retriever import Embedder, Retriever
+from kvblend.retriever import Embedder, Retriever, SplitLimits, SplitPool
 from kvblend.store import TieredStore
 
 __all__ = ["Service", "ServiceConfig", "running_service", "service_of"]
@@ -110,7 +110,8 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         metrics.watch(TierMetrics(store))
         passage_kv = PassageKV(store, deadline_s=settings.remote_deadline)
         stack.push_async_callback(passage_kv.close)
-        replicas = Replicas([Replica(url, control) for url, control in config.engines])
+        replicas = Replicas([Replica(url, control, api_key=settings.engine_api_key) for url, control in config.engines])
+        replicas.start()
         stack.push_async_callback(replicas.close)
         encoder = Encoder(replicas, passage_kv, metrics)
         stack.push_async_callback(encoder.close)
@@ -129,7 +130,12 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         deletions = KVDeletions(ledger, collections, encoder, passage_kv, completion)
         deletions.start()
         stack.push_async_callback(deletions.close)
-        ingest = Ingest(retriever, collections, encoder, deletions, EncodeRoom(settings.encode, passage_kv), metrics)
+        splits = SplitPool(
+            retriever.tokenizer, SplitLimits(seconds=settings.parse_seconds, memory_bytes=settings.parse_bytes)
+        )
+        stack.callback(splits.close)
+        room = EncodeRoom(settings.encode, passage_kv)
+        ingest = Ingest(retriever, splits, collections, encoder, deletions, room, metrics)
         stack.push_async_callback(ingest.close)
         limits = KVLimits(collections, passage_kv)
         limits.start()

@@ -14,6 +14,8 @@ from starlette.formparsers import MultiPartException
 from kvblend.api.errors import validation_error
 from kvblend.core.errors import DocumentTooLargeError, InvalidRequestError, UnsupportedDocumentError
 from kvblend.core.rest import DocumentCreate
+from kvblend.core.text import is_text
+from kvblend.retriever import require_media_type
 
 __all__ = ["Upload", "read_uploads"]
 
@@ -44,7 +46,7 @@ async def read_uploads(request: Request, *, max_document_bytes: int) -> list[Upl
     if media_type == "multipart/form-data":
         uploads = await _read_files(request, max_document_bytes)
     elif media_type == "application/json":
-        uploads = [_read_json(await request.body(), max_document_bytes)]
+        uploads = [await _read_json(request, max_document_bytes)]
     else:
         raise UnsupportedDocumentError(
             f"a document comes as application/json or multipart/form-data, not as {media_type or 'nothing named'}"
@@ -62,6 +64,8 @@ def check_name(name: str, *, param: str) -> str:
         raise InvalidRequestError(f"{param} has {len(name)} characters; it must have 1 to {MAX_NAME}", param=param)
     if CONTROL_CHARACTERS.search(name):
         raise InvalidRequestError(f"{param} {name!r} holds a control character", param=param)
+    if not is_text(name):
+        raise InvalidRequestError(f"{param} {name!r} holds half a surrogate pair, which is no text", param=param)
     if ".." in re.split(r"[/\\]", name):
         raise InvalidRequestError(f"{param} {name!r} holds a '..' step, which no name of a document may", param=param)
     return name
@@ -72,6 +76,8 @@ async def _read_files(request: Request, max_document_bytes: int) -> list[Upload]
         form = await request.form(max_files=MAX_FILES, max_fields=1)
     except MultiPartException as error:
         raise InvalidRequestError(f"the multipart body is broken: {error.message}") from error
+    except UnicodeError as error:  # of a file name, in the charset that the body names
+        raise InvalidRequestError(f"the multipart body is not in the charset that it names: {error}") from error
     try:
         files = [value for name, value in form.multi_items() if name == FILES_FIELD]
         if not files or len(files) != len(form.multi_items()):
@@ -91,36 +97,39 @@ async def _read_file(file: UploadFile | str, max_document_bytes: int) -> Upload:
         raise _too_large(name, file.size, max_document_bytes)
     declared = (file.content_type or "").strip()
     media_type = None if declared in UNNAMED_TYPES else declared
-    return Upload(id=name, name=name, media_type=media_type, data=await file.read())
+    require_media_type(media_type, name=name)
+    return _not_empty(Upload(id=name, name=name, media_type=media_type, data=await file.read()))
 
 
-def _read_json(body: bytes, max_document_bytes: int) -> Upload:
+async def _read_json(request: Request, max_document_bytes: int) -> Upload:
     try:
-        document = DocumentCreate.model_validate(json.loads(body))
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"the body is not UTF-8: {error}") from error
+        document = DocumentCreate.model_validate(await request.json())
     except json.JSONDecodeError as error:
         raise InvalidRequestError(f"the body is not valid JSON: {error}") from error
     except ValidationError as error:
         raise validation_error(error) from error
-    try:
-        data = document.text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError(
-            f"text holds half a surrogate pair at character {error.start}", param="text"
-        ) from error
+    data = document.text.encode()
     if document.id is not None:
         check_name(document.id, param="id")
     name = check_name(document.name or document.id or hashlib.sha256(data).hexdigest(), param="name")
     if len(data) > max_document_bytes:
         raise _too_large(name, len(data), max_document_bytes)
-    return Upload(
-        id=document.id or name,
-        name=name,
-        media_type=document.media_type,
-        data=data,
-        metadata=document.metadata,
+    return _not_empty(
+        Upload(
+            id=document.id or name,
+            name=name,
+            media_type=document.media_type,
+            data=data,
+            metadata=document.metadata,
+        )
     )
+
+
+def _not_empty(upload: Upload) -> Upload:
+    """Return an upload that holds something; what a parser makes of it is its job's to say."""
+    if not upload.data.strip():
+        raise InvalidRequestError(f"document {upload.name!r} has no text", param="text")
+    return upload
 
 
 def _too_large(name: str, num_bytes: int, bound: int) -> DocumentTooLargeError:

@@ -1,6 +1,7 @@
 """The commands, and how their failures are said."""
 
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -36,5 +37,15 @@ def run() -> None:
     try:
         app()
     except KVBlendError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error.message}", highlight=False)
-        sys.exit(1)
+        _fail(error.message)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "kvblend":
+            raise
+        _fail(f"this command needs the package {error.name!r}, which is not installed: pip install 'kvblend[serve]'")
+
+
+def _fail(message: str) -> NoReturn:
+    console = Console(stderr=True)
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(message, markup=False, highlight=False)
+    sys.exit(1)

@@ -10,8 +10,10 @@ from rich.console import Console
 from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
 from kvblend.cli.progress import count_progress
 from kvblend.core.errors import InvalidRequestError, KVBlendError, NotFoundError
+from kvblend.core.media_type import guess_media_type
 from kvblend.core.rest import IngestJob
-from kvblend.retriever.parsers import guess_media_type
+from kvblend.sdk import Client
+from kvblend.sdk.waiting import JobProgress
 
 __all__ = ["ingest"]
 
@@ -61,10 +63,24 @@ def ingest(
                 def show(state: IngestJob, total: int = total_before, count: int = count_before) -> None:
                     progress.update(encoding, total=total + state.passages_total, completed=count + _num_done(state))
 
-                done.append(client.wait(job, progress=show))
+                done.append(_wait(client, job, show))
+                for name, reason in done[-1].failures.items():
+                    console.print(f"{name}: {reason}", style="red", markup=False)
+                num_failed += len(done[-1].failures)
     _summarize(console, done)
     if num_failed:
         raise KVBlendError(f"{num_failed} of {len(files)} files were not taken")
+
+
+def _wait(client: Client, job: IngestJob, progress: JobProgress) -> IngestJob:
+    """The job at its end; one that has failed for single documents has taken the others. Raises KVBlendError."""
+    try:
+        return client.wait(job, progress=progress)
+    except KVBlendError:
+        ended = client.get_job(job.collection, job.id)
+        if not ended.failures:
+            raise
+        return ended
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -97,7 +113,7 @@ def _num_done(job: IngestJob) -> int:
 
 
 def _summarize(console: Console, jobs: Sequence[IngestJob]) -> None:
-    documents = sum(len(job.document_ids) for job in jobs)
+    documents = sum(len(job.document_ids) - len(job.failures) for job in jobs)
     encoded, reused = (sum(getattr(job, f"passages_{what}") for job in jobs) for what in ("encoded", "reused"))
     tokens, seconds = sum(job.tokens_encoded for job in jobs), sum(job.seconds for job in jobs)
     rate = f", {tokens / seconds:.0f} passage tokens/s" if tokens and seconds else ""
@@ -105,5 +121,5 @@ def _summarize(console: Console, jobs: Sequence[IngestJob]) -> None:
         f"{documents} documents: {encoded} passages encoded, {reused} had their KV already{rate}", highlight=False
     )
     for job in jobs:
-        if job.error:
+        if job.error and not job.failures:
             console.print(job.error, style="yellow", markup=False)

@@ -54,6 +54,8 @@ def serve(
     settings = Settings()
     if engine_url and (context.args or dtype or max_model_len or tensor_parallel_size > 1):
         raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
+    if engine_url:
+        engines = _engines(engine_url, control or [settings.control])
     console = Console(stderr=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -63,12 +65,6 @@ def serve(
     model = resolve_model(model)
     embedding = embedding_model or str(fetch_embedding_model())
     if engine_url:
-        controls = control or [settings.control] * len(engine_url)
-        if len(controls) != len(engine_url):
-            raise InvalidRequestError(
-                f"{len(engine_url)} --engine-url and {len(controls)} --control: give one for each", param="control"
-            )
-        engines = list(zip(engine_url, controls, strict=True))
         run_service(model, embedding, engines, settings=settings, host=host, port=port, console=console)
         return
     from kvblend.cli.engine import default_dtype, engine_command, engine_environment, free_port
@@ -78,6 +74,8 @@ def serve(
         address = f"ipc://{folder}/control.sock"
         engine_port = free_port()
         environment = engine_environment(control=address, tensor_parallel_size=tensor_parallel_size)
+        if settings.engine_api_key is not None:
+            environment["VLLM_API_KEY"] = settings.engine_api_key.get_secret_value()
         command = engine_command(
             model,
             port=engine_port,
@@ -105,6 +103,19 @@ def serve(
             run_service(model, embedding, [(url, address)], settings=settings, host=host, port=port, console=console)
         finally:
             engine.stop()
+
+
+def _engines(urls: list[str], controls: list[str]) -> list[tuple[str, str]]:
+    """Each vLLM server with its own control channel. Raises InvalidRequestError where one would have another's."""
+    if len(controls) != len(urls):
+        raise InvalidRequestError(
+            f"{len(urls)} --engine-url and {len(controls)} --control: give one for each", param="control"
+        )
+    for name, values in (("engine-url", urls), ("control", controls)):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise InvalidRequestError(f"--{name} {twice} is given twice: each vLLM server has its own", param=name)
+    return list(zip(urls, controls, strict=True))
 
 
 def _exit(number: int, frame: object) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from kvblend.cli.shared_memory import LeftMemory
 from kvblend.core.errors import EngineUnavailableError
 
 __all__ = ["ServerProcess"]
@@ -20,13 +21,15 @@ __all__ = ["ServerProcess"]
 STOP_GRACE_S = 20.0
 MAX_BACKOFF_S = 60.0
 HEALTHY_AFTER_S = 60.0
+NOTE_EVERY_S = 10.0
 PR_SET_PDEATHSIG = 1
 
 
 class ServerProcess:
     """An HTTP server as a child process in a session of its own; it is ended with its parent, however that ends.
 
-    `name` is what messages call it; `health_url` answers 200 once it is ready; its output goes to `log_path`.
+    `name` is what messages call it; `health_url` answers 200 once it is ready; its output goes to `log_path`. Beside
+    that its shared memory is noted, so that what a killed server leaves of it is unlinked.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class ServerProcess:
         self._stopping = threading.Event()
         self._supervisor: threading.Thread | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._left_memory = LeftMemory(log_path.with_suffix(".shm"))
 
     @property
     def pid(self) -> int | None:
@@ -49,6 +53,7 @@ class ServerProcess:
     def start(self) -> None:
         """Start the server; returns at once. Its output goes to the log file."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._left_memory.unlink()  # of a server before this one that ended together with its parent
         libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
         def die_with_parent() -> None:
@@ -74,6 +79,7 @@ class ServerProcess:
                 )
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(self._health_url, timeout=5.0, trust_env=False).status_code == 200:
+                    self._note_memory()
                     return
             tick(self.tail(1))
             time.sleep(0.5)
@@ -110,8 +116,12 @@ class ServerProcess:
 
     def _supervise(self, notify: Callable[[str], None]) -> None:
         backoff_s, started_at = 1.0, time.monotonic()
+        noted_at = started_at
         while not self._stopping.wait(0.2):
             if self.pid is not None:
+                if time.monotonic() > noted_at + NOTE_EVERY_S:
+                    noted_at = time.monotonic()
+                    self._note_memory()
                 continue
             self._kill_group()
             if time.monotonic() - started_at > HEALTHY_AFTER_S:
@@ -123,9 +133,15 @@ class ServerProcess:
             started_at = time.monotonic()
             self.start()
 
+    def _note_memory(self) -> None:
+        assert self._child is not None
+        self._left_memory.note(self._child.pid)
+
     def _kill_group(self) -> None:
         """End what is left of the child's session, such as the engine of a server that was killed."""
         assert self._child is not None
+        self._note_memory()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
+        self._left_memory.unlink()

@@ -3,11 +3,13 @@
 KVBlendError
 ├── InvalidRequestError          the caller's mistake; names the value and the bound (HTTP 400)
 │   ├── PromptTooLongError       the prompt is beyond the model's length (400)
+│   ├── RefusedByEngineError     vLLM itself refuses it, with the HTTP status that vLLM gives
 │   ├── DocumentTooLargeError    (413)
 │   └── UnsupportedDocumentError a document that no parser can read (415)
 ├── UnauthorizedError            the request carries no valid API key (401)
 ├── NotFoundError                no such collection, document or job (404)
 ├── ConflictError                the name is taken by something else (409)
+├── OverloadedError              the service has as much to do as it takes (429)
 ├── UnsupportedModelError        a model or engine setting that kvblend does not blend; raised at start
 ├── CorruptPassageKVError        a passage KV file that fails its checks
 ├── StoreFullError               a tier cannot make room within its byte budget
@@ -26,7 +28,9 @@ __all__ = [
     "KVBlendError",
     "ModelFetchError",
     "NotFoundError",
+    "OverloadedError",
     "PromptTooLongError",
+    "RefusedByEngineError",
     "StoreFullError",
     "UnauthorizedError",
     "UnsupportedDocumentError",
@@ -60,6 +64,16 @@ class PromptTooLongError(InvalidRequestError):
     code = "context_length_exceeded"
 
 
+class RefusedByEngineError(InvalidRequestError):
+    """vLLM refuses the request, in its own words and with `status`."""
+
+    code = "refused_by_engine"
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+
+
 class DocumentTooLargeError(InvalidRequestError):
     """A document is larger than the service takes."""
 
@@ -88,6 +102,12 @@ class ConflictError(KVBlendError):
     """The name is taken by something else."""
 
     code = "conflict"
+
+
+class OverloadedError(KVBlendError):
+    """The service has as much to do as it takes: later it takes more."""
+
+    code = "overloaded"
 
 
 class UnsupportedModelError(KVBlendError):

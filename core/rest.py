@@ -141,7 +141,8 @@ class DocumentList(BaseModel):
 
 class IngestJob(BaseModel):
     """Progress of one ingest. Passages: all, those encoded now, those whose KV was there already, and those that are
-    left to be encoded at their first use."""
+    left to be encoded at their first use. `failures` says by id why documents were not taken: the others are, and the
+    job fails at its end."""
 
     id: str
     collection: str
@@ -154,6 +155,7 @@ class IngestJob(BaseModel):
     tokens_encoded: int = 0
     seconds: float = 0.0
     error: str | None = None
+    failures: dict[str, str] = {}
 
 
 class Source(BaseModel):

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     api_key: str | None = None
     """Where set, the service answers only requests that carry it as a bearer token."""
 
+    engine_api_key: SecretStr | None = None
+    """What the service shows vLLM as a bearer token; a vLLM that it starts takes no other."""
+
     recompute_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Recompute ratio of a request that names none, where the model is not calibrated."""
 
@@ -85,6 +88,12 @@ class Settings(BaseSettings):
 
     max_document_bytes: Annotated[int, Field(ge=1)] = 32 << 20
     """A larger document is refused."""
+
+    parse_seconds: Annotated[float, Field(gt=0.0)] = 30.0
+    """CPU seconds that a document may take to be parsed and split, and 5 more for each of its MiB."""
+
+    parse_bytes: Annotated[int, Field(ge=64 << 20)] = 2 * GIB
+    """Memory that this may take."""
 
     guard_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Share of blended answers that are also prefilled in full while their vLLM server is idle. 0: none."""

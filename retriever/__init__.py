@@ -6,9 +6,10 @@ from kvblend.retriever.document import Block, ParsedDocument
 from kvblend.retriever.embedder import Embedder, EmbeddingModel
 from kvblend.retriever.ingest import Hit, IngestPlan, IngestResult
 from kvblend.retriever.packing import PassageText
-from kvblend.retriever.parsers import guess_media_type, parse_document
-from kvblend.retriever.records import CollectionRecord, DocumentRecord, NewDocument, PassageRecord
+from kvblend.retriever.parsers import guess_media_type, parse_document, require_media_type
+from kvblend.retriever.records import CollectionRecord, CollectionSettings, DocumentRecord, NewDocument, PassageRecord
 from kvblend.retriever.retriever import Retriever
+from kvblend.retriever.split_pool import SplitLimits, SplitPool
 from kvblend.retriever.splitter import Splitter
 from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer
 
@@ -17,6 +18,7 @@ __all__ = [
     "Block",
     "Catalog",
     "CollectionRecord",
+    "CollectionSettings",
     "Database",
     "DocumentRecord",
     "Embedder",
@@ -30,7 +32,10 @@ __all__ = [
     "PassageText",
     "PassageTokenizer",
     "Retriever",
+    "SplitLimits",
+    "SplitPool",
     "Splitter",
     "guess_media_type",
     "parse_document",
+    "require_media_type",
 ]

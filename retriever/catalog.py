@@ -5,13 +5,21 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from sqlite3 import Connection, Row
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvblend.core.errors import ConflictError, NotFoundError
+from kvblend.core.errors import ConflictError
+from kvblend.retriever.catalog_rows import (
+    COLLECTION_COLUMNS,
+    SETTINGS_COLUMNS,
+    collection_record,
+    collection_settings,
+    collection_state,
+    document_row,
+    one_row,
+)
 from kvblend.retriever.database import Database
 from kvblend.retriever.packing import PassageText
 from kvblend.retriever.passage_table import (
@@ -26,6 +34,7 @@ from kvblend.retriever.records import (
     DOCUMENT_COLUMNS,
     CatalogChange,
     CollectionRecord,
+    CollectionSettings,
     CollectionState,
     DocumentRecord,
     NewDocument,
@@ -34,10 +43,6 @@ from kvblend.retriever.records import (
 from kvblend.retriever.schema import SCHEMA, SCHEMA_VERSION
 
 __all__ = ["Catalog"]
-
-COLLECTION_COLUMNS = """name, passage_tokens, settings, created_at,
-    (SELECT count(*) FROM documents WHERE collection = key) AS num_documents,
-    (SELECT count(*) FROM passages WHERE collection = key) AS num_passages"""
 
 
 class Catalog:
@@ -63,28 +68,38 @@ class Catalog:
         """
         row = (name, passage_tokens, _to_json(settings or {}), time.time(), os.urandom(16))
         with self._database.write() as connection:
-            if _one(connection, "SELECT 1 FROM collections WHERE name = ?", name):
+            if one_row(connection, "SELECT 1 FROM collections WHERE name = ?", name):
                 raise ConflictError(f"there is already a collection {name!r}", param="name")
             connection.execute(
                 "INSERT INTO collections (name, passage_tokens, settings, created_at, version) VALUES (?, ?, ?, ?, ?)",
                 row,
             )
-            return _record(connection, name)
+            return collection_record(connection, name)
 
     def update_collection(self, name: str, settings: Mapping[str, Any]) -> CollectionRecord:
         """Set some of a collection's settings, and keep the others. Raises NotFoundError."""
         with self._database.write() as connection:
-            changed = _to_json({**_record(connection, name).settings, **settings})
+            changed = _to_json({**collection_record(connection, name).settings, **settings})
             connection.execute("UPDATE collections SET settings = ? WHERE name = ?", (changed, name))
-            return _record(connection, name)
+            return collection_record(connection, name)
+
+    def collection_settings(self, name: str) -> CollectionSettings:
+        with self._database.read() as connection:
+            return collection_settings(connection, name)
+
+    def list_settings(self) -> list[CollectionSettings]:
+        """Of all collections, by name."""
+        with self._database.read() as connection:
+            rows = connection.execute(f"SELECT {SETTINGS_COLUMNS} FROM collections ORDER BY name").fetchall()
+        return [CollectionSettings.from_row(row) for row in rows]
 
     def get_collection(self, name: str) -> CollectionRecord:
         with self._database.read() as connection:
-            return _record(connection, name)
+            return collection_record(connection, name)
 
     def collection_state(self, name: str) -> CollectionState:
         with self._database.read() as connection:
-            return _collection(connection, name)
+            return collection_state(connection, name)
 
     def list_collections(self) -> list[CollectionRecord]:
         """All collections, by name."""
@@ -95,7 +110,7 @@ class Catalog:
     def delete_collection(self, name: str) -> list[str]:
         """Delete a collection with all that is in it; returns its passages' ids."""
         with self._database.write() as connection:
-            key = _collection(connection, name).key
+            key = collection_state(connection, name).key
             rows = connection.execute("SELECT passage_id FROM passages WHERE collection = ?", (key,)).fetchall()
             connection.execute("DELETE FROM collections WHERE key = ?", (key,))
         self._database.forget_deleted()
@@ -116,10 +131,10 @@ class Catalog:
         metadata = _to_json(document.metadata)
         num_tokens = sum(len(passage.token_ids) for passage in passages)
         with self._database.write() as connection:
-            owner = _collection(connection, collection)
+            owner = collection_state(connection, collection)
             old = passages_of(connection, owner.key, document.id)
             rows, new = put_passages(connection, owner.key, passages, vectors)
-            document_row = connection.execute(
+            number = connection.execute(
                 f"""INSERT INTO documents (collection, {DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT (collection, id) DO UPDATE SET name = excluded.name, media_type = excluded.media_type,
                 content_hash = excluded.content_hash, metadata = excluded.metadata,
@@ -127,10 +142,10 @@ class Catalog:
                 (owner.key, document.id, document.name, document.media_type, document.content_hash, metadata,
                  len(passages), num_tokens, time.time()),
             ).fetchone()["row"]  # fmt: skip
-            connection.execute("DELETE FROM document_passages WHERE document = ?", (document_row,))
+            connection.execute("DELETE FROM document_passages WHERE document = ?", (number,))
             connection.executemany(
                 "INSERT INTO document_passages VALUES (?, ?, ?)",
-                ((document_row, position, rows[passage.passage_id]) for position, passage in enumerate(passages)),
+                ((number, position, rows[passage.passage_id]) for position, passage in enumerate(passages)),
             )
             change = drop_unreferenced(connection, owner, [passage.row for passage in old], new)
         if change.dropped:
@@ -139,25 +154,25 @@ class Catalog:
 
     def get_document(self, collection: str, document_id: str) -> DocumentRecord:
         with self._database.read() as connection:
-            key = _collection(connection, collection).key
-            return DocumentRecord.from_row(_document(connection, key, document_id, columns=DOCUMENT_COLUMNS))
+            key = collection_state(connection, collection).key
+            return DocumentRecord.from_row(document_row(connection, key, document_id, columns=DOCUMENT_COLUMNS))
 
     def list_documents(self, collection: str, *, limit: int = 100, after: str | None = None) -> list[DocumentRecord]:
         """At most `limit` documents, by id, those behind the id `after`."""
         with self._database.read() as connection:
             rows = connection.execute(
                 f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE collection = ? AND id > ? ORDER BY id LIMIT ?",
-                (_collection(connection, collection).key, after or "", limit),
+                (collection_state(connection, collection).key, after or "", limit),
             ).fetchall()
         return [DocumentRecord.from_row(row) for row in rows]
 
     def delete_document(self, collection: str, document_id: str) -> CatalogChange:
         """Delete a document, and the passages that no other document of the collection has."""
         with self._database.write() as connection:
-            owner = _collection(connection, collection)
-            document_row = _document(connection, owner.key, document_id, columns="row")["row"]
+            owner = collection_state(connection, collection)
+            number = document_row(connection, owner.key, document_id, columns="row")["row"]
             old = passages_of(connection, owner.key, document_id)
-            connection.execute("DELETE FROM documents WHERE row = ?", (document_row,))
+            connection.execute("DELETE FROM documents WHERE row = ?", (number,))
             change = drop_unreferenced(connection, owner, [passage.row for passage in old], {})
         self._database.forget_deleted()
         return change
@@ -165,14 +180,14 @@ class Catalog:
     def document_passages(self, collection: str, document_id: str) -> list[PassageRecord]:
         """A document's passages in order."""
         with self._database.read() as connection:
-            key = _collection(connection, collection).key
-            _document(connection, key, document_id, columns="row")
+            key = collection_state(connection, collection).key
+            document_row(connection, key, document_id, columns="row")
             return passages_of(connection, key, document_id)
 
     def num_references(self, collection: str, passage_ids: Sequence[str]) -> dict[str, int]:
         """By how many documents of the collection each passage is held; a passage not there is left out."""
         with self._database.read() as connection:
-            return num_references(connection, _collection(connection, collection).key, passage_ids)
+            return num_references(connection, collection_state(connection, collection).key, passage_ids)
 
     def collections_holding(self, passage_ids: Sequence[str]) -> dict[str, list[str]]:
         """The names of the collections that hold each passage; a passage in none is left out."""
@@ -187,7 +202,7 @@ class Catalog:
     def passage_rows(self, collection_key: int) -> tuple[bytes | None, list[int]]:
         """A collection's version (None: it is gone) and the rows of its passages, both of one moment."""
         with self._database.read() as connection:
-            version = _one(connection, "SELECT version FROM collections WHERE key = ?", collection_key)
+            version = one_row(connection, "SELECT version FROM collections WHERE key = ?", collection_key)
             rows = connection.execute("SELECT row FROM passages WHERE collection = ?", (collection_key,)).fetchall()
         return (version["version"] if version else None), [row["row"] for row in rows]
 
@@ -201,14 +216,14 @@ class Catalog:
     def get_value(self, name: str, *, collection: str | None = None) -> Any:
         """A stored JSON value, of a collection or of the whole catalog; None where there is none."""
         with self._database.read() as connection:
-            key = _collection(connection, collection).key if collection is not None else None
-            row = _one(connection, "SELECT value FROM stored_values WHERE collection IS ? AND name = ?", key, name)
+            key = collection_state(connection, collection).key if collection is not None else None
+            row = one_row(connection, "SELECT value FROM stored_values WHERE collection IS ? AND name = ?", key, name)
         return None if row is None else json.loads(row["value"])
 
     def put_value(self, name: str, value: Any, *, collection: str | None = None) -> None:
         """Store a JSON value under a name, in place of the one before; it goes with its collection."""
         with self._database.write() as connection:
-            key = _collection(connection, collection).key if collection is not None else None
+            key = collection_state(connection, collection).key if collection is not None else None
             connection.execute("DELETE FROM stored_values WHERE collection IS ? AND name = ?", (key, name))
             connection.execute("INSERT INTO stored_values VALUES (?, ?, ?)", (key, name, _to_json(value)))
 
@@ -225,30 +240,5 @@ class Catalog:
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, sort_keys=True)
-
-
-def _one(connection: Connection, statement: str, *parameters: object) -> Row | None:
-    row: Row | None = connection.execute(statement, parameters).fetchone()
-    return row
-
-
-def _collection(connection: Connection, name: str) -> CollectionState:
-    row = _one(connection, "SELECT key, version FROM collections WHERE name = ?", name)
-    if row is None:
-        raise NotFoundError(f"there is no collection {name!r}", param="collection")
-    return CollectionState(row["key"], row["version"])
-
-
-def _record(connection: Connection, name: str) -> CollectionRecord:
-    _collection(connection, name)
-    row = connection.execute(f"SELECT {COLLECTION_COLUMNS} FROM collections WHERE name = ?", (name,)).fetchone()
-    return CollectionRecord.from_row(row)
-
-
-def _document(connection: Connection, collection_key: int, document_id: str, *, columns: str) -> Row:
-    where = f"SELECT {columns} FROM documents WHERE collection = ? AND id = ?"
-    row = _one(connection, where, collection_key, document_id)
-    if row is None:
-        raise NotFoundError(f"there is no document {document_id!r} in the collection", param="document")
-    return row
+    # As it is: what UTF-8 cannot hold fails here, and not whoever reads it.
+    return json.dumps(value, allow_nan=False, sort_keys=True, ensure_ascii=False)

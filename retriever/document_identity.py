@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.retriever.parsers import guess_media_type
+from kvblend.core.media_type import guess_media_type
+from kvblend.core.text import is_text
 from kvblend.retriever.records import NewDocument
 
 __all__ = ["MAX_ID_CHARACTERS", "describe_document", "encode_text"]
@@ -51,12 +52,16 @@ def describe_document(
         if not 1 <= len(value) <= MAX_ID_CHARACTERS:
             bound = f"1 to {MAX_ID_CHARACTERS}"
             raise InvalidRequestError(f"a document's {param} has {bound} characters, not {len(value)}", param=param)
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if "\0" in value or not is_text(value):
             raise InvalidRequestError(f"a document's {param} holds a character that is no text: {value!r}", param=param)
     media_type = media_type or guess_media_type(name) or ""
+    if not is_text(media_type):
+        raise InvalidRequestError("a document's media_type holds a character that is no text", param="media_type")
     try:
-        json.dumps(metadata := dict(metadata or {}), allow_nan=False)
-    except (TypeError, ValueError) as error:
+        json.dumps(metadata := dict(metadata or {}), allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("a document's metadata holds half a surrogate pair", param="metadata") from error
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"a document's metadata must be JSON: {error}", param="metadata") from error
     digest.update(f"\0{media_type}\0{splitter}".encode("utf-8", "replace"))
     return NewDocument(document_id, name, media_type, digest.hexdigest(), metadata)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sqlite3 import Row
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,6 +12,7 @@ __all__ = [
     "DOCUMENT_COLUMNS",
     "CatalogChange",
     "CollectionRecord",
+    "CollectionSettings",
     "CollectionState",
     "DocumentRecord",
     "NewDocument",
@@ -23,19 +24,25 @@ DOCUMENT_COLUMNS = "id, name, media_type, content_hash, metadata, num_passages, 
 
 
 @dataclass(frozen=True)
-class CollectionRecord:
-    """A collection as it stands."""
+class CollectionSettings:
+    """What a collection was made with; counts nothing, and so costs one look-up."""
 
     name: str
     passage_tokens: int
     settings: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        return cls(**{**dict(row), "settings": json.loads(row["settings"])})
+
+
+@dataclass(frozen=True)
+class CollectionRecord(CollectionSettings):
+    """A collection as it stands, with all that is in it counted."""
+
     created_at: float
     num_documents: int
     num_passages: int
-
-    @classmethod
-    def from_row(cls, row: Row) -> "CollectionRecord":
-        return cls(**{**dict(row), "settings": json.loads(row["settings"])})
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class CollectionState:
 
 @dataclass(frozen=True)
 class NewDocument:
-    """A document to be put into the catalog. `content_hash` tells whether it has changed."""
+    """A document to be put into the catalog. `content_hash` tells whether its passages have changed."""
 
     id: str
     name: str
@@ -75,7 +82,7 @@ class DocumentRecord:
 
     @classmethod
     def from_row(cls, row: Row) -> "DocumentRecord":
-        return cls(**{**dict(row), "metadata": json.loads(row["metadata"])})
+        return cls(**{**dict(row), "metadata": _metadata(row["metadata"])})
 
 
 @dataclass(frozen=True)
@@ -102,3 +109,11 @@ class CatalogChange:
     dropped: dict[str, int]
     old_version: bytes
     version: bytes
+
+
+def _metadata(stored: str) -> dict[str, Any]:
+    """A document's metadata; half surrogate pairs, which earlier versions took, become question marks."""
+    metadata: dict[str, Any] = json.loads(stored)
+    if "\\ud" in stored:
+        metadata = json.loads(json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace"))
+    return metadata

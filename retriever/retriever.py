@@ -1,6 +1,7 @@
 """The retriever: documents in, passages out, in one data folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -9,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
+from kvblend.core.media_type import guess_media_type
 from kvblend.retriever.catalog import Catalog
 from kvblend.retriever.document_identity import describe_document, encode_text
 from kvblend.retriever.embedder import EmbeddingModel
 from kvblend.retriever.ingest import Hit, IngestPlan, IngestResult, distinct
 from kvblend.retriever.packing import PassageText
-from kvblend.retriever.parsers import guess_media_type, parse_document
 from kvblend.retriever.passage_index import PassageIndex
 from kvblend.retriever.passage_table import MissingVectorsError
 from kvblend.retriever.records import CatalogChange, DocumentRecord
-from kvblend.retriever.splitter import SPLITTER_VERSION, Splitter
+from kvblend.retriever.splitter import SPLITTER_VERSION, SplitDocument, split_document
 from kvblend.retriever.tokenizer import PassageTokenizer
 
 __all__ = ["Retriever"]
@@ -66,18 +67,19 @@ class Retriever:
         name: str | None = None,
         media_type: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        split: SplitDocument | None = None,
     ) -> IngestPlan:
         """Parse and split a document, unless it is unchanged, and tell how it differs from what is there.
 
         Nothing is written. A text that is given as `str` is plain text unless its media type or name says otherwise.
+        `split` does the work elsewhere than in this thread, for this retriever's tokenizer.
 
         Raises:
             NotFoundError: there is no such collection.
             InvalidRequestError: the document has no text, or is described wrongly.
             UnsupportedDocumentError: no parser can read it.
         """
-        record = self.catalog.get_collection(collection)
-        splitter = Splitter(self.tokenizer, record.passage_tokens)
+        record = self.catalog.collection_settings(collection)
         if isinstance(data, str):
             data = encode_text(data)
             media_type = media_type or guess_media_type(name or document_id or "") or "text/plain"
@@ -93,8 +95,8 @@ class Retriever:
         old_passages = self.catalog.document_passages(collection, document.id) if old else []
         if old is not None and old.content_hash == document.content_hash:
             return IngestPlan.of_unchanged(collection, document, old_passages)
-        parsed = parse_document(data, document.media_type, name=document.name)
-        passages = splitter.split(parsed)
+        split = split or partial(split_document, tokenizer=self.tokenizer)
+        passages = split(data, document.media_type, document.name, record.passage_tokens)
         if not passages:
             raise InvalidRequestError(
                 f"document {document.name!r} has no text (a PDF of scanned pages needs text recognition first)",
@@ -111,6 +113,11 @@ class Retriever:
             kept=tuple(passage_id for passage_id in ids if passage_id in references),
             dropped=tuple(old_id for old_id in old_ids if old_id not in ids and references.get(old_id) == 1),
         )
+
+    def is_current(self, plan: IngestPlan) -> bool:
+        """Whether the catalog holds just what the plan would put there: text, name, media type and metadata."""
+        old = self._find_document(plan.collection, plan.document.id)
+        return old is not None and all(getattr(old, name) == value for name, value in vars(plan.document).items())
 
     def commit_document(self, plan: IngestPlan) -> IngestResult:
         """Embed a plan's new passages and put the document in its old version's place, in one moment.
@@ -150,11 +157,7 @@ class Retriever:
         return list(change.dropped)
 
     def delete_collection(self, collection: str) -> list[str]:
-        """Delete a collection with all its documents; returns the ids of its passages.
-
-        Raises:
-            NotFoundError: there is no such collection.
-        """
+        """Delete a collection with all its documents; returns the ids of its passages. Raises NotFoundError."""
         key = self.catalog.collection_state(collection).key
         index = self._index(key)
         with index.lock:
@@ -184,7 +187,7 @@ class Retriever:
     def check_integrity(self) -> None:
         """Assert that the catalog is sound and that each index, once it has followed, holds just its vectors."""
         self.catalog.check_integrity()
-        for record in self.catalog.list_collections():
+        for record in self.catalog.list_settings():
             state = self.catalog.collection_state(record.name)
             index = self._index(state.key)
             with index.lock:
@@ -238,7 +241,7 @@ class Retriever:
 
     def _delete_stray_files(self) -> None:
         """Delete what a crash has left of index files."""
-        keys = {self.catalog.collection_state(record.name).key for record in self.catalog.list_collections()}
+        keys = {self.catalog.collection_state(record.name).key for record in self.catalog.list_settings()}
         for file in self._index_path.iterdir():
             if file.name not in {f"{key}.faiss" for key in keys}:
                 file.unlink()

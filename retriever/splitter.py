@@ -1,16 +1,17 @@
 """Split a parsed document into passages on the language model's own tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from kvblend.core.errors import InvalidRequestError
 from kvblend.retriever.document import ParsedDocument
 from kvblend.retriever.packing import PassageText, pack_units
+from kvblend.retriever.parsers import parse_document
 from kvblend.retriever.sections import LOWEST_LEVEL, Section, split_sections
 from kvblend.retriever.sentences import BLOCK_GAP, Unit, split_long_unit
 from kvblend.retriever.tokenizer import SEPARATOR, PassageTokenizer
 
-__all__ = ["SPLITTER_VERSION", "Splitter"]
+__all__ = ["SPLITTER_VERSION", "SplitDocument", "Splitter", "split_document"]
 
 SPLITTER_VERSION = 1
 """Raised with every change that makes other passages of the same document."""
@@ -79,3 +80,20 @@ class Splitter:
                 yield from split_long_unit(unit, self.tokenizer, max_tokens=limit)
             else:
                 yield unit
+
+
+SplitDocument = Callable[[bytes, str, str, int], list[PassageText]]
+"""`split_document` with a tokenizer of its own: of data, media type, name and passage tokens."""
+
+
+def split_document(
+    data: bytes, media_type: str, name: str, passage_tokens: int, *, tokenizer: PassageTokenizer
+) -> list[PassageText]:
+    """Parse a document and split it into passages; one without text gives none.
+
+    Raises:
+        InvalidRequestError: `passage_tokens` is below 16.
+        UnsupportedDocumentError: no parser can read it.
+    """
+    splitter = Splitter(tokenizer, passage_tokens)
+    return splitter.split(parse_document(data, media_type, name=name))

@@ -10,6 +10,7 @@ from kvblend.core.errors import (
     InvalidRequestError,
     KVBlendError,
     NotFoundError,
+    OverloadedError,
     UnauthorizedError,
     UnsupportedDocumentError,
 )
@@ -23,6 +24,7 @@ BY_STATUS: dict[int, type[KVBlendError]] = {
     409: ConflictError,
     413: DocumentTooLargeError,
     415: UnsupportedDocumentError,
+    429: OverloadedError,
     502: EngineUnavailableError,
     503: EngineUnavailableError,
     504: EngineUnavailableError,

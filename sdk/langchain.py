@@ -91,7 +91,7 @@ class KVBlendRetriever(BaseRetriever):
 
 
 class ChatKVBlend(BaseChatModel):
-    """A chat model that blends documents in front of the first user message.
+    """A chat model that blends documents in front of the last user message.
 
     The documents are `documents`, or those of `with_documents`. A message's `response_metadata["kvblend"]` holds the
     blend report and the sources. Errors are those of `kvblend.core.errors`.

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response, status
 
 from kvblend.api.jobs import Job
+from kvblend.api.json_body import StrictRoute
 from kvblend.api.service import service_of
 from kvblend.api.sse import Events, event, stream_events
 from kvblend.api.uploads import read_uploads
@@ -22,7 +23,7 @@ from kvblend.retriever import DocumentRecord
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=StrictRoute)
 
 PageLimit = Annotated[int, Query(ge=1, le=1000)]
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request
 
+from kvblend.api.json_body import StrictRoute
 from kvblend.api.service import service_of
 from kvblend.core.rest import (
     KVCompress,
@@ -17,7 +18,7 @@ from kvblend.core.rest import (
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/kv", tags=["kv"])
+router = APIRouter(prefix="/v1/kv", tags=["kv"], route_class=StrictRoute)
 
 
 @router.get("/stats")

@@ -12,6 +12,7 @@ from kvblend.api.blend_prompt import BlendPrompt
 from kvblend.api.blender import BlendOrder
 from kvblend.api.disconnect import unless_disconnected
 from kvblend.api.gate import Wishes
+from kvblend.api.json_body import StrictRoute
 from kvblend.api.openai_answer import ChatShape, CompletionShape, kvblend_field
 from kvblend.api.openai_body import ChatBody, CompletionBody, split_conversation
 from kvblend.api.prompt import Frame
@@ -23,30 +24,31 @@ from kvblend.core.rest import BlendOptions, Source
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
 
 
 @router.post("/chat/completions")
 async def chat_completions(request: Request, body: ChatBody) -> Response:
-    """Answer a conversation. `kvblend.documents`, or what is retrieved from `kvblend.collection` for the newest user
-    message, goes in front of the first user message."""
+    """Answer a conversation. `kvblend.documents`, or what is retrieved from `kvblend.collection` for the last user
+    message, goes in front of that message."""
     service = service_of(request)
     if body.kvblend is None or not body.blends:
         return await _plain(service, request, "/v1/chat/completions", body)
     if body.tools:
         raise InvalidRequestError("tools are not supported together with documents", param="tools")
     conversation = split_conversation(body.messages)
-    context = await service.retrieval.context(body.kvblend, query=conversation.last_question)
+    context = await service.retrieval.context(body.kvblend, query=conversation.question)
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
     frame = await asyncio.to_thread(
         service.prompts.frame,
         conversation.later,
         conversation.question,
+        earlier=conversation.earlier,
         preamble=context.collection.preamble if conversation.preamble is None else conversation.preamble,
         template_options=body.chat_template_kwargs,
     )
-    if conversation.preamble is None:
+    if conversation.preamble is None and not conversation.earlier:
         frame = context.frame(frame)
     sampling = body.for_engine(
         "messages", "stream_options", "max_completion_tokens", "logprobs", "top_logprobs", "chat_template_kwargs",
@@ -74,7 +76,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     context = await service.retrieval.context(body.kvblend, query=question if isinstance(question, str) else "")
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
-    frame: Frame = service.prompts.raw_frame(question)  # type: ignore[arg-type]
+    frame: Frame = await asyncio.to_thread(service.prompts.raw_frame, question)  # type: ignore[arg-type]
     sampling = {"max_tokens": 16, **body.for_engine("prompt", "stream_options")}
     order = _order(body.kvblend, BlendPrompt(frame, context.passages), sampling)
     return await _blended(service, request, body, order, context.sources, CompletionShape())

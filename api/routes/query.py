@@ -11,6 +11,7 @@ from kvblend.api.blend_prompt import BlendPrompt
 from kvblend.api.blender import BlendOrder
 from kvblend.api.disconnect import unless_disconnected
 from kvblend.api.gate import Wishes
+from kvblend.api.json_body import StrictRoute
 from kvblend.api.retrieval import Retrieved
 from kvblend.api.service import Service, service_of
 from kvblend.api.sse import Events, event, stream_events
@@ -19,7 +20,7 @@ from kvblend.core.rest import QueryDelta, QueryRequest, QueryResponse, SearchReq
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/collections/{collection}", tags=["query"])
+router = APIRouter(prefix="/v1/collections/{collection}", tags=["query"], route_class=StrictRoute)
 
 
 @router.post("/search")

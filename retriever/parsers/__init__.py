@@ -1,15 +1,15 @@
 """Turn the bytes of a txt, Markdown, HTML or PDF document into headings and blocks of text."""
 
 from kvblend.core.errors import UnsupportedDocumentError
+from kvblend.core.media_type import MEDIA_TYPES, guess_media_type, split_media_type
 from kvblend.retriever.document import ParsedDocument
 from kvblend.retriever.parsers.decoding import decode_text
 from kvblend.retriever.parsers.html import parse_html
 from kvblend.retriever.parsers.markdown import parse_markdown
-from kvblend.retriever.parsers.media_type import MEDIA_TYPES, guess_media_type, split_media_type
 from kvblend.retriever.parsers.pdf import parse_pdf
 from kvblend.retriever.parsers.plain_text import parse_plain_text
 
-__all__ = ["guess_media_type", "parse_document"]
+__all__ = ["guess_media_type", "parse_document", "require_media_type"]
 
 
 def parse_document(data: bytes, media_type: str | None, *, name: str) -> ParsedDocument:
@@ -18,7 +18,7 @@ def parse_document(data: bytes, media_type: str | None, *, name: str) -> ParsedD
     Raises:
         UnsupportedDocumentError: no parser reads that type, or the bytes are not what they are said to be.
     """
-    bare, charset = split_media_type(media_type or guess_media_type(name) or "")
+    bare, charset = require_media_type(media_type, name=name)
     match bare:
         case "text/plain":
             return parse_plain_text(decode_text(data, charset=charset, name=name))
@@ -28,6 +28,20 @@ def parse_document(data: bytes, media_type: str | None, *, name: str) -> ParsedD
             return parse_html(data, charset=charset, name=name)
         case "application/pdf":
             return parse_pdf(data, name=name)
-    supported = ", ".join(sorted(set(MEDIA_TYPES.values())))
-    what = f"of media type {bare!r}" if bare else "of a kind that its name does not tell"
-    raise UnsupportedDocumentError(f"document {name!r} is {what}; supported: {supported}", param="media_type")
+    raise AssertionError(f"no parser for {bare!r}")
+
+
+def require_media_type(media_type: str | None, *, name: str) -> tuple[str, str | None]:
+    """The bare media type of a document and its charset, where it names one.
+
+    Raises:
+        UnsupportedDocumentError: no parser reads that type.
+    """
+    bare, charset = split_media_type(media_type or guess_media_type(name) or "")
+    supported = sorted(set(MEDIA_TYPES.values()))
+    if bare not in supported:
+        what = f"of media type {bare!r}" if bare else "of a kind that its name does not tell"
+        raise UnsupportedDocumentError(
+            f"document {name!r} is {what}; supported: {', '.join(supported)}", param="media_type"
+        )
+    return bare, charset

@@ -3,6 +3,7 @@
 import codecs
 
 from kvblend.core.errors import UnsupportedDocumentError
+from kvblend.core.text import is_text
 
 __all__ = ["decode_text"]
 
@@ -26,12 +27,13 @@ def decode_text(data: bytes, *, charset: str | None, name: str) -> str:
         if not codecs.lookup(encoding)._is_text_encoding:
             raise LookupError(encoding)
         text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UnsupportedDocumentError(
-            f"document {name!r} is not {encoding} text: byte {error.start} cannot be decoded ({error.reason})"
-        ) from error
+    except UnicodeError as error:  # of some encodings without a place
+        where = f"byte {error.start} cannot be decoded" if isinstance(error, UnicodeDecodeError) else "it breaks off"
+        raise UnsupportedDocumentError(f"document {name!r} is not {encoding} text: {where} ({error})") from error
     except (LookupError, ValueError) as error:
         raise UnsupportedDocumentError(f"document {name!r} names an unknown text encoding: {encoding!r}") from error
+    if not is_text(text):
+        raise UnsupportedDocumentError(f"document {name!r} is not {encoding} text: it holds half a surrogate pair")
     if "\0" in text:
         raise UnsupportedDocumentError(f"document {name!r} is not text: it holds a NUL character")
     return text.replace("\r\n", "\n").replace("\r", "\n")

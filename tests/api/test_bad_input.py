@@ -125,9 +125,7 @@ def test_a_malformed_body_is_refused(client: httpx.Client, path: str, body: byte
 @pytest.mark.parametrize(
     ("name", "data", "status", "said"),
     [
-        ("broken.pdf", b"%PDF-1.7\n1 0 obj <</Type /Cat", 415, "broken.pdf"),
         ("picture.png", b"\x89PNG", 415, "picture.png"),
-        ("binary.txt", bytes(range(256)) * 4, 415, "binary.txt"),
         ("empty.txt", b"", 400, "empty.txt"),
         ("../up.txt", b"text", 400, r"'\.\.' step"),
         ("large.txt", b"word " * (MIB // 4), 413, "at most 1048576"),

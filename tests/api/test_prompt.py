@@ -54,6 +54,31 @@ def test_later_turns_belong_to_the_question(tokenizer: Any) -> None:
     assert text.index("Why?") < text.index("Because.") < text.index("Really?")
 
 
+def test_earlier_turns_stand_before_the_passages(tokenizer: Any) -> None:
+    """Reference: the template over the whole conversation. Ours: the frame's parts."""
+    earlier = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    frame = PromptBuilder(tokenizer).frame([], "Really?", preamble="Be brief.", earlier=earlier)
+    conversation = [
+        {"role": "system", "content": "Be brief."},
+        *earlier,
+        {"role": "user", "content": "Passages:\n\nQuestion: Really?"},
+    ]
+    whole = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode([*frame.preamble_ids, *frame.question_ids]) == whole
+    assert "Because." in tokenizer.decode(frame.preamble_ids) and not frame.recurs
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, None])
+def test_earlier_turns_stand_before_the_passages_in_other_layouts(demo_model_path: Path, template: str | None) -> None:
+    tokenizer = with_template(demo_model_path, template)
+    earlier = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    frame = PromptBuilder(tokenizer).frame([], "Really?", preamble="Be brief.", earlier=earlier)
+    preamble = tokenizer.decode(frame.preamble_ids)
+    places = [preamble.index(part) for part in ("Be brief.", "Why?", "Because.", "Passages:")]
+    assert places == sorted(places)
+    assert "Really?" in tokenizer.decode(frame.question_ids)
+
+
 def test_a_template_without_system_messages_takes_the_preamble_into_the_user_turn(demo_model_path: Path) -> None:
     tokenizer = with_template(demo_model_path, NO_SYSTEM)
     frame = PromptBuilder(tokenizer).frame([], "Why?", preamble="Be brief.")

@@ -106,3 +106,58 @@ time.sleep(600)
         assert is_alive(pid)
         child.kill()
     wait_until(lambda: not is_alive(pid))
+
+
+SHARER = """
+import http.server, subprocess, sys
+from multiprocessing import resource_tracker, shared_memory
+made = shared_memory.SharedMemory(create=True, size=1 << 20)
+resource_tracker.unregister(made._name, "shared_memory")  # as if that process were killed, too
+print("segment", made.name, flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def segments(server: ServerProcess) -> list[Path]:
+    lines = server.log_path.read_text().splitlines()
+    return [Path("/dev/shm") / line.split()[1] for line in lines if line.startswith("segment")]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+def test_a_killed_server_leaves_no_shared_memory(tmp_path: Path) -> None:
+    """Negative control: a segment of somebody else's, which nobody maps, stays."""
+    foreign = Path("/dev/shm") / f"kvblend-test-{os.getpid()}"
+    foreign.write_bytes(b"x")
+    server = server_process(tmp_path, SHARER)
+    server.start()
+    server.wait_ready(timeout_s=30)
+    (first,) = segments(server)
+    assert first.exists()
+    server.supervise(lambda message: None)
+    assert server.pid is not None
+    os.killpg(server.pid, signal.SIGKILL)
+    wait_until(lambda: len(segments(server)) == 2)
+    assert not first.exists(), "before it was started again"
+    wait_until(lambda: server.pid is not None)
+    server.wait_ready(timeout_s=30)
+    server.stop()
+    assert not any(path.exists() for path in segments(server))
+    assert foreign.exists()
+    foreign.unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+def test_what_was_left_when_all_was_killed_goes_at_the_next_start(tmp_path: Path) -> None:
+    server = server_process(tmp_path, SHARER)
+    server.start()
+    server.wait_ready(timeout_s=30)
+    assert server.pid is not None
+    os.killpg(server.pid, signal.SIGKILL)  # and nobody of ours is there to see it
+    wait_until(lambda: server.pid is None)
+    (left,) = segments(server)
+    assert left.exists()
+    again = server_process(tmp_path, SERVER)
+    again.start()
+    assert not left.exists()
+    again.wait_ready(timeout_s=30)
+    again.stop()

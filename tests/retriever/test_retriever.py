@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tokenizers import Tokenizer
 
 import tests.retriever.ingest_until_killed as crash
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedDocumentError
-from kvblend.retriever import Embedder, Retriever
+from kvblend.retriever import Database, Embedder, Retriever
 from tests.retriever.ingest_until_killed import COLLECTION, HashEmbedder, make_text
 
 NUM_KILLS = 30
@@ -353,3 +355,41 @@ def test_a_killed_ingest_leaves_a_sound_whole(tmp_path: Path, tokenizer: Tokeniz
     assert process.wait() == 0
     process.stdout.close()
     assert num_commits > NUM_KILLS
+
+
+@pytest.mark.parametrize("metadata", [{"x": "\ud800"}, {"\ud800": 1}, {"x": ["a", {"y": "\udfff"}]}])
+def test_metadata_that_is_no_text_never_enters_the_catalog(retriever: Retriever, metadata: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="metadata holds half a surrogate pair"):
+        retriever.plan_ingest("c", "A text.", document_id="a", metadata=metadata)
+    with pytest.raises(UnicodeEncodeError):
+        retriever.catalog.put_value("any", metadata)
+
+
+def test_metadata_of_an_earlier_version_that_is_no_text_is_mended(retriever: Retriever) -> None:
+    retriever.commit_document(retriever.plan_ingest("c", "A text.", document_id="a", metadata={"b": "\U0001f600"}))
+    stored = r'{"\ud800": 1, "x": ["\udfff", "\ud83d\ude00"]}'
+    with retriever.catalog._database.write() as connection:
+        connection.execute("UPDATE documents SET metadata = ?", (stored,))
+    (document,) = retriever.catalog.list_documents("c")
+    assert document.metadata == {"?": 1, "x": ["?", "\U0001f600"]}
+
+
+def test_a_search_counts_nothing(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it costs does not grow with what the collection holds; negative control: the record that does count."""
+    retriever.commit_document(retriever.plan_ingest("c", "The bridge of Vik.", document_id="a"))
+    statements: list[str] = []
+    connect = Database._connect
+
+    def traced(database: Database) -> sqlite3.Connection:
+        connection = connect(database)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(Database, "_connect", traced)
+    retriever.catalog._database._idle.clear()
+    retriever.search("c", "bridge", top_k=1)
+    retriever.plan_ingest("c", "The bridge of Vik.", document_id="a")
+    retriever.catalog.collection_settings("c"), retriever.catalog.list_settings()
+    assert statements and not [statement for statement in statements if "count(*)" in statement]
+    retriever.catalog.get_collection("c")
+    assert [statement for statement in statements if "count(*)" in statement]

@@ -1,0 +1,89 @@
+"""A whole service in front of a scripted engine with the connector's control channel: all of it but the model."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from kvblend.api import ServiceConfig, create_app
+from kvblend.cli.engine import free_port
+from kvblend.core.control import EngineInfo
+from kvblend.core.report import BlendReport
+from kvblend.core.settings import Settings
+from tests.api.scripted_engine import ScriptedEngine
+
+__all__ = ["ScriptedService", "scripted_service"]
+
+INFO = EngineInfo(
+    model="scripted",
+    model_fingerprint="scripted",
+    dtype="float32",
+    block_size=16,
+    max_model_len=100_000,
+    head_ranges=[(0, 1)],
+    token_bytes=1024,
+    default_recompute_ratio=0.15,
+)
+
+
+@dataclass
+class ScriptedService:
+    """Where it answers, its folder, and the engine behind it."""
+
+    url: str
+    home: Path
+    engine: ScriptedEngine
+    others: Sequence[ScriptedEngine] = field(default_factory=tuple)
+
+
+@contextmanager
+def scripted_service(
+    folder: Path, *, model: Path, embedding_model: Path, others: Sequence[ScriptedEngine] = (), **settings: Any
+) -> Iterator[ScriptedService]:
+    """Run it in a thread. Encodes fail at once and without harm: there is no KV. `others` are engines beside its own,
+    with silent control channels."""
+    from kvblend.vllm_connector.scheduler.control import ControlServer
+
+    engine = ScriptedEngine(max_model_len=INFO.max_model_len)
+    with ExitStack() as stack:
+        for each in (engine, *others):
+            if not each.url:
+                stack.enter_context(each.running())
+        control = ControlServer(f"ipc://{folder}/control.sock", INFO)
+        stack.callback(control.close)
+
+        def ordered(params: dict[str, Any]) -> None:
+            order = params.get("kvblend") or {}
+            if "encode" in order:
+                control.set_encoded(order["report_id"], "this engine keeps nothing")
+            elif "blend" in order:
+                control.set_report(order["report_id"], BlendReport(outcome="blended"))
+
+        engine.ordered = ordered
+        home = folder / "home"
+        engines = [(engine.url, f"ipc://{folder}/control.sock")]
+        engines += [(each.url, f"ipc://{folder}/silent{index}.sock") for index, each in enumerate(others)]
+        config = ServiceConfig(
+            model=str(model),
+            embedding_model=embedding_model,
+            engines=engines,
+            settings=Settings(home=home, cpu_bytes=0, disk_bytes=1 << 30, cost_model=False, **settings),
+        )
+        port = free_port()
+        server = uvicorn.Server(uvicorn.Config(create_app(config), port=port, log_level="warning"))
+        thread = threading.Thread(target=server.run, name="scripted service")
+        thread.start()
+        try:
+            deadline = time.monotonic() + 60
+            while not server.started:
+                assert thread.is_alive() and time.monotonic() < deadline, "the service did not start"
+                time.sleep(0.05)
+            yield ScriptedService(f"http://127.0.0.1:{port}", home, engine, others)
+        finally:
+            server.should_exit = True
+            thread.join(30)

@@ -1,0 +1,45 @@
+"""A prompt of megabytes costs its own request time, and no other."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.scripted_service import ScriptedService, scripted_service
+
+TEXT = "The bridge of Vik is closed in winter. " * 100_000
+
+
+@pytest.fixture(scope="module")
+def scripted(
+    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScriptedService]:
+    folder = tmp_path_factory.mktemp("long")
+    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
+        yield service
+
+
+@pytest.mark.parametrize("documents", [["A passage."], [TEXT]])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_nobody_waits_for_its_tokens(scripted: ScriptedService, path: str, documents: list[str]) -> None:
+    question = TEXT if documents != [TEXT] else "?"
+    body: dict[str, Any] = {"kvblend": {"documents": documents}}
+    if path == "/v1/completions":
+        body["prompt"] = question
+    else:
+        body["messages"] = [{"role": "user", "content": question}]
+    async with httpx.AsyncClient(base_url=scripted.url, timeout=120) as client:
+        long = [asyncio.create_task(client.post(path, json=body)) for _ in range(2)]
+        waits = []
+        while not all(each.done() for each in long):
+            began = time.monotonic()
+            assert (await client.get("/healthz")).status_code == 200
+            waits.append(time.monotonic() - began)
+            await asyncio.sleep(0.05)
+        for each in long:
+            assert each.result().status_code == 400 and "more than the model's" in each.result().text
+    assert max(waits) < 1.0, waits

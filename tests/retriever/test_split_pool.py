@@ -1,0 +1,71 @@
+"""Documents split in worker processes: the same passages, and a bomb that ends its own parse and nothing else."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from kvblend.core.errors import InvalidRequestError, KVBlendError, UnsupportedDocumentError
+from kvblend.retriever import PassageTokenizer, SplitLimits, SplitPool
+from kvblend.retriever.splitter import split_document
+from tests.retriever.slow_pdf import slow_pdf
+
+TEXT = "# Bridges\n\nThe bridge of Vik is closed in winter. Straw covers it.\n\n" * 40
+
+
+@pytest.fixture
+def pool(passage_tokenizer: PassageTokenizer) -> Iterator[SplitPool]:
+    pool = SplitPool(passage_tokenizer, SplitLimits(seconds=3, memory_bytes=300 << 20), num_workers=1)
+    yield pool
+    pool.close()
+
+
+def test_it_gives_what_splitting_here_gives(pool: SplitPool, passage_tokenizer: PassageTokenizer) -> None:
+    """Reference: split_document. Ours: a worker's."""
+    for data, media_type, name in ((TEXT.encode(), "text/markdown", "a.md"), (b"", "text/plain", "empty")):
+        here = split_document(data, media_type, name, 64, tokenizer=passage_tokenizer)
+        assert pool.split(data, media_type, name, 64) == here
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\xfd", b"%PDF-1.7\n1 0 obj <</Type /Cat"])
+def test_what_cannot_be_read_is_refused_as_here(pool: SplitPool, data: bytes) -> None:
+    media_type = "application/pdf" if data.startswith(b"%PDF") else "text/plain"
+    with pytest.raises(UnsupportedDocumentError, match="odd"):
+        pool.split(data, media_type, "odd", 64)
+    assert pool.split(b"A text.", "text/plain", "a", 64)
+
+
+def test_a_document_that_takes_long_ends_its_own_parse(pool: SplitPool) -> None:
+    bomb = slow_pdf()
+    assert len(bomb) < 64 << 10
+    with pytest.raises(InvalidRequestError, match=r"'bomb.pdf' takes more than 3 s"):
+        pool.split(bomb, "application/pdf", "bomb.pdf", 64)
+    assert pool.split(b"A text.", "text/plain", "a", 64), "another worker has taken its place"
+
+
+def test_a_document_that_takes_much_memory_ends_its_own_parse(passage_tokenizer: PassageTokenizer) -> None:
+    pool = SplitPool(passage_tokenizer, SplitLimits(seconds=120, memory_bytes=100 << 20), num_workers=1)
+    with pytest.raises(InvalidRequestError, match=r"'bomb.html' takes more than 104857600 bytes"):
+        pool.split(b"<p>a" * 1_000_000, "text/html", "bomb.html", 64)
+    assert pool.split(b"A text.", "text/plain", "a", 64)
+    pool.close()
+
+
+def test_closing_ends_what_is_being_split(pool: SplitPool) -> None:
+    failures: list[BaseException] = []
+
+    def split() -> None:
+        try:
+            pool.split(slow_pdf(), "application/pdf", "slow.pdf", 64)
+        except KVBlendError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=split)
+    thread.start()
+    time.sleep(1.0)
+    pool.close()
+    thread.join(10)
+    assert not thread.is_alive() and len(failures) == 1
+    with pytest.raises(KVBlendError, match="stopping"):
+        pool.split(b"A text.", "text/plain", "a", 64)
