@@ -8,8 +8,9 @@ from kvblend.cli.bench.store_io import CODECS, sample_kv, tier_rows
 from kvblend.cli.bench.tcp_floor import tcp_floors
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings
+from kvblend.store import Tier
 from kvblend.store.codecs import CodecSpec
-from kvblend.store.remote import RemoteTier, remote_tiers
+from kvblend.store.remote import remote_tiers
 
 __all__ = ["remote_rows"]
 
@@ -29,7 +30,7 @@ def remote_rows(
         yield from _rows(remote_tiers(Settings(remote=url, remote_username=None, remote_password=None)), sizes, codecs)
 
 
-def _rows(tiers: Sequence[RemoteTier], sizes: Sequence[int], codecs: Sequence[CodecSpec]) -> Iterator[dict[str, Any]]:
+def _rows(tiers: Sequence[Tier], sizes: Sequence[int], codecs: Sequence[CodecSpec]) -> Iterator[dict[str, Any]]:
     for tier in tiers:
         try:
             for num_bytes in sizes:

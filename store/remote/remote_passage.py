@@ -19,8 +19,8 @@ class RemotePassage(StoredPassageKV):
     """The bytes of a passage KV file in this process's memory, as long as anyone refers to it; `close` does nothing.
 
     data: uint8 [num_bytes] on a CPU, at a multiple of 4 KiB, which is this one's from now on; or anything that has a
-    buffer, which is copied where it must be. Raises CorruptPassageKVError where it is no file of `key`. Layers are checked when they are
-    read.
+    buffer, which is copied where it must be. Raises CorruptPassageKVError where it is no file of `key`. Layers are
+    checked when they are read.
     """
 
     def __init__(
