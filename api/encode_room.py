@@ -27,8 +27,8 @@ class EncodeRoom:
     ) -> tuple[int, str | None]:
         """How many of the passages, from the first on, are to be encoded, and why not all, if they are not.
 
-        num_tokens: of each passage. `quota_bytes`: what their collection may have, or has left. Raw bytes are reckoned
-        with: codecs take less.
+        num_tokens: of each passage. `quota_bytes`: what their collection may have, or has left. Bytes are
+        reckoned by what the engine's codec takes as a rule.
         """
         if self.is_lazy:
             return 0, None

@@ -11,9 +11,6 @@ from rich.table import Table
 
 __all__ = ["size"]
 
-RATIOS = {"raw": 1.0, "int8": 0.505, "int4": 0.282, "entropy": 0.26}
-"""Stored bytes over bf16's (docs/store.md)."""
-
 
 def size(
     model: Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")] = "demo",
@@ -27,7 +24,7 @@ def size(
     """What a model's passage KV takes by codec, and how many passages fit in the tiers that the settings give."""
     from kvblend.cli.kv_size import kv_size
     from kvblend.cli.models import resolve_model
-    from kvblend.core.settings import Settings
+    from kvblend.core.settings import STORED_SHARE, Settings
 
     settings, own = Settings(), kv_size(resolve_model(model))
     tiers = {"gpu": settings.gpu_bytes, "cpu": settings.cpu_bytes, "disk": settings.disk_bytes}
@@ -37,7 +34,7 @@ def size(
             "passage_bytes": (taken := own.file_bytes(passage_tokens, ratio=ratio, tensor_parallel=tensor_parallel)),
             **{f"fit_{name}": budget // taken for name, budget in tiers.items() if budget},
         }
-        for codec, ratio in RATIOS.items()
+        for codec, ratio in STORED_SHARE.items()
     ]
     seconds = passage_tokens / tokens_per_second if tokens_per_second else None
     result = {

@@ -38,7 +38,7 @@ class EngineInfo(BaseModel):
     head_ranges: list[tuple[int, int]]
     """The KV head range [start, end) that each tensor-parallel rank owns."""
     token_bytes: int
-    """What keys and values of one token take in all layers, of all ranks, as they are."""
+    """About what keys and values of one token take in all layers, of all ranks, by the codec that stores them."""
     default_recompute_ratio: float
     max_raw_logprobs: int = 0
     """How many of a token's likeliest a request may ask the model's own log-probabilities of; 0: of none."""

@@ -20,8 +20,9 @@ class StepTimes(BaseModel):
 class PassageReport(BaseModel):
     """Where the KV of one passage of the context came from, tokens `[start, start + num_tokens)` of the prompt.
 
-    `tier` and `encode_context` are None where it was computed anew. `exact`: it was encoded behind just what precedes
-    it in this prompt, and needs no repair.
+    `tier` and `encode_context` are None where it was computed anew. `passed_over`: the tier that has it, where loading
+    it from there would have taken longer than computing it, by what both took of late. `exact`: it was encoded behind
+    just what precedes it in this prompt, and needs no repair.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,6 +31,7 @@ class PassageReport(BaseModel):
     num_tokens: int
     tier: str | None = None
     encode_context: str | None = None
+    passed_over: str | None = None
     exact: bool = False
 
 

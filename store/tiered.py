@@ -129,15 +129,17 @@ class TieredStore:
         return counts
 
     def open_many(
-        self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER
+        self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER, *, passing_over: Collection[str] = ()
     ) -> Mapping[PassageKVKey, OpenPassageKV]:
         """Open each from the fastest tier that has it, and mark it as used; what is nowhere, or late, is left out.
 
-        A file stays readable until it is closed, whatever is evicted or deleted meanwhile. One whose header fails its
-        check is quarantined and passed over. Heads that lie in files of other ranges are put together.
+        Tiers whose names are in `passing_over` are not looked at. A file stays readable until it is closed, whatever is
+        evicted or deleted meanwhile. One whose header fails its check is quarantined and passed over. Heads that lie in
+        files of other ranges are put together.
         """
         opened: dict[PassageKVKey, OpenPassageKV] = dict(self._open_on_device(keys, deadline))
-        for tier in self.shared:
+        shared = [tier for tier in self.shared if tier.name not in passing_over]
+        for tier in shared:
             missing = [key for key in keys if key not in opened]
             if not missing:
                 break
@@ -147,7 +149,7 @@ class TieredStore:
                 for file in files.values():
                     self._writer.keep_near(file, tier)
         for key in keys:
-            if key not in opened and (joined := join(key, self.shared, deadline)) is not None:
+            if key not in opened and (joined := join(key, shared, deadline)) is not None:
                 opened[key] = joined
         return opened
 
@@ -215,11 +217,14 @@ class TieredStore:
                         there.add(key)
         return there
 
-    def prefetch(self, found: Mapping[PassageKVKey, str]) -> None:
-        """Begin to copy what a lookup `found` in remote tiers alone to the fastest bounded one; returns at once."""
-        far = {tier.name for tier in self.remotes}
+    def prefetch(self, found: Mapping[PassageKVKey, str], far: Collection[str] | None = None) -> None:
+        """Begin to copy what a lookup `found` in `far` tiers alone to the fastest bounded one; returns at once.
+
+        `far`: names of tiers; by default the remote ones.
+        """
+        far = {tier.name for tier in self.remotes} if far is None else far
         for key, name in found.items():
-            if name in far:
+            if name in far and name != self.bounded[0].name:
                 self._writer.later(f"prefetch of {key.file_name}", partial(self.promote_many, [key]))
 
     def move_down(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
@@ -374,7 +379,7 @@ def _encoded(tier: Tier, key: PassageKVKey, codec: CodecName) -> TensorContent |
         return None
     with file:
         header = file.header
-        if not header.is_raw:
+        if not header.is_raw or not header.capture_position:  # the attention sink stays as it is
             return None
         try:
             kv = file.read()

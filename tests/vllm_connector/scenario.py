@@ -44,6 +44,7 @@ def connector_config(store: Path, gpu_bytes: int = 0) -> dict[str, Any]:
         "disk_path": str(store),
         "control": f"ipc://{store}/control.sock",
         "repair_tokens_per_step": 128,
+        "loading": "always",  # the interpreter takes longer to load than to compute
         "codec": "raw",  # answers are compared with those of KV that was never stored
     }
     return {

@@ -13,7 +13,7 @@ from kvblend.core.control import EngineInfo
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.plan import KVBlendParams
 from kvblend.core.report import BlendReport
-from kvblend.core.settings import Settings
+from kvblend.core.settings import STORED_SHARE, Settings
 from kvblend.store import TieredStore
 from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
@@ -90,7 +90,7 @@ class SchedulerHalf:
                 block_size=vllm_config.cache_config.block_size,
                 max_model_len=vllm_config.model_config.max_model_len,
                 head_ranges=heads,
-                token_bytes=_token_bytes(vllm_config),
+                token_bytes=_token_bytes(vllm_config, settings),
                 default_recompute_ratio=settings.recompute_ratio,
                 max_raw_logprobs=_max_raw_logprobs(vllm_config.model_config),
             ),
@@ -350,7 +350,9 @@ def _max_raw_logprobs(model_config: Any) -> int:
     return int(model_config.get_vocab_size()) if limit == -1 else limit
 
 
-def _token_bytes(vllm_config: Any) -> int:
+def _token_bytes(vllm_config: Any, settings: Settings) -> int:
+    """By a codec, which stores as many bytes whatever the dtype is, or as they are."""
     model = vllm_config.model_config
-    num_layers: int = model.get_total_num_hidden_layers()
-    return num_layers * 2 * int(model.get_total_num_kv_heads()) * int(model.get_head_size()) * int(model.dtype.itemsize)
+    num_numbers = 2 * model.get_total_num_hidden_layers() * model.get_total_num_kv_heads() * model.get_head_size()
+    num_bytes = int(model.dtype.itemsize) if settings.codec == "raw" else 2 * STORED_SHARE[settings.codec]
+    return int(num_numbers * num_bytes)

@@ -1,6 +1,7 @@
 """One request's blend in the worker, from the step that takes it up to the one in which its context is whole."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack
@@ -14,12 +15,13 @@ from vllm.logger import init_logger
 from kvblend.blend import SELECTORS, Rows
 from kvblend.core.errors import KVBlendError
 from kvblend.core.report import BlendReport, PassageReport
-from kvblend.store import Deadline, OpenPassageKV, TieredStore
+from kvblend.store import Deadline, OpenPassageKV, PassageKVKey, TieredStore
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.local_hit import num_lost_tokens
 from kvblend.vllm_connector.engine.pages import BlendContext, Pages, PlacedKV
 from kvblend.vllm_connector.metadata import BlendTask
 from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
+from kvblend.vllm_connector.worker.loading import LoadingController
 
 __all__ = ["Blend", "PassageSource", "Readiness", "State"]
 
@@ -63,6 +65,8 @@ class PassageSource:
     threads: Executor
     deadline_s: float
     """What remote tiers may cost a blend."""
+    loading: LoadingController | None = None
+    """Which tiers are passed over; None: none is."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Blend:
         self.todo = torch.empty(0, dtype=torch.int64)
         self._scratch: list[int] | None = None
         self.staging: Future[list[Brought | None]] | None = None
+        self._passed_over: dict[int, str] = {}
         self.report = BlendReport(
             outcome="blended",
             prompt_tokens=len(task.token_ids),
@@ -177,7 +182,7 @@ class Blend:
         self.context.readable[: self.task.start] = True
         self._must_repair = torch.zeros(self.num_tokens, dtype=torch.bool)
         self._candidates = torch.zeros(self.num_tokens, dtype=torch.bool)
-        for span, choice, own in zip(self.spans, choices, brought, strict=True):
+        for place, (span, choice, own) in enumerate(zip(self.spans, choices, brought, strict=True)):
             tokens = slice(max(span.start, self.task.start), max(span.end, self.task.start))
             count = tokens.stop - tokens.start
             if choice == NOT_THERE:
@@ -186,7 +191,13 @@ class Blend:
                 self._must_repair[tokens] = True
                 if span.is_passage:
                     report.missed_passages += 1
-                    report.passages.append(PassageReport(start=span.start, num_tokens=span.end - span.start))
+                    report.passages.append(
+                        PassageReport(
+                            start=span.start,
+                            num_tokens=span.end - span.start,
+                            passed_over=self._passed_over.get(place),
+                        )
+                    )
                 continue
             assert own is not None
             variant = span.choices[choice]
@@ -276,7 +287,13 @@ class Blend:
             for place, reason in failed.items():
                 self._note_lost(reason)
                 opened[place].file.quarantine()
-            self.report.steps_ms.load = (time.perf_counter() - began) * 1e3
+            seconds = time.perf_counter() - began
+            self.report.steps_ms.load = seconds * 1e3
+        if source.loading is not None and not failed:
+            num_tokens = Counter[str]()
+            for own in opened:
+                num_tokens[own.file.tier] += self.spans[own.span].end - self.spans[own.span].start
+            source.loading.loaded(num_tokens, seconds)
         brought: list[Brought | None] = [None] * len(self.spans)
         for place, own in enumerate(opened):
             if place not in failed:
@@ -294,6 +311,7 @@ class Blend:
     def _open(self, source: PassageSource, closing: ExitStack) -> list[_Opened]:
         """The best that the store has of each span, of the model's shape and dtype, until `closing` ends."""
         deadline = Deadline.after(source.deadline_s)
+        slow = set[str]() if source.loading is None else source.loading.too_slow()
         opened: dict[int, _Opened] = {}
         for choice in range(max((len(span.choices) for span in self.spans), default=0)):
             keys = {
@@ -301,13 +319,26 @@ class Blend:
                 for place, span in enumerate(self.spans)
                 if place not in opened and choice < len(span.choices)
             }
-            files = source.store.open_many(list(dict.fromkeys(keys.values())), deadline)
+            preamble = {key for place, key in keys.items() if self.spans[place].is_preamble}
+            wanted = [key for key in dict.fromkeys(keys.values()) if key not in preamble]
+            files = dict(source.store.open_many(wanted, deadline, passing_over=slow))
+            files.update(source.store.open_many(preamble, deadline))
             for file in files.values():
                 closing.callback(file.close)
+            if slow:
+                self._note_passed_over(source, {p: key for p, key in keys.items() if key not in files}, deadline, slow)
             for place, key in keys.items():
                 if key in files and self._fits(self.spans[place], files[key]):
                     opened[place] = _Opened(place, choice, files[key])
         return [opened[place] for place in sorted(opened)]
+
+    def _note_passed_over(
+        self, source: PassageSource, missing: dict[int, PassageKVKey], deadline: Deadline, slow: set[str]
+    ) -> None:
+        """Say what lies in tiers that were passed over, and have it brought nearer for the next request."""
+        found = source.store.lookup_many(list(missing.values()), deadline)
+        source.store.prefetch(found, slow)
+        self._passed_over.update({place: found[key] for place, key in missing.items() if found.get(key) in slow})
 
     def _fits(self, span: PlacedSpan, file: OpenPassageKV) -> bool:
         expected, header = self.caches.kv_shape(span.end - span.start), file.header

@@ -199,4 +199,7 @@ class Blends:
                 self.failed[request_id] = blend.failure
         for blend in [blend for blend in self._timed if self._clock.is_over(blend)]:
             self._timed.remove(blend)
+            if self._source.loading is not None:
+                report = blend.report
+                self._source.loading.repaired(report.recomputed_tokens, report.steps_ms.repair / 1e3)
             self.reports[blend.task.request_id] = blend.report

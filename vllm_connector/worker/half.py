@@ -36,6 +36,7 @@ from kvblend.vllm_connector.worker.blend import Blend, PassageSource
 from kvblend.vllm_connector.worker.blends import Blends
 from kvblend.vllm_connector.worker.clock import PassClock
 from kvblend.vllm_connector.worker.encodes import Encodes
+from kvblend.vllm_connector.worker.loading import LoadingController
 from kvblend.vllm_connector.worker.passage_writer import PassageWriter
 
 __all__ = ["WorkerHalf"]
@@ -80,7 +81,8 @@ class WorkerHalf:
         self._writer = PassageWriter(store)
         self._closing.callback(self._writer.close)
         self.encodes = Encodes(self.caches, self._writer, self._fingerprint, heads)
-        source = PassageSource(store, self._fingerprint, heads, threads, self._settings.remote_deadline)
+        loading = LoadingController() if self._settings.loading == "auto" else None
+        source = PassageSource(store, self._fingerprint, heads, threads, self._settings.remote_deadline, loading)
         self.blends = Blends(self.model, source, PassClock(self.caches.device), ranks)
 
     def _device_pages(self, store: TieredStore) -> Pages:
