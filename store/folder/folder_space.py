@@ -22,6 +22,10 @@ __all__ = ["READ_FLAGS", "FolderSpace", "Temporary", "is_whole", "open_file"]
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # the last: a FIFO must not block us
 
 
+LARGEST_RESERVE = 16 << 20
+"""Of what a file system has free, that files leave to the index: without room for it nothing could even be deleted."""
+
+
 class Temporary:
     """A file that is being written: of its full size from the start, and locked while its writer lives."""
 
@@ -112,6 +116,12 @@ class FolderSpace:
             name, "whole", status.st_size, status.st_mtime_ns, pinned=_marker(path).exists(), owner=_owner(header)
         )
         index.add(file, cost=_cost(header))
+
+    def has_space(self, num_bytes: int) -> bool:
+        """Whether the file system, which others fill too, has room for so many bytes and for the index."""
+        status = os.statvfs(self.root)
+        reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // 8)
+        return status.f_bavail * status.f_frsize >= num_bytes + reserve
 
     def use(self, index: FolderIndex, names: Iterable[str]) -> None:
         """Mark whole files as used now, and take up those that have no row."""

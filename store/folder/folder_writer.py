@@ -41,10 +41,7 @@ class FolderWriter:
             with self._space.change() as index:
                 self._space.remove(index, temporary.name)
             if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-                raise StoreFullError(
-                    f"the file system at {self._space.root} has no room for {content.num_bytes} bytes, though the "
-                    f"{self._name} tier's budget of {self._space.budget_bytes} has"
-                ) from error
+                raise self._no_space(content) from error
             raise
         finally:
             os.close(temporary.fd)
@@ -58,12 +55,15 @@ class FolderWriter:
             raise StoreFullError(
                 f"{num_bytes} bytes of one passage KV are over the {self._name} tier's {self._space.budget_bytes}"
             )
+        has_space = self._space.has_space(num_bytes)
         while True:
             with self._space.change() as index:
                 if is_whole(path) != replacing:
                     if not replacing:
                         self._space.use(index, [content.key.file_name])
                     return None
+                if not has_space:
+                    raise self._no_space(content)
                 victims = self._eviction.victims(index, num_bytes)
                 if not victims:
                     return self._space.create(index, path, content.header, num_bytes)
@@ -76,6 +76,12 @@ class FolderWriter:
                 return False
             self._space.commit(index, temporary, path, content.header, replaces=replacing)
             return True
+
+    def _no_space(self, content: PassageKVContent) -> StoreFullError:
+        return StoreFullError(
+            f"the file system at {self._space.root} has no room for {content.num_bytes} bytes, though the "
+            f"{self._name} tier's budget of {self._space.budget_bytes} has"
+        )
 
     def _path(self, content: PassageKVContent) -> Path:
         return self._space.root / content.key.file_name

@@ -1,6 +1,9 @@
 """Deletions of passage KV are finished, whatever happens between the catalog's part and the store's."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from kvblend.api.passage_kv import PassageKV
 from kvblend.core.errors import KVBlendError
 from kvblend.store import DiskTier, PassageKVKey, TieredStore
 
+ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINT = "model-1"
 NAMES = [(f"{context:064x}", f"{passage:064x}") for context, passage in ((1, 1), (1, 2), (2, 1), (1, 3))]
 
@@ -187,3 +191,35 @@ async def test_what_is_taken_up_before_it_is_looked_at_is_kept(parts: Parts) -> 
         await parts.deletions.settle()
         parts.held.held |= {NAMES[0]}
     assert parts.stored == set(NAMES)
+
+
+DIES = """
+import asyncio, os, pathlib, sys
+from tests.api.test_kv_deletions import NAMES, Parts
+
+async def main():
+    parts = Parts(pathlib.Path(sys.argv[1]))
+    async with parts.deletions.of(NAMES[:2]):
+        parts.held.held -= {NAMES[0]}  # the catalog's part is done
+        os._exit(9)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_dies_behind_the_catalogs_part_leaves_it_to_the_next(tmp_path: Path) -> None:
+    died = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", DIES, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        timeout=60,
+        check=False,
+    )
+    assert died.returncode == 9
+    parts = Parts(tmp_path)
+    parts.held.held -= {NAMES[0]}
+    assert parts.ledger.pending() == set(NAMES[:2]) and parts.stored == set(NAMES)
+    await parts.deletions.settle()
+    assert parts.stored == set(NAMES[1:]) and parts.ledger.pending() == set()
+    parts.ledger.close()
+    parts.store.close()

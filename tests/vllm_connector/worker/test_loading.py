@@ -1,4 +1,4 @@
-"""Passages are computed anew where that is the faster way: what is told from measurements, and a blend that follows it."""
+"""Passages are computed anew where that is the faster way: what measurements tell, and a blend that follows it."""
 
 import time
 from dataclasses import replace
