@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from enum import Enum
 
 from kvblend.api.encode_context import EncodeContext
@@ -27,6 +28,7 @@ MAX_IN_FLIGHT = 16
 MAX_IN_BACKGROUND = 2
 """Of what answers have missed: their encodes share the engine with live requests."""
 COMMIT_WAIT_S = 60.0
+OTHERS_WAIT_S = 0.1
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
 
@@ -127,12 +129,13 @@ class Encoder:
                 replica, facts = await self._replicas.choose()
                 if facts.info is None:
                     return EncodeResult.FAILED  # said once, when the silent channel was noticed
-                if not await self._passage_kv.missing(facts.info, [name]):
-                    return EncodeResult.REUSED
-                report_id = uuid.uuid4().hex
-                problem = await self._send(replica, facts, context, token_ids, report_id, owner)
-                if problem is None:
-                    problem = await self._committed(replica, facts.info, name, report_id)
+                async with self._turn(facts.info, name):
+                    if not await self._passage_kv.missing(facts.info, [name]):
+                        return EncodeResult.REUSED
+                    report_id = uuid.uuid4().hex
+                    problem = await self._send(replica, facts, context, token_ids, report_id, owner)
+                    if problem is None:
+                        problem = await self._committed(replica, facts.info, name, report_id)
             except EngineUnavailableError as error:
                 self.num_lost += 1
                 problem = error.message
@@ -143,6 +146,20 @@ class Encoder:
             return EncodeResult.STORED
         logger.warning("passage %s was not encoded: %s", name[1][:12], problem)
         return EncodeResult.FAILED
+
+    @asynccontextmanager
+    async def _turn(self, info: EngineInfo, name: KVName) -> AsyncIterator[None]:
+        """Wait while another service that shares the store encodes the passage; not for ever."""
+        give_up_at = time.monotonic() + COMMIT_WAIT_S
+        while (claim := await self._passage_kv.claim(info, name, seconds=COMMIT_WAIT_S)) is None:
+            if time.monotonic() > give_up_at or not await self._passage_kv.missing(info, [name]):
+                break
+            await asyncio.sleep(OTHERS_WAIT_S)
+        try:
+            yield
+        finally:
+            if claim is not None:
+                await asyncio.to_thread(claim)
 
     async def _send(
         self,

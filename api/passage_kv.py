@@ -86,6 +86,11 @@ class PassageKV:
         """Do something with the store, in a thread."""
         return await asyncio.to_thread(work, self._store)
 
+    async def claim(self, info: EngineInfo, name: KVName, *, seconds: float) -> Callable[[], None] | None:
+        """Claim the encode of a passage among all services that share a tier; None where another has it."""
+        variant, deadline = Variant(info.model_fingerprint, *name), Deadline.after(self._deadline_s)
+        return await asyncio.to_thread(self._store.claim, variant, seconds=seconds, deadline=deadline)
+
     async def stats(self) -> list[TierStats]:
         """Every tier's, fastest first."""
         return await asyncio.to_thread(self._store.stats)

@@ -1,7 +1,7 @@
 """The contracts of tiers: what every place where passage KV files lie can do, and what a bounded one can besides."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvblend.core.rest import TierStats
@@ -83,6 +83,13 @@ class Tier(ABC):
     @abstractmethod
     def variants(self, model_fingerprint: str, passage_id: str, deadline: Deadline) -> set[PassageKVKey]:
         """What there is of one passage, behind whatever encode contexts, of all head ranges."""
+
+    def claim(self, variant: Variant, seconds: float, deadline: Deadline) -> Callable[[], object] | None:
+        """Claim the encode of a passage among all that share this place, for so long at most, or as long as the process
+        lives; returns what gives it back, or None where somebody else has it. A place that has no means to, or does not
+        answer in time, keeps nobody from it.
+        """
+        return lambda: None
 
     @abstractmethod
     def stats(self) -> TierStats:

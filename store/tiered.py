@@ -1,7 +1,7 @@
 """The store: ordered tiers, fastest first."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
@@ -114,6 +114,23 @@ class TieredStore:
         codec = codec_spec(self._codec if capture_position else "raw", kv.shape[-1])
         content = TensorContent(key, kv, capture_position=capture_position, owners=owners, codec=codec)
         return self._writer.put(content)
+
+    def claim(
+        self, variant: Variant, *, seconds: float = 60.0, deadline: Deadline = NEVER
+    ) -> Callable[[], None] | None:
+        """Claim the encode of a passage among all processes and hosts that share a tier; None where another has it.
+
+        Call what it returns when the encode is over. It ends by itself when the process does, or after `seconds` for
+        those who share a remote tier alone. A place that does not answer by the deadline keeps nobody from it.
+        """
+        given = list[Callable[[], object]]()
+        for tier in (self.bounded[-1], *self.remotes):
+            own = tier.claim(variant, seconds, deadline)
+            if own is None:
+                _each(given)
+                return None
+            given.append(own)
+        return partial(_each, given)
 
     def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
         """What was asked of the tiers since the last call, and what came of it; what was late has failed.
@@ -370,6 +387,11 @@ class TieredStore:
             return False
         copied_to.delete([key.variant], NEVER)
         return True
+
+
+def _each(works: Sequence[Callable[[], object]]) -> None:
+    for work in reversed(works):
+        work()
 
 
 def _encoded(tier: Tier, key: PassageKVKey, codec: CodecName) -> TensorContent | None:

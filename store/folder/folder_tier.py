@@ -5,6 +5,7 @@
     <root>/<model fingerprint>/<2 hex digits>/<passage id>/<encode context>.h<start>-<end>.v2.kv
     <root>/.../<encode context>.h<start>-<end>.v2.kv.pin      not to be evicted
     <root>/.../.<name>.<random>.tmp                           being written; locked by its writer as long as that lives
+    <root>/.claims/                                           locked by who encodes a passage
     <root>/.quarantine/                                       corrupt files: the first to go when room is needed
 
 Reads take no lock. Files are created, renamed and removed within the index's transactions.
@@ -13,7 +14,7 @@ Reads take no lock. Files are created, renamed and removed within the index's tr
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from kvblend.core.rest import TierStats
 from kvblend.store.content import PassageKVContent
 from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.eviction import LRU, EvictionPolicy
+from kvblend.store.folder.claims import FolderClaims
 from kvblend.store.folder.folder_eviction import FolderEviction
 from kvblend.store.folder.folder_reader import FolderReader
 from kvblend.store.folder.folder_scan import QUARANTINE_NAME
@@ -67,6 +69,7 @@ class FolderTier(BoundedTier):
         if self._space.num_stale:
             log.warning("%d files of another format at %s are of no use and go first", self._space.num_stale, root)
         self._reader = FolderReader(name, self._space, direct=direct, num_threads=num_threads)
+        self._claims = FolderClaims(root)
         self._eviction = FolderEviction(name, self._space, self._reader)
         self._writer = FolderWriter(name, self._space, self._eviction)
 
@@ -129,6 +132,13 @@ class FolderTier(BoundedTier):
             return set()
         keys = (PassageKVKey.from_file_name(f"{folder}/{name}") for name in names)
         return {key for key in keys if key is not None}
+
+    def claim(self, variant: Variant, seconds: float, deadline: Deadline) -> Callable[[], object] | None:
+        try:
+            return self._claims.take(variant.name)
+        except OSError as error:
+            log.debug("the %s tier has no claim on %s: %s", self.name, variant.name, error)
+            return lambda: None
 
     def has_room(self, num_bytes: int) -> bool:
         with self._space.change() as index:

@@ -1,7 +1,7 @@
 """What a remote tier asks of a store of objects."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 __all__ = ["RemoteFullError", "RemoteObjects"]
@@ -47,6 +47,11 @@ class RemoteObjects(ABC):
     @abstractmethod
     def names_in(self, folder: str) -> set[str]:
         """The names of all objects of one passage's folder."""
+
+    def claim(self, name: str, seconds: float) -> Callable[[], object] | None:
+        """Claim a name among all that use the store, for so long at most; returns what gives it back, or None where
+        somebody else has it. Where a store has no means to, everybody has it."""
+        return lambda: None
 
     @abstractmethod
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Objects in Redis or Valkey, one server or a cluster."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
@@ -90,8 +91,17 @@ class RedisObjects(RemoteObjects):
         with self._errors():
             return {name.decode() for name in self._client.smembers(_names_key(folder))}
 
+    def claim(self, name: str, seconds: float) -> Callable[[], object] | None:
+        lock = self._client.lock(f"{_key(name)}/claim", timeout=seconds, blocking=False, thread_local=False)
+        with self._errors():
+            return partial(self._give_back, lock) if lock.acquire() else None
+
     def close(self) -> None:
         self._client.close()
+
+    def _give_back(self, lock: Any) -> None:
+        with self._errors(), suppress(self._redis.exceptions.LockError):  # its time was over
+            lock.release()
 
     def _bulk(self, key: str) -> memoryview | None:
         server = self._client

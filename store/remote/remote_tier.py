@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ NUM_THREADS = 8
 """Calls under way at once. One that is abandoned keeps its thread until the client's own time limit."""
 MAX_FAILURES = 3
 REOPEN_S = 2.0
+GIVE_BACK_S = 1.0
 LONGEST_S = 30.0
 """Of a call whose deadline is later."""
 
@@ -102,6 +104,14 @@ class RemoteTier(Tier):
             return set()
         return {key for name in names if (key := PassageKVKey.from_file_name(name)) is not None}
 
+    def claim(self, variant: Variant, seconds: float, deadline: Deadline) -> Callable[[], object] | None:
+        try:
+            (give_back,) = self._call([lambda: self._objects.claim(variant.name, seconds)], deadline)
+        except OSError as error:
+            log.debug("the %s tier has no claim on %s: %s", self.name, variant.name, error)
+            return lambda: None
+        return give_back and partial(self._give_back, give_back)
+
     def stats(self) -> TierStats:
         """Nothing is counted here: it is others' store too."""
         return TierStats(name=self.name, path=self.location, budget_bytes=0, used_bytes=0, num_files=0, num_pinned=0)
@@ -109,6 +119,10 @@ class RemoteTier(Tier):
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._objects.close()
+
+    def _give_back(self, give_back: Callable[[], object]) -> None:
+        with suppress(OSError):  # it ends by itself
+            self._call([give_back], Deadline.after(GIVE_BACK_S))
 
     def _call(self, works: Sequence[Callable[[], Result]], deadline: Deadline) -> list[Result]:
         """Do all at once, and wait for them until the deadline. Raises OSError where one failed or is late.

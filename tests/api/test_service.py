@@ -11,6 +11,7 @@ from httpx_sse import connect_sse
 from kvblend.core.errors import InvalidRequestError, NotFoundError
 from kvblend.core.rest import IngestJob, QueryDelta, QueryResponse, SearchResponse
 from kvblend.sdk import Client
+from tests.api.front import front
 from tests.service import RunningService
 
 BRIDGES = """# Bridges of Halden
@@ -183,6 +184,30 @@ def test_lost_kv_is_prefilled_now_and_encoded_in_the_background(service: Running
     report = client.query("lost", "How long is the Orm?", top_k=64, max_tokens=4).report
     assert (report.reused_tokens, report.missed_passages) == (0, len(passage_ids))
     wait_until(lambda: len(kv_files()) == num_files)
+
+
+def test_two_services_of_one_store_encode_a_passage_once(
+    service: RunningService, client: Client, demo_model_path: Path, embedding_model_path: Path, tmp_path: Path
+) -> None:
+    """Both are given the same document at the same time; each says that it has all of it."""
+    text = " ".join(
+        f"Lighthouse {number} of the coast was lit in {1700 + number} by its first keeper." for number in range(80)
+    )
+    with (
+        front(service, model=demo_model_path, embedding_model=embedding_model_path, home=tmp_path / "home") as url,
+        Client(url) as other,
+    ):
+        clients = (client, other)
+        for each in clients:
+            each.create_collection("twice", passage_tokens=64)
+        jobs = [each.add_document("twice", text, id="d") for each in clients]
+        done = [each.wait(job) for each, job in zip(clients, jobs, strict=True)]
+        total = done[0].passages_total
+        assert total > 10 and [job.passages_encoded + job.passages_reused for job in done] == [total, total]
+        assert sum(job.passages_encoded for job in done) == total
+        assert all(not each.kv_lookup("twice").missing for each in clients)
+        for each in clients:
+            each.delete_collection("twice")
 
 
 def test_probes_and_metrics(service: RunningService, client: Client, halden: str) -> None:

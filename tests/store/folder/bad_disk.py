@@ -97,10 +97,10 @@ def read_only(_: Path) -> None:
                 for _ in range(2):
                     opened = store.open_many([make_key(number) for number in range(5)])
                     assert set(opened) == {make_key(number) for number in range(4)}
-                    for key, file in opened.items():
+                    for file in opened.values():
                         with file:
                             assert isinstance(file, StoredPassageKV)
-                            assert any(torch.equal(file.read(), make_kv(number)) for number in range(4)), key
+                            assert any(torch.equal(file.read(), make_kv(own)) for own in range(4))
                 refused(lambda: put(store, 9), StoreFullError)
                 refused(lambda: store.delete([make_key(0).variant]), OSError)
                 refused(lambda: store.pin([make_key(0).variant]), OSError)
