@@ -83,7 +83,7 @@ def tmpfs_full(folder: Path) -> None:
         assert store.verify().quarantined == ()
 
 
-def read_only(_: Path) -> None:
+def read_only(_folder: Path) -> None:
     """Reads go on, a corrupt file is a miss; puts, pins and deletes fail and say why; and none of it is left half."""
     with TemporaryDirectory() as name:
         root = Path(name) / "disk"
