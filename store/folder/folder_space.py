@@ -4,6 +4,8 @@ import fcntl
 import os
 import secrets
 import stat
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ __all__ = ["READ_FLAGS", "FolderSpace", "Temporary", "is_whole", "open_file"]
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # the last: a FIFO must not block us
 
 
+MAX_UNCOUNTED = 64
 LARGEST_RESERVE = 16 << 20
 """Of what a file system has free, that files leave to the index: without room for it nothing could even be deleted."""
 
@@ -50,6 +53,8 @@ class FolderSpace:
     def __init__(self, root: Path, *, budget_bytes: int, durable: bool, policy: EvictionPolicy) -> None:
         self.root, self.budget_bytes, self.durable = root, budget_bytes, durable
         self.num_stale = 0
+        self._uses: list[tuple[str, int]] = []
+        self._lock = threading.Lock()
         self._users = TierUsers(root)
         self._index = FolderIndex(root, policy, self.reconcile)
         with self._index.transaction() as index:
@@ -62,7 +67,19 @@ class FolderSpace:
     def change(self) -> Iterator[FolderIndex]:
         """Alone of all threads and processes. Raises OSError where the index cannot be used. Not reentrant."""
         with self._index.transaction() as index:
+            self._count_uses(index)
             yield index
+
+    def used(self, names: Iterable[str]) -> None:
+        """Whole files are used now: counted with this process's next change, since a transaction takes as long as
+        reading a megabyte. Raises OSError as `change`, where many wait."""
+        now_ns = time.time_ns()
+        with self._lock:
+            self._uses.extend((name, now_ns) for name in names)
+            many = len(self._uses) >= MAX_UNCOUNTED
+        if many:
+            with self.change():
+                pass
 
     def reconcile(self, index: FolderIndex) -> int:
         """Scan, and make the rows what lies here; returns how many files of dead writers were removed."""
@@ -123,10 +140,13 @@ class FolderSpace:
         reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // 8)
         return status.f_bavail * status.f_frsize >= num_bytes + reserve
 
-    def use(self, index: FolderIndex, names: Iterable[str]) -> None:
-        """Mark whole files as used now, and take up those that have no row."""
-        for name in index.use(names):
-            self.adopt(index, self.root / name)
+    def _count_uses(self, index: FolderIndex) -> None:
+        """Mark files as used, and take up those that have no row."""
+        with self._lock:
+            uses, self._uses = self._uses, []
+        for name, used_ns in uses:
+            for unknown in index.use([name], used_ns=used_ns):
+                self.adopt(index, self.root / unknown)
 
     def remove(self, index: FolderIndex, name: str, *, evicted: bool = False) -> bool:
         """Remove a file, its marker, its row, and the folders that it leaves empty; False where it is gone already."""
@@ -200,8 +220,9 @@ class FolderSpace:
 
     def close(self) -> None:
         """Leave the folder; the last to leave says that its index is right."""
-        if self._users.leave():
-            with suppress(OSError), self._index.transaction() as index:
+        is_last = self._users.leave()
+        with suppress(OSError), self.change() as index:
+            if is_last:
                 index.clean = not index.unusual("writing") and not index.unusual("leaving")
         self._index.close()
         self._users.close()

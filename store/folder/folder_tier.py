@@ -99,9 +99,7 @@ class FolderTier(BoundedTier):
         for key in there:
             _set_time(self._path(key))
         try:
-            if there:
-                with self._space.change() as index:
-                    self._space.use(index, [key.file_name for key in there])
+            self._space.used(key.file_name for key in there)
         except OSError as error:  # a read is none the worse for it
             log.debug("the %s tier's uses are not counted: %s", self.name, error)
         return set(there)

@@ -59,15 +59,16 @@ class FolderWriter:
         while True:
             with self._space.change() as index:
                 if is_whole(path) != replacing:
-                    if not replacing:
-                        self._space.use(index, [content.key.file_name])
-                    return None
+                    break
                 if not has_space:
                     raise self._no_space(content)
                 victims = self._eviction.victims(index, num_bytes)
                 if not victims:
                     return self._space.create(index, path, content.header, num_bytes)
             self._eviction.evict(victims)
+        if not replacing:
+            self._space.used([content.key.file_name])
+        return None
 
     def _commit(self, temporary: Temporary, path: Path, content: PassageKVContent, *, replacing: bool) -> bool:
         with self._space.change() as index:

@@ -95,9 +95,9 @@ class FolderIndex(IndexDatabase):
             ),
         )  # fmt: skip
 
-    def use(self, names: Iterable[str]) -> list[str]:
-        """Mark whole files as used now; returns those that have no row."""
-        now_ns, unknown = time.time_ns(), []
+    def use(self, names: Iterable[str], *, used_ns: int | None = None) -> list[str]:
+        """Mark whole files as used, now or then; returns those that have no row."""
+        now_ns, unknown = used_ns or time.time_ns(), []
         for name in names:
             row = self._connection.execute(
                 "SELECT num_bytes, cost, num_uses, queue, rank FROM files"
