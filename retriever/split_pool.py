@@ -14,7 +14,7 @@ from threading import BoundedSemaphore, Lock
 
 from kvblend.core.errors import InvalidRequestError, KVBlendError, UnsupportedDocumentError
 from kvblend.retriever.packing import PassageText
-from kvblend.retriever.split_worker import TOKEN_TYPE
+from kvblend.retriever.split_worker import OUT_OF_MEMORY, TOKEN_TYPE
 from kvblend.retriever.tokenizer import PassageTokenizer
 
 __all__ = ["SplitLimits", "SplitPool"]
@@ -174,7 +174,8 @@ class _Worker:
             code = 0
         if code == -signal.SIGXCPU:
             return _too_long(name, seconds)
-        if code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS):  # how native code runs out of memory
+        # the last three are how native code runs out of memory
+        if code in (OUT_OF_MEMORY, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS):
             return self._too_much(name)
         return KVBlendError(f"document {name!r} could not be parsed: its parser ended with status {code}")
 

@@ -23,9 +23,11 @@ from kvblend.core.errors import InvalidRequestError, UnsupportedDocumentError
 from kvblend.retriever.splitter import split_document
 from kvblend.retriever.tokenizer import PassageTokenizer
 
-__all__ = ["TOKEN_TYPE"]
+__all__ = ["OUT_OF_MEMORY", "TOKEN_TYPE"]
 
 TOKEN_TYPE = "i"
+OUT_OF_MEMORY = 77
+"""The status of a process that has run out of what it may take."""
 NICENESS = 10
 """Behind whoever answers a query on the same cores."""
 STATM = Path("/proc/self/statm")
@@ -86,7 +88,10 @@ def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     logging.basicConfig(level=logging.ERROR)
     os.nice(NICENESS)
-    serve(Connection(int(sys.argv[1])))
+    try:
+        serve(Connection(int(sys.argv[1])))
+    except MemoryError:  # it may come anywhere, in the answer to one that came before, too
+        os._exit(OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from kvblend.cli.app import app
 from kvblend.core.errors import InvalidRequestError, NotFoundError
 from kvblend.sdk import Client
+from kvblend.store import NEVER, CPUTier, DiskTier, PassageKVKey, TieredStore
+from kvblend.store.content import TensorContent
 from tests.service import RunningService
 
 TEXT = "The tide mill of Sund grinds at every ebb. " * 40
@@ -36,6 +38,19 @@ def client(service: RunningService) -> Iterator[Client]:
 def files_of(service: RunningService, passage_id: str) -> list[Path]:
     roots = (service.cpu_path, service.home / "kv")
     return [path for root in roots for path in root.rglob(f"{passage_id}/*.kv")]
+
+
+def make_raw(service: RunningService, client: Client, collection: str) -> None:
+    """As files are that were stored before a codec was set."""
+    tiers = (CPUTier(service.cpu_path, budget_bytes=1 << 30), DiskTier(service.home / "kv", budget_bytes=1 << 30))
+    with TieredStore(tiers):
+        for file in client.kv_lookup(collection).files:
+            key = PassageKVKey(file.model_fingerprint, file.encode_context, file.passage_id, *file.heads)
+            tier = next(tier for tier in tiers if tier.name == file.tier)
+            with tier.fetch_many([key], NEVER)[key] as opened:
+                kv, header = opened.read(), opened.header
+            content = TensorContent(key, kv, capture_position=header.capture_position, owners=header.owners)
+            assert tier.replace(content)
 
 
 def disk_bytes(client: Client, collection: str) -> int:
@@ -106,6 +121,7 @@ def test_what_another_collection_holds_too_is_not_cleared(client: Client, collec
 
 def test_compress(service: RunningService, client: Client, collection: str) -> None:
     """In place, in every tier; once: what is rounded already is not rounded again. An answer reads what was written."""
+    make_raw(service, client, collection)
     before = client.kv_lookup(collection).files
     client.kv_pin(collection, passage_ids=[before[0].passage_id])
     document = client.kv_lookup(collection, document_id="a").files
