@@ -11,6 +11,7 @@ from kvblend.api.passage_kv import KVName, PassageKV
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import KVCompress, KVCompressed, KVCount, KVFile, KVLookup, KVMove, KVSelection, KVVerifyReport
 from kvblend.store import TieredStore, Variant
+from kvblend.store.upkeep import compress
 
 __all__ = ["KVControl"]
 
@@ -75,7 +76,7 @@ class KVControl:
         _, variants = await self._variants(order)
 
         def work(store: TieredStore) -> KVCompressed:
-            num_files, saved_bytes = store.compress(variants, order.codec)
+            num_files, saved_bytes = compress(store, variants, order.codec)
             return KVCompressed(num_files=num_files, saved_bytes=saved_bytes)
 
         return await self._passage_kv.run(work)

@@ -8,6 +8,7 @@ from kvblend.api.background import end_task
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.passage_kv import KVName, PassageKV
 from kvblend.store import Variant
+from kvblend.store.upkeep import idle, trim
 
 __all__ = ["KVLimits"]
 
@@ -39,7 +40,7 @@ class KVLimits:
         for collection in await asyncio.to_thread(self._collections.all):
             owner, quota = collection.owner, collection.kv_quota_bytes
             if owner is not None and quota is not None:
-                freed += await self._passage_kv.run(lambda store, owner=owner, quota=quota: store.trim(owner, quota))  # type: ignore[misc]
+                freed += await self._passage_kv.run(lambda store, owner=owner, quota=quota: trim(store, owner, quota))  # type: ignore[misc]
         return freed
 
     async def expire(self, now_ns: int | None = None) -> int:
@@ -55,10 +56,10 @@ class KVLimits:
         if not before_ns:
             return 0
         gone: list[Variant] = []
-        for owner, idle in (await self._passage_kv.run(lambda store: store.idle(before_ns))).items():
-            names = {_name(variant) for variant in idle}
+        for owner, unused in (await self._passage_kv.run(lambda store: idle(store, before_ns))).items():
+            names = {_name(variant) for variant in unused}
             kept = await asyncio.to_thread(self._collections.held_elsewhere, lives[owner].name, names)
-            gone += [variant for variant in idle if _name(variant) not in kept]
+            gone += [variant for variant in unused if _name(variant) not in kept]
         num_files = await self._passage_kv.run(lambda store: store.delete(gone)) if gone else 0
         if num_files:
             logger.info("deleted %d files of KV that no request had used for its collection's time to live", num_files)

@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from kvblend.core.errors import CorruptPassageKVError, InvalidRequestError
+from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import TierStats
 from kvblend.core.settings import CodecName, Settings, WritePolicy
 from kvblend.store.codecs import codec_spec
@@ -257,21 +257,6 @@ class TieredStore:
                 self.gpu.drop(key)
         return moved
 
-    def compress(self, variants: Collection[Variant], codec: CodecName) -> tuple[int, int]:
-        """Encode raw files of bounded tiers by `codec`, in place, where that makes them smaller.
-
-        Files of other codecs stay as they are: numbers are rounded once, not twice. A corrupt one is quarantined.
-        Returns the number of files and the bytes saved. Raises StoreFullError where a tier has no room to write.
-        """
-        num_files = saved = 0
-        for tier in self.bounded:
-            for entry in tier.described(variants):
-                content = _encoded(tier, entry.key, codec)
-                if content is not None and content.num_bytes < entry.num_bytes and tier.replace(content):
-                    num_files += 1
-                    saved += entry.num_bytes - content.num_bytes
-        return num_files, saved
-
     def evict(self, tier: str, num_bytes: int) -> int:
         """Evict from `tier` until `num_bytes` are freed; returns bytes freed.
 
@@ -282,33 +267,6 @@ class TieredStore:
                 return candidate.evict(num_bytes)
         names = ", ".join(candidate.name for candidate in self._evicting)
         raise InvalidRequestError(f"no tier is named {tier!r}; there are: {names}", param="tier")
-
-    def trim(self, owner: str, max_bytes: int) -> int:
-        """Evict from every bounded tier in which an owner has more than `max_bytes`; returns bytes freed.
-
-        What is evicted of a faster tier moves to the slower one, as always. Pinned files stay.
-        """
-        freed = 0
-        for tier in self.bounded:
-            over = tier.owned_bytes().get(owner, 0) - max_bytes
-            if over > 0:
-                freed += tier.evict(over, owner=owner)
-        return freed
-
-    def idle(self, before_ns: Mapping[str, int]) -> dict[str, set[Variant]]:
-        """What of an owner's no tier has seen used since its time, and none has pinned. It reads every entry.
-
-        before_ns: by owner, nanoseconds since the epoch.
-        """
-        used: set[Variant] = set()
-        idle: dict[str, set[Variant]] = {owner: set() for owner in before_ns}
-        for tier in self.bounded:
-            for entry in tier.all_entries():
-                limit = before_ns.get(entry.owner)
-                if limit is not None:
-                    is_used = entry.pinned or entry.used_ns >= limit
-                    (used if is_used else idle[entry.owner]).add(entry.key.variant)
-        return {owner: variants - used for owner, variants in idle.items()}
 
     def verify(self) -> VerifyReport:
         """Read and check everything; quarantine what is bad and remove what dead writers left."""
@@ -392,26 +350,3 @@ class TieredStore:
 def _each(works: Sequence[Callable[[], object]]) -> None:
     for work in reversed(works):
         work()
-
-
-def _encoded(tier: Tier, key: PassageKVKey, codec: CodecName) -> TensorContent | None:
-    """A raw file's numbers by another codec; None where it is gone, corrupt, or by another codec already."""
-    file = tier.fetch_many([key], NEVER).get(key)
-    if file is None:
-        return None
-    with file:
-        header = file.header
-        if not header.is_raw or not header.capture_position:  # the attention sink stays as it is
-            return None
-        try:
-            kv = file.read()
-        except CorruptPassageKVError:
-            file.quarantine()
-            return None
-        return TensorContent(
-            key,
-            kv,
-            capture_position=header.capture_position,
-            owners=header.owners,
-            codec=codec_spec(codec, kv.shape[-1]),
-        )

@@ -1,6 +1,7 @@
 """A folder tier's files: how they come and go, each with its row in the index."""
 
 import fcntl
+import logging
 import os
 import secrets
 import stat
@@ -24,7 +25,9 @@ __all__ = ["READ_FLAGS", "FolderSpace", "Temporary", "is_whole", "open_file"]
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # the last: a FIFO must not block us
 
 
-MAX_UNCOUNTED = 64
+log = logging.getLogger(__name__)
+
+COUNT_AFTER_S = 1.0
 LARGEST_RESERVE = 16 << 20
 """Of what a file system has free, that files leave to the index: without room for it nothing could even be deleted."""
 
@@ -54,6 +57,8 @@ class FolderSpace:
         self.root, self.budget_bytes, self.durable = root, budget_bytes, durable
         self.num_stale = 0
         self._uses: list[tuple[str, int]] = []
+        self._counting: threading.Timer | None = None
+        self._is_due = False
         self._lock = threading.Lock()
         self._users = TierUsers(root)
         self._index = FolderIndex(root, policy, self.reconcile)
@@ -71,15 +76,16 @@ class FolderSpace:
             yield index
 
     def used(self, names: Iterable[str]) -> None:
-        """Whole files are used now: counted with this process's next change, since a transaction takes as long as
-        reading a megabyte. Raises OSError as `change`, where many wait."""
+        """Whole files are used now. They are counted with this process's next change, or a moment later, since a
+        transaction takes as long as reading a megabyte."""
         now_ns = time.time_ns()
         with self._lock:
             self._uses.extend((name, now_ns) for name in names)
-            many = len(self._uses) >= MAX_UNCOUNTED
-        if many:
-            with self.change():
-                pass
+            if self._uses and not self._is_due:
+                self._is_due = True
+                self._counting = threading.Timer(COUNT_AFTER_S, self._count_later)
+                self._counting.daemon = True
+                self._counting.start()
 
     def reconcile(self, index: FolderIndex) -> int:
         """Scan, and make the rows what lies here; returns how many files of dead writers were removed."""
@@ -139,6 +145,15 @@ class FolderSpace:
         status = os.statvfs(self.root)
         reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // 8)
         return status.f_bavail * status.f_frsize >= num_bytes + reserve
+
+    def _count_later(self) -> None:
+        with self._lock:
+            self._is_due = False
+        try:
+            with self.change():
+                pass
+        except OSError as error:  # a read is none the worse for it
+            log.debug("uses of files at %s are not counted: %s", self.root, error)
 
     def _count_uses(self, index: FolderIndex) -> None:
         """Mark files as used, and take up those that have no row."""
@@ -220,6 +235,10 @@ class FolderSpace:
 
     def close(self) -> None:
         """Leave the folder; the last to leave says that its index is right."""
+        if self._counting is not None:
+            self._counting.cancel()
+            if self._counting.is_alive():
+                self._counting.join()
         is_last = self._users.leave()
         with suppress(OSError), self.change() as index:
             if is_last:

@@ -98,10 +98,7 @@ class FolderTier(BoundedTier):
         there = [key for key in keys if is_whole(self._path(key))]
         for key in there:
             _set_time(self._path(key))
-        try:
-            self._space.used(key.file_name for key in there)
-        except OSError as error:  # a read is none the worse for it
-            log.debug("the %s tier's uses are not counted: %s", self.name, error)
+        self._space.used(key.file_name for key in there)
         return set(there)
 
     def put(self, content: PassageKVContent, deadline: Deadline = NEVER) -> bool:

@@ -1,5 +1,6 @@
 """A folder tier's index: it applies every policy as they all are applied, and no step of it looks at every file."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,9 +9,11 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 
+from kvblend.store import DiskTier, TieredStore
 from kvblend.store.eviction import LRU, S3FIFO, EvictionPolicy
 from kvblend.store.folder.index import INDEX_NAME, FolderIndex, IndexedFile
 from tests.store.eviction.index_contract import POLICIES, STEPS, Step, check_against_model
+from tests.store.samples import make_key, make_kv
 
 
 class AsContract:
@@ -121,3 +124,20 @@ def test_an_index_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).mkdir()
     with pytest.raises(OSError, match="the index cannot be used"):
         FolderIndex(tmp_path, LRU(), lambda index: None)
+
+
+def test_a_use_is_counted_without_a_change(tmp_path: Path) -> None:
+    """Soon, for other processes to see: what is used and nothing else is done must not look idle."""
+    with (
+        TieredStore([DiskTier(tmp_path / "kv", budget_bytes=1 << 20)]) as store,
+        TieredStore([DiskTier(tmp_path / "kv", budget_bytes=1 << 20)]) as other,
+    ):
+        store.put(make_key(1), make_kv(1), capture_position=0)
+        (before,) = other.bounded[0].all_entries()
+        store.open_many([make_key(1)])[make_key(1)].close()
+        deadline = time.monotonic() + 10
+        while next(iter(other.bounded[0].all_entries())).num_uses == before.num_uses:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (after,) = other.bounded[0].all_entries()
+        assert after.num_uses == before.num_uses + 1 and after.used_ns > before.used_ns
