@@ -45,6 +45,8 @@ class KVDeletions:
         self._deleting: set[KVName] = set()
         """What was seen to be unreferenced and is on its way out: nothing may take it up before it is gone."""
         self._deleted = asyncio.Condition()
+        self._is_late = False
+        """Whether a tier did not answer, and something waits for it since."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -113,12 +115,17 @@ class KVDeletions:
                     await self._passage_kv.delete(await self._completion.fingerprints(), sorted(gone))
                 await asyncio.to_thread(self._ledger.remove, batch)
             except OSError as error:
-                logger.warning("the KV of %d deleted passages is not gone from every tier yet: %s", len(batch), error)
+                level = logging.DEBUG if self._is_late else logging.WARNING  # once, until all is gone
+                logger.log(level, "the KV of %d deleted passages is not gone from every tier: %s", len(batch), error)
+                self._is_late = True
                 return
             finally:
                 self._deleting.difference_update(batch)
                 async with self._deleted:
                     self._deleted.notify_all()
+        if self._is_late and not await asyncio.to_thread(self._ledger.pending):
+            self._is_late = False
+            logger.warning("the KV of all deleted passages is gone from every tier")
 
     async def _run(self) -> None:
         swept_at: float | None = None

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kvblend.store.folder.users import is_same_file, try_exclusive
@@ -34,6 +35,7 @@ class FolderClaims:
 
 
 def _give_back(fd: int, path: Path) -> None:
-    path.unlink(missing_ok=True)
+    with suppress(OSError):  # nobody's any more, it is taken up again by the next one
+        path.unlink()
     fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may share the lock: closing would not drop it
     os.close(fd)

@@ -1,6 +1,7 @@
 """Deletions of passage KV are finished, whatever happens between the catalog's part and the store's."""
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -114,7 +115,9 @@ async def test_what_a_caller_is_about_to_let_go_of_is_not_settled_before(parts: 
     assert parts.stored == set(NAMES[1:])
 
 
-async def test_a_tier_that_does_not_answer_is_asked_again(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tier_that_does_not_answer_is_asked_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def dead(*_: object) -> int:
         raise OSError("the redis tier is not asked now")
 
@@ -123,9 +126,16 @@ async def test_a_tier_that_does_not_answer_is_asked_again(parts: Parts, monkeypa
         patch.setattr(parts.store, "delete", dead)
         async with parts.deletions.of(NAMES[:1]):
             pass
+        for _ in range(3):
+            await parts.deletions.settle()
         assert parts.ledger.pending() == set(NAMES[:1])
     await parts.deletions.settle()
     assert parts.stored == set(NAMES[1:]) and parts.ledger.pending() == set()
+    said = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [message.split(":")[0] for message in said] == [
+        "the KV of 1 deleted passages is not gone from every tier",
+        "the KV of all deleted passages is gone from every tier",
+    ]
 
 
 async def test_a_sweep_finds_what_no_collection_holds_of_this_service_alone(parts: Parts) -> None:
