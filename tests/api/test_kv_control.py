@@ -215,6 +215,10 @@ def test_the_command(service: RunningService, collection: str) -> None:
     assert json.loads(run("pin", collection, "--document", "a", "--json"))["num_files"] > 0
     assert "files" in run("unpin", collection)
     assert json.loads(run("move", collection, "--to", "slower", "--json"))["num_files"] > 0
+    limited = json.loads(run("limit", collection, "--quota", "1GiB", "--ttl", "86400", "--json"))
+    assert (limited["kv_quota_bytes"], limited["kv_ttl_s"]) == (1 << 30, 86400.0)
+    assert "quota 1.1 GB, time to live none" in run("limit", collection, "--ttl", "none")
+    assert "0 files" in run("compress", collection), "what the service has stored is no raw KV"
     assert "0 damaged" in run("verify") and "passages" in run("sweep")
     assert json.loads(run("clear", collection, "--json"))["num_files"] > 0
     assert "passages have no KV" in run("lookup", collection)
