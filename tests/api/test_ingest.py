@@ -111,7 +111,9 @@ async def test_a_bad_document_costs_its_neighbours_nothing(client: httpx.AsyncCl
     job = await ended(client, IngestJob.model_validate(response.json()))
     assert job.status == "failed" and (job.error or "").startswith("3 of 4 documents were not taken")
     assert sorted(job.failures) == ["binary.txt", "bomb.pdf", "broken.pdf"]
-    assert "'bomb.pdf' takes more than 3 s" in job.failures["bomb.pdf"]
+    assert (
+        "'bomb.pdf' takes more than" in job.failures["bomb.pdf"]
+    )  # time, or memory: which comes first hangs on the machine
     assert "broken.pdf" in job.failures["broken.pdf"] and "binary.txt" in job.failures["binary.txt"]
     assert await ids(client) == ["good.txt"]
 
