@@ -114,13 +114,7 @@ class Collections:
 
     def unreferenced(self, names: Collection[KVName]) -> set[KVName]:
         """Those names of passage KV that no collection's passages have."""
-        contexts = {record.name: self._open(record).encode_context.hash for record in self._catalog.list_settings()}
-        holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
-        return {
-            (context, passage_id)
-            for context, passage_id in names
-            if all(contexts.get(holder) != context for holder in holders.get(passage_id, ()))
-        }
+        return set(names) - self._held(names)
 
     def document_names(self, name: str, document_id: str) -> set[KVName]:
         """The names of the KV of a document's passages; none where there is no such document."""
@@ -137,17 +131,7 @@ class Collections:
 
     def held_elsewhere(self, name: str, names: Collection[KVName]) -> set[KVName]:
         """Those names of passage KV that another collection's passages have, too."""
-        contexts = {
-            record.name: self._open(record).encode_context.hash
-            for record in self._catalog.list_settings()
-            if record.name != name
-        }
-        holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
-        return {
-            (context, passage_id)
-            for context, passage_id in names
-            if any(contexts.get(holder) == context for holder in holders.get(passage_id, ()))
-        }
+        return self._held(names, but=name)
 
     def names(self, name: str) -> set[KVName]:
         """The names of the KV of all passages of a collection. Raises NotFoundError."""
@@ -157,6 +141,16 @@ class Collections:
                 found |= self.document_names(name, document.id)
             after = documents[-1].id
         return found
+
+    def _held(self, names: Collection[KVName], *, but: str | None = None) -> set[KVName]:
+        """Those names of passage KV that some collection's passages have, of any but one."""
+        contexts = {own.name: own.encode_context.hash for own in self.all() if own.name != but}
+        holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
+        return {
+            (context, passage_id)
+            for context, passage_id in names
+            if any(contexts.get(holder) == context for holder in holders.get(passage_id, ()))
+        }
 
     def _open(self, record: CollectionSettings) -> OpenCollection:
         settings = record.settings

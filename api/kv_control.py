@@ -7,7 +7,7 @@ from typing import TypeVar
 from kvblend.api.collections import Collections
 from kvblend.api.completion import KVCompletion
 from kvblend.api.encoder import Encoder
-from kvblend.api.passage_kv import KVName, PassageKV
+from kvblend.api.passage_kv import KVName, PassageKV, name_of
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import KVCompress, KVCompressed, KVCount, KVFile, KVLookup, KVMove, KVSelection, KVVerifyReport
 from kvblend.store import TieredStore, Variant
@@ -51,7 +51,7 @@ class KVControl:
                         )
                     )
             held = {(file.encode_context, file.passage_id) for file in files}
-            missing = {variant.passage_id for variant in variants if _name(variant) not in held}
+            missing = {variant.passage_id for variant in variants if name_of(variant) not in held}
             return KVLookup(files=files, missing=sorted(missing))
 
         return await self._passage_kv.run(look)
@@ -134,7 +134,3 @@ class KVControl:
 
     async def _count(self, work: Callable[[TieredStore], int]) -> KVCount:
         return KVCount(num_files=await self._passage_kv.run(work))
-
-
-def _name(variant: Variant) -> KVName:
-    return variant.encode_context, variant.passage_id

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
+from functools import partial
 
 from kvblend.api.background import end_task
 from kvblend.api.collections import Collections, OpenCollection
-from kvblend.api.passage_kv import KVName, PassageKV
+from kvblend.api.passage_kv import PassageKV, name_of
 from kvblend.store import Variant
 from kvblend.store.upkeep import idle, trim
 
@@ -40,7 +41,7 @@ class KVLimits:
         for collection in await asyncio.to_thread(self._collections.all):
             owner, quota = collection.owner, collection.kv_quota_bytes
             if owner is not None and quota is not None:
-                freed += await self._passage_kv.run(lambda store, owner=owner, quota=quota: trim(store, owner, quota))  # type: ignore[misc]
+                freed += await self._passage_kv.run(partial(trim, owner=owner, max_bytes=quota))
         return freed
 
     async def expire(self, now_ns: int | None = None) -> int:
@@ -57,9 +58,9 @@ class KVLimits:
             return 0
         gone: list[Variant] = []
         for owner, unused in (await self._passage_kv.run(lambda store: idle(store, before_ns))).items():
-            names = {_name(variant) for variant in unused}
+            names = {name_of(variant) for variant in unused}
             kept = await asyncio.to_thread(self._collections.held_elsewhere, lives[owner].name, names)
-            gone += [variant for variant in unused if _name(variant) not in kept]
+            gone += [variant for variant in unused if name_of(variant) not in kept]
         num_files = await self._passage_kv.run(lambda store: store.delete(gone)) if gone else 0
         if num_files:
             logger.info("deleted %d files of KV that no request had used for its collection's time to live", num_files)
@@ -82,7 +83,3 @@ class KVLimits:
             except Exception:  # this task lives as long as the service
                 logger.exception("the limits of passage KV could not be kept; it is tried again")
             await asyncio.sleep(TRIM_EVERY_S)
-
-
-def _name(variant: Variant) -> KVName:
-    return variant.encode_context, variant.passage_id

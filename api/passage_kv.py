@@ -10,7 +10,7 @@ from kvblend.core.errors import KVBlendError
 from kvblend.core.rest import TierStats
 from kvblend.store import Deadline, PassageKVKey, TieredStore, Variant
 
-__all__ = ["PassageKV"]
+__all__ = ["KVName", "PassageKV", "name_of"]
 
 Result = TypeVar("Result")
 
@@ -21,6 +21,11 @@ MAX_PROMOTIONS = 8
 """Requests' at a time."""
 KVName = tuple[str, str]
 """(encode context, passage id)"""
+
+
+def name_of(variant: Variant) -> KVName:
+    """What a variant goes by beside its model."""
+    return variant.encode_context, variant.passage_id
 
 
 class PassageKV:
@@ -74,7 +79,7 @@ class PassageKV:
             after = ""
             while entries := tier.entries(after, PAGE):
                 own = {entry.key.variant for entry in entries if entry.owner.startswith(f"{service_id}/")}
-                yield [(variant.encode_context, variant.passage_id) for variant in own]
+                yield [name_of(variant) for variant in own]
                 after = entries[-1].key.file_name
 
     async def owned_bytes(self, owner: str | None) -> int:

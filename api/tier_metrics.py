@@ -2,14 +2,13 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kvblend.core.rest import TierStats
 from kvblend.store import TieredStore
-from kvblend.store.tier_counts import OpCounts, TierOp
+from kvblend.store.tier_counts import COUNTERS, OpCounts, TierOp
 
 __all__ = ["TierMetrics"]
 
@@ -18,14 +17,6 @@ GAUGES = {
     "budget_bytes": "Bytes that a tier's files may take; 0 for a remote tier, which others bound.",
     "num_files": "Passage KV files in a tier.",
     "num_pinned": "Of these, those that are kept from eviction.",
-}
-COUNTERS = {
-    "num_calls": ("calls", "This service's calls of a tier, by operation."),
-    "num_keys": ("keys", "Passage KV files that a tier was asked for, or given."),
-    "num_hits": ("hits", "Of these, those that were there, or came to be there."),
-    "num_bytes": ("bytes", "Bytes of files that were opened or written."),
-    "num_failures": ("failures", "Calls that failed or were late."),
-    "seconds": ("seconds", "Time that calls took."),
 }
 
 
@@ -52,11 +43,10 @@ class TierMetrics(Collector):
             for key, own in self._store.take_counts().items():
                 self._totals.setdefault(key, OpCounts()).add(own)
             totals = {key: OpCounts(**vars(own)) for key, own in sorted(self._totals.items())}
-        for field in fields(OpCounts):
-            name, text = COUNTERS[field.name]
+        for field, (name, text) in COUNTERS.items():
             counter = CounterMetricFamily(f"kvblend_tier_{name}", text, labels=["tier", "op"])
             for (tier_name, op), own in totals.items():
-                counter.add_metric([tier_name, op], getattr(own, field.name))
+                counter.add_metric([tier_name, op], getattr(own, field))
             yield counter
 
 

@@ -7,9 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Literal
 
-__all__ = ["OpCounts", "TierCounts", "TierOp"]
+__all__ = ["COUNTERS", "OpCounts", "TierCounts", "TierOp"]
 
 TierOp = Literal["lookup", "fetch", "put"]
+
+
+COUNTERS: Mapping[str, tuple[str, str]] = {
+    "num_calls": ("calls", "Calls of a tier of the store, by operation."),
+    "num_keys": ("keys", "Passage KV files that a tier was asked for, or given."),
+    "num_hits": ("hits", "Of these, those that were there, or came to be there."),
+    "num_bytes": ("bytes", "Bytes of files that were opened or written."),
+    "num_failures": ("failures", "Calls that failed or were late."),
+    "seconds": ("seconds", "Time that calls took."),
+}
+"""By field of `OpCounts`: the end of a metric's name, and what it says."""
 
 
 @dataclass

@@ -1,24 +1,15 @@
 """The tiers' counts as vLLM collects a connector's: from its processes to its log and its /metrics."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import Counter
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
 
-from kvblend.store.tier_counts import OpCounts, TierOp
+from kvblend.store.tier_counts import COUNTERS, OpCounts, TierOp
 
 __all__ = ["TierPromMetrics", "TierStatsOfConnector"]
-
-METRICS = {
-    "num_calls": ("calls", "Calls of a tier of the store."),
-    "num_keys": ("keys", "Passage KV files that a tier was asked for, or given."),
-    "num_hits": ("hits", "Of these, those that were there, or came to be there."),
-    "num_bytes": ("bytes", "Bytes of files that were opened or written."),
-    "num_failures": ("failures", "Calls that failed."),
-    "seconds": ("seconds", "Time that calls took."),
-}
 
 
 class TierStatsOfConnector(KVConnectorStats):  # type: ignore[misc]
@@ -60,12 +51,10 @@ class TierPromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._counters = {
-            field.name: self._counter_cls(
-                name=f"vllm:kvblend_tier_{METRICS[field.name][0]}",
-                documentation=METRICS[field.name][1],
-                labelnames=[*self._labelnames, "tier", "op"],
+            field: self._counter_cls(
+                name=f"vllm:kvblend_tier_{name}", documentation=text, labelnames=[*self._labelnames, "tier", "op"]
             )
-            for field in fields(OpCounts)
+            for field, (name, text) in COUNTERS.items()
         }
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:

@@ -14,7 +14,7 @@ from kvblend.cli.engine import free_port
 from kvblend.core.settings import Settings
 from tests.service import RunningService
 
-__all__ = ["control_address", "front", "linked_model"]
+__all__ = ["control_address", "front", "linked_model", "running"]
 
 
 def control_address(service: RunningService) -> str:
@@ -43,9 +43,16 @@ def front(service: RunningService, *, model: Path, embedding_model: Path, home: 
             home=home, cpu_path=service.cpu_path, disk_path=service.home / "kv", control=address, **settings
         ),
     )
+    with running(config) as url:
+        yield url
+
+
+@contextmanager
+def running(config: ServiceConfig) -> Iterator[str]:
+    """A service in a thread of this process; yields its URL."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(create_app(config), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, name="front service")
+    thread = threading.Thread(target=server.run, name="service")
     thread.start()
     try:
         deadline = time.monotonic() + 60

@@ -1,20 +1,16 @@
 """A whole service in front of a scripted engine with the connector's control channel: all of it but the model."""
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from kvblend.api import ServiceConfig, create_app
-from kvblend.cli.engine import free_port
+from kvblend.api import ServiceConfig
 from kvblend.core.control import EngineInfo
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
+from tests.api.front import running
 from tests.api.scripted_engine import ScriptedEngine
 
 __all__ = ["ScriptedService", "scripted_service"]
@@ -74,16 +70,5 @@ def scripted_service(
             engines=engines,
             settings=Settings(home=home, cpu_bytes=0, disk_bytes=1 << 30, cost_model=False, **settings),
         )
-        port = free_port()
-        server = uvicorn.Server(uvicorn.Config(create_app(config), port=port, log_level="warning"))
-        thread = threading.Thread(target=server.run, name="scripted service")
-        thread.start()
-        try:
-            deadline = time.monotonic() + 60
-            while not server.started:
-                assert thread.is_alive() and time.monotonic() < deadline, "the service did not start"
-                time.sleep(0.05)
-            yield ScriptedService(f"http://127.0.0.1:{port}", home, engine, others)
-        finally:
-            server.should_exit = True
-            thread.join(30)
+        url = stack.enter_context(running(config))
+        yield ScriptedService(url, home, engine, others)

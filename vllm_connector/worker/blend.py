@@ -319,10 +319,12 @@ class Blend:
                 for place, span in enumerate(self.spans)
                 if place not in opened and choice < len(span.choices)
             }
-            preamble = {key for place, key in keys.items() if self.spans[place].is_preamble}
+            # a preamble is loaded wherever it lies: it may be what a local hit has lost
+            preamble = {key for place, key in keys.items() if slow and self.spans[place].is_preamble}
             wanted = [key for key in dict.fromkeys(keys.values()) if key not in preamble]
             files = dict(source.store.open_many(wanted, deadline, passing_over=slow))
-            files.update(source.store.open_many(preamble, deadline))
+            if preamble:
+                files.update(source.store.open_many(preamble, deadline))
             for file in files.values():
                 closing.callback(file.close)
             if slow:
