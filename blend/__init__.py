@@ -6,11 +6,10 @@ from kvblend.blend.flops import ModelFlops
 from kvblend.blend.model import Attend, BlendModel
 from kvblend.blend.passes import Pass, Rows, probe, repair
 from kvblend.blend.rotary import RotaryTable, rerotate, rerotate_into, rerotate_layers, rotation_tolerance
-from kvblend.blend.selectors import LAB_SELECTORS, SELECTORS, LabPrompt, LabSelector, Selector, num_selected
+from kvblend.blend.selectors import SELECTORS, LabPrompt, LabSelector, Selector, num_selected
 from kvblend.triton_kernels import AttentionSpec
 
 __all__ = [
-    "LAB_SELECTORS",
     "SELECTORS",
     "Attend",
     "AttentionSpec",

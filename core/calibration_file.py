@@ -5,14 +5,13 @@
 """
 
 import logging
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from kvblend.core.calibration import Calibration
+from kvblend.core.durable_file import replace_file
 
 __all__ = ["CALIBRATION_FILE", "calibration_version", "read_calibration", "write_calibration"]
 
@@ -31,12 +30,14 @@ def write_calibration(calibration: Calibration, *, model: str, home: Path) -> Pa
     folder = Path(model)
     if folder.is_dir():
         try:
-            return _replace(folder / CALIBRATION_FILE, text)
+            replace_file(folder / CALIBRATION_FILE, text)
+            return folder / CALIBRATION_FILE
         except OSError as error:
             logger.info("the calibration goes to %s: %s", home, error)
     path = _path_in(home, calibration.model_fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _replace(path, text)
+    replace_file(path, text)
+    return path
 
 
 def read_calibration(model: str, *, model_fingerprint: str, home: Path) -> Calibration | None:
@@ -92,19 +93,3 @@ def _read(path: Path) -> Iterator[Calibration]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         logger.warning("%s is not used: %s%s", path, f"{where}: " if where else "", first["msg"])
-
-
-def _replace(path: Path, text: str) -> Path:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    scratch = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.chmod(0o644)  # a temporary file is its owner's alone; the service may run as another user
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    return path

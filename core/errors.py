@@ -7,14 +7,21 @@ KVBlendError
 │   ├── DocumentTooLargeError    (413)
 │   └── UnsupportedDocumentError a document that no parser can read (415)
 ├── UnauthorizedError            the request carries no valid API key (401)
+├── ForbiddenError               the role of its API key may not do this (403)
 ├── NotFoundError                no such collection, document or job (404)
 ├── ConflictError                the name is taken by something else (409)
 ├── OverloadedError              the service has as much to do as it takes (429)
+│   ├── TooManyRequestsError     as many answers are under way as may be
+│   ├── TooManyJobsError         as many ingests
+│   └── RateLimitedError         the tenant has asked as often as it may
+├── ShuttingDownError            the service is on its way to its end (503)
 ├── UnsupportedModelError        a model or engine setting that kvblend does not blend; raised at start
 ├── CorruptPassageKVError        a passage KV file that fails its checks
 ├── StoreFullError               a tier cannot make room within its byte budget
 ├── ModelFetchError              a model's files cannot be fetched, or are not the files that were meant
-└── EngineUnavailableError       vLLM does not answer (503)
+└── EngineUnavailableError       vLLM, or a server that embeds or reranks, does not answer (503)
+    ├── EngineFailedError        it answers that it failed, in its own words (502)
+    └── EngineTimeoutError       it sent nothing for longer than KVBLEND_ENGINE_TIMEOUT (504)
 
 A cache miss is None, not an error.
 """
@@ -23,15 +30,22 @@ __all__ = [
     "ConflictError",
     "CorruptPassageKVError",
     "DocumentTooLargeError",
+    "EngineFailedError",
+    "EngineTimeoutError",
     "EngineUnavailableError",
+    "ForbiddenError",
     "InvalidRequestError",
     "KVBlendError",
     "ModelFetchError",
     "NotFoundError",
     "OverloadedError",
     "PromptTooLongError",
+    "RateLimitedError",
     "RefusedByEngineError",
+    "ShuttingDownError",
     "StoreFullError",
+    "TooManyJobsError",
+    "TooManyRequestsError",
     "UnauthorizedError",
     "UnsupportedDocumentError",
     "UnsupportedModelError",
@@ -92,6 +106,12 @@ class UnauthorizedError(KVBlendError):
     code = "invalid_api_key"
 
 
+class ForbiddenError(KVBlendError):
+    """The request's API key is valid, and its role may not do this."""
+
+    code = "forbidden"
+
+
 class NotFoundError(KVBlendError):
     """No such collection, document or job."""
 
@@ -105,9 +125,37 @@ class ConflictError(KVBlendError):
 
 
 class OverloadedError(KVBlendError):
-    """The service has as much to do as it takes: later it takes more."""
+    """The service has as much to do as it takes; it reckons that it takes more in `retry_after_s` seconds."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float = 5.0) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyRequestsError(OverloadedError):
+    """As many requests for answers are under way as the service takes."""
+
+    code = "too_many_requests"
+
+
+class TooManyJobsError(OverloadedError):
+    """As many ingest jobs wait or run as the service takes."""
+
+    code = "too_many_jobs"
+
+
+class RateLimitedError(OverloadedError):
+    """The tenant has sent as many requests as it may for now."""
+
+    code = "rate_limited"
+
+
+class ShuttingDownError(KVBlendError):
+    """The service is on its way to its end: another one, or the next one, takes requests."""
+
+    code = "shutting_down"
 
 
 class UnsupportedModelError(KVBlendError):
@@ -138,3 +186,15 @@ class EngineUnavailableError(KVBlendError):
     """vLLM does not answer, or died while it did."""
 
     code = "engine_unavailable"
+
+
+class EngineFailedError(EngineUnavailableError):
+    """vLLM answers that it failed on the request, in its own words."""
+
+    code = "engine_failed"
+
+
+class EngineTimeoutError(EngineUnavailableError):
+    """vLLM takes the request and sends nothing for longer than it may."""
+
+    code = "engine_timeout"

@@ -3,7 +3,12 @@
 from email.message import Message
 from pathlib import PurePosixPath
 
-__all__ = ["MEDIA_TYPES", "guess_media_type", "split_media_type"]
+__all__ = ["DOCX", "MEDIA_TYPES", "PPTX", "XLSX", "guess_media_type", "split_media_type"]
+
+_OPEN_XML = "application/vnd.openxmlformats-officedocument"
+DOCX = f"{_OPEN_XML}.wordprocessingml.document"
+PPTX = f"{_OPEN_XML}.presentationml.presentation"
+XLSX = f"{_OPEN_XML}.spreadsheetml.sheet"
 
 MEDIA_TYPES = {
     ".txt": "text/plain",
@@ -15,11 +20,16 @@ MEDIA_TYPES = {
     ".htm": "text/html",
     ".xhtml": "text/html",
     ".pdf": "application/pdf",
+    ".docx": DOCX,
+    ".pptx": PPTX,
+    ".xlsx": XLSX,
+    ".csv": "text/csv",
 }
 ALIASES = {
     "application/xhtml+xml": "text/html",
     "text/x-markdown": "text/markdown",
     "application/x-pdf": "application/pdf",
+    "application/csv": "text/csv",
 }
 
 

@@ -13,12 +13,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-__all__ = ["ContextPlan", "EncodeOrder", "KVBlendParams", "SelectorName", "Span"]
+__all__ = ["ContextPlan", "Cut", "EncodeOrder", "KVBlendParams", "SelectorName", "Span"]
 
 SCHEMA_VERSION: Literal[2] = 2
 MAX_ENCODE_CONTEXTS = 8
+MAX_ENCODE_SPANS = 1024
+MAX_CUT_TOKENS = 1 << 16
 SelectorName = Literal["probe", "none", "all"]
 Owner = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+RecomputeRatio = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
+TokenRange = Annotated[tuple[Annotated[int, Field(ge=0)], int], Field(strict=False)]
+TokenIds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(max_length=MAX_CUT_TOKENS, strict=False)
+]
 TokenHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -26,32 +33,63 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Cut(_Schema):
+    """What a stored passage has and the prompt does not: its tokens in front of the span, and those behind it.
+
+    They are named by their ids, so that a plan with a cut, too, can name no KV but that of its own tokens.
+    """
+
+    before: TokenIds = ()
+    after: TokenIds = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.before and not self.after:
+            raise ValueError("a cut leaves out at least one token")
+        return self
+
+
 class Span(_Schema):
     """A run of context tokens.
 
-    `exact`: the preamble, at the prompt's start, whose stored KV is right as it is.
+    `exact`: the preamble, or whatever else begins a prompt: its own KV, if it is stored, is right as it is.
     `passage`: KV stored behind the tokens that one of `encode_contexts` hashes (`core.identity.token_hash`), the best
-    one first: the first that is stored is used.
+    one first: the first that is stored is used. `recompute_ratios`: of each of them, in place of the plan's: a passage
+    that fits where it stands needs less repair than one that does not.
+    `cut`: the span is a part of a passage, the rest of which the prompt does not hold; its KV is that part of the
+    passage's. A connector that knows no cuts refuses the plan, and the prompt is prefilled.
     `fresh`: anything else; repaired in full.
     """
 
     kind: Literal["exact", "passage", "fresh"]
     num_tokens: Annotated[int, Field(ge=1)]
     encode_contexts: Annotated[tuple[TokenHash, ...], Field(max_length=MAX_ENCODE_CONTEXTS, strict=False)] = ()
+    recompute_ratios: Annotated[tuple[RecomputeRatio, ...], Field(max_length=MAX_ENCODE_CONTEXTS, strict=False)] = ()
+    cut: Cut | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.cut is not None and self.kind != "passage":
+            raise ValueError("a cut is given for a passage span and for no other")
         if (self.kind == "passage") != bool(self.encode_contexts):
             raise ValueError("encode_contexts are given for a passage span and for no other")
+        if self.recompute_ratios and len(self.recompute_ratios) != len(self.encode_contexts):
+            raise ValueError(
+                f"{len(self.recompute_ratios)} recompute_ratios for {len(self.encode_contexts)} encode_contexts"
+            )
         return self
 
 
 class ContextPlan(_Schema):
-    """The spans of one prompt and how much of its reused passages to recompute."""
+    """The spans of one prompt and how much of its reused passages to recompute.
+
+    `salt`: of the encode contexts of all that it may use, as of the orders that made it.
+    """
 
     spans: Annotated[tuple[Span, ...], Field(min_length=1, strict=False)]
-    recompute_ratio: Annotated[float, Field(ge=0.0, le=1.0, strict=False)] = 0.15
+    recompute_ratio: RecomputeRatio = 0.15
     selector: SelectorName = "probe"
+    salt: TokenHash | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,33 +106,51 @@ class ContextPlan(_Schema):
 
 
 class EncodeOrder(_Schema):
-    """Keep the KV of prompt tokens `[start, end)`; the tokens before `start` are its encode context.
+    """Keep the KV of spans of the prompt, each by itself: one pass over a document encodes all of its passages.
 
-    `owners`: whoever it is stored for, as quotas and deletions name them; the first one's quota pays for it.
+    `spans`: prompt tokens `[start, end)`, in order; all tokens in front of a span are its encode context.
+    `owners`: whoever they are stored for, as quotas and deletions name them; the first one's quota pays for it.
+    `salt`: in the hashes that name their encode contexts; only plans of the same salt find them.
     """
 
-    start: Annotated[int, Field(ge=0)]
-    end: Annotated[int, Field(ge=1)]
+    spans: Annotated[tuple[TokenRange, ...], Field(min_length=1, max_length=MAX_ENCODE_SPANS, strict=False)]
     owners: Annotated[tuple[Owner, ...], Field(max_length=16, strict=False)] = ()
+    salt: TokenHash | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.end <= self.start:
-            raise ValueError(f"end {self.end} is not beyond start {self.start}")
+        last = 0
+        for start, end in self.spans:
+            if end <= start:
+                raise ValueError(f"span [{start}, {end}) is empty")
+            if start < last:
+                raise ValueError(f"span [{start}, {end}) begins before the one in front of it ends, at {last}")
+            last = end
         return self
+
+    @property
+    def start(self) -> int:
+        """Where the first span begins."""
+        return self.spans[0][0]
+
+    @property
+    def end(self) -> int:
+        """Where the last span ends."""
+        return self.spans[-1][1]
 
 
 class KVBlendParams(_Schema):
     """The value of `kv_transfer_params["kvblend"]`: one of `blend` and `encode`.
 
     `report_id` is the caller's name for the request, under which the control channel and
-    the HTTP response's `kv_transfer_params` give its `BlendReport`.
+    the HTTP response's `kv_transfer_params` give its `BlendReport`. `report_tokens`: with the fate of every token.
     """
 
     version: Literal[2] = SCHEMA_VERSION
     report_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     blend: ContextPlan | None = None
     encode: EncodeOrder | None = None
+    report_tokens: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

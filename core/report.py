@@ -1,10 +1,16 @@
 """What happened to one blended request."""
 
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["BlendReport", "PassageReport", "StepTimes"]
+__all__ = ["BlendReport", "PassageReport", "StepTimes", "TokenFate", "TokenReport"]
+
+TokenFate = Literal["exact", "reused", "recomputed", "fresh"]
+"""Of a context token: taken as it is; from stored passage KV; from there too, but selected and computed anew; computed
+since nothing stored stood for it."""
 
 
 class StepTimes(BaseModel):
@@ -22,7 +28,8 @@ class PassageReport(BaseModel):
 
     `tier` and `encode_context` are None where it was computed anew. `passed_over`: the tier that has it, where loading
     it from there would have taken longer than computing it, by what both took of late. `exact`: it was encoded behind
-    just what precedes it in this prompt, and needs no repair.
+    just what precedes it in this prompt, and needs no repair. `recompute_ratio`: its share of tokens to recompute; of
+    all passages' shares together the tokens are chosen that the answer depends on most.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -33,6 +40,35 @@ class PassageReport(BaseModel):
     encode_context: str | None = None
     passed_over: str | None = None
     exact: bool = False
+    recompute_ratio: float = 0.0
+
+
+class TokenReport(BaseModel):
+    """What became of every context token, from the prompt's first on.
+
+    `fates`: runs of tokens that shared one. `scores`: what the probe gave each token, as the selector weighed it; None
+    where there was nothing to choose; empty without a probe. `texts`: each token's own text; a character of several
+    tokens stands at its last one. `passages`: tokens `[start, end)` of each passage, by its place in the prompt.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    fates: list[tuple[TokenFate, int]]
+    scores: list[float | None] = []
+    texts: list[str] = []
+    passages: list[tuple[int, int]] = []
+
+    @classmethod
+    def of(cls, fates: Iterable[TokenFate], scores: Sequence[float | None] = ()) -> Self:
+        """Of each token's fate, and what the probe gave it."""
+        return cls(fates=[(fate, len(list(run))) for fate, run in groupby(fates)], scores=list(scores))
+
+    def longer(self, num_tokens: int) -> "TokenReport":
+        """The same with so many fresh tokens behind."""
+        if num_tokens == 0:
+            return self
+        scores = [*self.scores, *[None] * num_tokens] if self.scores else []
+        return self.model_copy(update={"fates": [*self.fates, ("fresh", num_tokens)], "scores": scores})
 
 
 class BlendReport(BaseModel):
@@ -45,7 +81,7 @@ class BlendReport(BaseModel):
     `calibrated`: the answer is held to a target KL: the model has a calibration, and the ratio used, or a full
     prefill in its place, meets the calibration's target or the one that the request names.
     `tiers` counts the reused tokens by the tier they came from; `passages` says it of each passage, in the prompt's
-    order, of those that a blend made.
+    order, of those that a blend made. `tokens` says it of each token, where the request asks for it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,5 +100,6 @@ class BlendReport(BaseModel):
     calibrated: bool = False
     tiers: dict[str, int] = {}
     passages: list[PassageReport] = []
+    tokens: TokenReport | None = None
     steps_ms: StepTimes = StepTimes()
     ttft_ms: float | None = None

@@ -40,7 +40,8 @@ class ExtentSpan:
 
     file: a descriptor and the byte where layer 0 begins, where layers lie one after the other in an open file; else
     whatever writes a layer, checked, into uint8 `[extent_bytes]`, from several threads at once. checksums: xxh3_64 of
-    each layer's extent in a file. The first token goes to position `start`; the first `skipped` are left out.
+    each layer's extent in a file. The first token goes to position `start`; the first `skipped` and the last `left_out`
+    stay out.
     rotations: cos and sin fp32 `[half]` by which keys turn, one for each rotary table of the model; none where the span
     stays where it was computed. scales_at: the byte of an extent.
     """
@@ -54,6 +55,7 @@ class ExtentSpan:
     rotations: Sequence[tuple[Tensor, Tensor]]
     codec: Codec = field(default_factory=Codec)
     scales_at: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class KernelLoading:
             file.extent_bytes, file.scales_at = span.extent_bytes, span.scales_at
             file.codec, file.group_size = CODECS[span.codec.name], span.codec.group_size
             file.num_tokens, file.skipped, file.start = span.num_tokens, span.skipped, span.start
+            file.stop = span.num_tokens - span.left_out
         bring = Bring(self._bring)
         self._held = (targets, checksums, angles, bring)
         """What the structures point to."""

@@ -98,6 +98,7 @@ class LoadSpan(Structure):
         ("fd", c_int32),
         ("num_tokens", c_int32),
         ("skipped", c_int32),
+        ("stop", c_int32),
         ("start", c_int32),
         ("codec", c_int32),
         ("group_size", c_int32),

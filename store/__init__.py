@@ -4,6 +4,7 @@ from kvblend.store.deadline import NEVER, Deadline
 from kvblend.store.folder.cpu_tier import CPUTier
 from kvblend.store.folder.disk_tier import DiskTier
 from kvblend.store.folder.passage_file import PassageKVFile
+from kvblend.store.folder.read_ahead import ReadAhead
 from kvblend.store.format import PassageKVHeader
 from kvblend.store.gpu.gpu_tier import GPUTier
 from kvblend.store.gpu.stager import Stager
@@ -24,6 +25,7 @@ __all__ = [
     "PassageKVFile",
     "PassageKVHeader",
     "PassageKVKey",
+    "ReadAhead",
     "Stager",
     "StoredPassageKV",
     "Tier",

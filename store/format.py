@@ -156,7 +156,7 @@ class PassageKVHeader(BaseModel):
         return aligned(self.layers[layer].stored_bytes)
 
     def extent_start(self, layer: int) -> int:
-        """Where a layer's extent begins, behind the header's."""
+        """Where a layer's extent begins, behind the header's; of `num_layers`, where the last one ends."""
         return self._starts[layer]
 
     @cached_property

@@ -75,16 +75,15 @@ class StoredPassageKV(OpenPassageKV):
 
         The memory starts at a multiple of 4 KiB; what lies behind `header.staged_bytes` is undefined. Raises as `read`.
         """
-        header = self.header
-        if not header.passage_codec.packs:
+        if self.header.passage_codec.packs:
+            self._unpack(layer, self._stored(layer), memory)
+        else:
             self.read_extent(layer, byte_view(memory))
-            return
-        try:
-            header.passage_codec.unpack(self._stored(layer), memory[: header.staged_bytes], header.layer_shape)
-        except ValueError as error:
-            raise CorruptPassageKVError(
-                f"layer {layer} of {header.key.file_name} cannot be unpacked: {error}"
-            ) from error
+
+    def unpack_extent(self, layer: int, extent: torch.Tensor, memory: torch.Tensor) -> None:
+        """As `read_staged`, of an extent that was read and not checked yet."""
+        self._check(layer, xxhash.xxh3_64(byte_view(extent)))
+        self._unpack(layer, extent[: self.header.layers[layer].stored_bytes], memory)
 
     def extents(self) -> Iterator[torch.Tensor]:
         """Yield every layer's extent, checked: uint8 on CPU. Each is valid until the next is asked for."""
@@ -105,6 +104,15 @@ class StoredPassageKV(OpenPassageKV):
         except ValueError as error:
             name = self.header.key.file_name
             raise CorruptPassageKVError(f"layer {layer} of {name} cannot be decoded: {error}") from error
+
+    def _unpack(self, layer: int, stored: torch.Tensor, memory: torch.Tensor) -> None:
+        header = self.header
+        try:
+            header.passage_codec.unpack(stored, memory[: header.staged_bytes], header.layer_shape)
+        except ValueError as error:
+            raise CorruptPassageKVError(
+                f"layer {layer} of {header.key.file_name} cannot be unpacked: {error}"
+            ) from error
 
     def _stored(self, layer: int) -> torch.Tensor:
         extent = empty_extents(1, self.header.extent_bytes(layer))[0]

@@ -52,6 +52,11 @@ class Tier(ABC):
     takes_puts: bool = True
     """Whether it is written at all. Where it is not, nothing can last there, and `put` raises OSError."""
 
+    @property
+    def is_shunned(self) -> bool:
+        """Whether a circuit breaker answers in its place, since it failed again and again."""
+        return False
+
     @abstractmethod
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
         """Those of `keys` that a file lies under. None is opened: `fetch_many` may yet find one corrupt."""

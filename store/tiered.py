@@ -123,14 +123,13 @@ class TieredStore:
         Call what it returns when the encode is over. It ends by itself when the process does, or after `seconds` for
         those who share a remote tier alone. A place that does not answer by the deadline keeps nobody from it.
         """
-        given = list[Callable[[], object]]()
-        for tier in (self.bounded[-1], *self.remotes):
-            own = tier.claim(variant, seconds, deadline)
-            if own is None:
-                _each(given)
-                return None
-            given.append(own)
-        return partial(_each, given)
+        with ExitStack() as given:
+            for tier in (self.bounded[-1], *self.remotes):
+                own = tier.claim(variant, seconds, deadline)
+                if own is None:
+                    return None
+                given.callback(own)
+            return given.pop_all().close
 
     def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
         """What was asked of the tiers since the last call, and what came of it; what was late has failed.
@@ -345,8 +344,3 @@ class TieredStore:
             return False
         copied_to.delete([key.variant], NEVER)
         return True
-
-
-def _each(works: Sequence[Callable[[], object]]) -> None:
-    for work in reversed(works):
-        work()

@@ -14,16 +14,20 @@ from kvblend.store.tiered import TieredStore
 __all__ = ["compress", "idle", "trim"]
 
 
-def trim(store: TieredStore, owner: str, max_bytes: int) -> int:
-    """Evict from every bounded tier in which an owner has more than `max_bytes`; returns bytes freed.
+def trim(store: TieredStore, owners: Collection[str], max_bytes: int) -> int:
+    """Evict from every bounded tier in which owners have more than `max_bytes` together; returns bytes freed.
 
-    What is evicted of a faster tier moves to the slower one, as always. Pinned files stay.
+    Whoever has the most gives first. What is evicted of a faster tier moves to the slower one, as always. Pinned files
+    stay.
     """
     freed = 0
     for tier in store.bounded:
-        over = tier.owned_bytes().get(owner, 0) - max_bytes
-        if over > 0:
-            freed += tier.evict(over, owner=owner)
+        owned = {owner: num_bytes for owner, num_bytes in tier.owned_bytes().items() if owner in owners}
+        over = sum(owned.values()) - max_bytes
+        for owner in sorted(owned, key=owned.__getitem__, reverse=True):
+            if over > 0:
+                evicted = tier.evict(over, owner=owner)
+                freed, over = freed + evicted, over - evicted
     return freed
 
 

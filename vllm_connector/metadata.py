@@ -24,6 +24,7 @@ class BlendTask:
     start: int
     num_tokens: int
     block_ids: tuple[list[int], ...]
+    report_tokens: bool = False
 
 
 @dataclass(frozen=True)

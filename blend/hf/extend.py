@@ -39,11 +39,24 @@ def prefill(model: HuggingFaceModel, token_ids: Sequence[int], *, room: int = 0)
 
 
 class PassageEncoder:
-    """Computes passage KV behind one encode context, whose own KV is computed once."""
+    """Computes passage KV behind one encode context, whose own KV is computed once.
 
-    def __init__(self, model: HuggingFaceModel, encode_context: Sequence[int]) -> None:
+    `begun`: the encoder of a context that this one begins with, whose KV is taken over.
+    """
+
+    def __init__(
+        self, model: HuggingFaceModel, encode_context: Sequence[int], *, begun: "PassageEncoder | None" = None
+    ) -> None:
         self._model, self.encode_context = model, tuple(encode_context)
-        self.prefix_kv = prefill(model, encode_context)[0].data if encode_context else model.empty_kv(0)
+        num_begun = len(begun.encode_context) if begun else 0
+        assert begun is None or begun.encode_context == self.encode_context[:num_begun]
+        rest = self.encode_context[num_begun:]
+        prefix_kv: Tensor = begun.prefix_kv if begun else model.empty_kv(0)
+        if rest:
+            prefix_kv = torch.cat((prefix_kv, model.empty_kv(len(rest))), dim=2)
+            readable = torch.ones(prefix_kv.shape[2], dtype=torch.bool, device=model.device)
+            extend(model, DenseContextKV(model.specs, prefix_kv, readable), rest, start=num_begun)
+        self.prefix_kv: Tensor = prefix_kv
 
     @property
     def capture_position(self) -> int:

@@ -37,7 +37,7 @@ def lay_out(
     never selected. The question's KV is not computed; there is room for it and for `room` more tokens.
     """
     token_ids = [*preamble]
-    reused, parts = [], [preamble_kv]
+    reused, encode_contexts, parts = [], [], [preamble_kv]
     for passage in passages:
         start = len(token_ids)
         kv = passage.kv.clone()
@@ -45,6 +45,7 @@ def lay_out(
         parts.append(kv)
         if list(passage.encode_context) != token_ids:
             reused.append((start, start + len(passage.token_ids)))
+            encode_contexts.append(tuple(passage.encode_context))
         token_ids += passage.token_ids
     num_context = len(token_ids)
     token_ids += question
@@ -58,5 +59,6 @@ def lay_out(
         token_ids=torch.tensor(token_ids, device=data.device),
         num_context=num_context,
         passages=tuple(reused),
+        encode_contexts=tuple(encode_contexts),
         flops=model.flops,
     )

@@ -19,7 +19,8 @@ class PlacedPassage:
     """A staged passage KV and where it goes: its token i becomes the context's token `start + i`.
 
     `delta`: `start` less the position of token 0 when the KV was captured. `skipped`: how many of its first tokens the
-    context has already (an exact local hit). `ready(layer)` returns when the current stream waits for the layer, or
+    context has already (an exact local hit) or has no place for: `start` may be below 0 by as many. `left_out`: how
+    many of its last tokens it has no place for. `ready(layer)` returns when the current stream waits for the layer, or
     when the layer is there; by default all layers are. `num_rows`: how many layers `staged` holds at a time, layer l in
     row `l % num_rows`, where it is a window through which they come; None: it holds all.
     """
@@ -29,6 +30,7 @@ class PlacedPassage:
     start: int
     delta: int
     skipped: int = 0
+    left_out: int = 0
     ready: Callable[[int], object] | None = None
     num_rows: int | None = None
 
@@ -51,10 +53,10 @@ class PassageLoad:
         for index, passage in enumerate(passages):
             if passage.context.caches is not caches:
                 raise ValueError(f"passage {index} goes to other caches than passage 0")
-            end = passage.start + passage.staged.num_tokens
-            if passage.start < 0 or end > passage.context.num_tokens:
+            end = passage.start + passage.staged.num_tokens - passage.left_out
+            if passage.start + passage.skipped < 0 or end > passage.context.num_tokens:
                 raise ValueError(
-                    f"passage {index} goes to tokens {passage.start} to {end}; its context has "
+                    f"passage {index} goes to tokens {passage.start + passage.skipped} to {end}; its context has "
                     f"{passage.context.num_tokens}"
                 )
         self._steps = [[] for _ in caches.layers]
@@ -105,8 +107,10 @@ def _plan(passages: Sequence[PlacedPassage], run: LayerRun, device: torch.device
         count, delta = passage.staged.num_tokens, 0 if run.table is None else passage.delta
         if abs(delta) >= len(table.cos):
             raise ValueError(f"a passage moves by {delta} positions; the rotary table reaches {len(table.cos) - 1}")
-        own = passage.context.slots(run.group, torch.arange(passage.start, passage.start + count))
-        own[: passage.skipped] = -1
+        own = torch.full((count,), -1)
+        stop = count - passage.left_out
+        kept = torch.arange(min(passage.skipped, stop), stop)
+        own[kept] = passage.context.slots(run.group, passage.start + kept)
         slots.append(own)
         deltas.append(torch.full((count,), delta))
     return LoadPlan.of(

@@ -47,7 +47,7 @@ class LabPrompt:
     """A prompt laid out for full reuse, to be blended in place.
 
     `whole` holds the context's KV, and room for the question's behind it; `token_ids` (int64) are the prompt's;
-    `passages` are the spans `(start, end)` of reused tokens.
+    `passages` are the spans `(start, end)` of reused tokens, `encode_contexts` what each was encoded behind.
     """
 
     model: BlendModel
@@ -55,6 +55,7 @@ class LabPrompt:
     token_ids: Tensor
     num_context: int
     passages: Sequence[tuple[int, int]]
+    encode_contexts: Sequence[tuple[int, ...]]
     flops: "ModelFlops"
 
     @property

@@ -33,8 +33,8 @@ struct LoadSpan {
   int64_t payload_start, extent_bytes;
   int64_t scales_at;  // byte of an extent where the scales of its codes begin
   int32_t fd;         // -1: the caller brings its extents
-  int32_t num_tokens, skipped;
-  int32_t start;  // position of its first token, the skipped ones counted
+  int32_t num_tokens, skipped, stop;  // its tokens [skipped, stop) are written
+  int32_t start;                      // position of its first token, the skipped ones counted
   int32_t codec, group_size;
 };
 
@@ -146,9 +146,9 @@ class Load {
     const bool turns = span.angles != nullptr && layer.angles_at >= 0;
     const float* angles = turns ? span.angles + layer.angles_at : nullptr;
     alignas(LINE) S turned[RUN * 512], decoded[RUN * 512];
-    for (int token = first; token < span.num_tokens;) {
+    for (int token = first; token < span.stop;) {
       const int position = span.start + token, offset = position % pages.page_size;
-      const int count = std::min({RUN - offset % RUN, span.num_tokens - token, pages.page_size - offset});
+      const int count = std::min({RUN - offset % RUN, span.stop - token, pages.page_size - offset});
       const int64_t page = layer.table[position / pages.page_size];
       for (int head = 0; head < pages.num_kv_heads; ++head) {
         const int stride = is_raw ? row : pages.head_dim;

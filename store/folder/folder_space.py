@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kvblend.core.durable_file import sync_folder
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store.eviction.policy import EvictionPolicy
 from kvblend.store.folder.folder_scan import PIN_SUFFIX, QUARANTINE_NAME, TEMPORARY_SUFFIX, WHOLE_SUFFIX, scan
@@ -65,6 +66,8 @@ class FolderSpace:
         with self._index.transaction() as index:
             if self._users.alone and not index.clean:
                 self.reconcile(index)
+            else:
+                self.remove_abandoned(index)
             index.clean = False
         self._users.let_in()
 
@@ -227,11 +230,7 @@ class FolderSpace:
         if not self.durable:
             return
         with suppress(FileNotFoundError):  # everything in it was removed meanwhile
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_folder(folder)
 
     def close(self) -> None:
         """Leave the folder; the last to leave says that its index is right."""

@@ -226,9 +226,11 @@ class FolderTier(BoundedTier):
         return sorted(key for key in keys if key.variant == variant)
 
     def _names_of(self, index: FolderIndex, variant: Variant) -> list[str]:
-        """Whole files of a variant, and what lies in quarantine of it."""
-        aside = index.under(f"{QUARANTINE_NAME}/{variant.name}.h", ["quarantined"])
-        return [*(key.file_name for key in self._keys_of(variant)), *(file.name for file in aside)]
+        """Whole files of a variant, those that a delete which was cut short left to the index alone, and what lies in
+        quarantine of it."""
+        whole = {key.file_name for key in self._keys_of(variant)}
+        known = index.under(f"{variant.name}.h") + index.under(f"{QUARANTINE_NAME}/{variant.name}.h", ["quarantined"])
+        return sorted(whole.union(file.name for file in known))
 
     def _is_sound(self, key: PassageKVKey) -> bool:
         """Read a file through; quarantine it where it is not sound. One that is gone meanwhile is."""

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from itertools import pairwise
 from pathlib import Path
 
@@ -74,6 +74,21 @@ class PassageKVFile(StoredPassageKV):
         _read_exactly(self._raw.fileno(), extent, self._payload_start + self.header.extent_start(layer))
         self._check(layer, xxhash.xxh3_64(extent))
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether its tier has threads for reads, since they wait."""
+        return self._executor is not None
+
+    def begin_extents(self, start: int, end: int) -> Future[torch.Tensor]:
+        """Begin to read the extents of layers [start, end), unchecked, side by side: uint8 on CPU.
+
+        Of a file that `waits_for_disk`; it stays open until the read has ended, which raises as `read_extent`.
+        """
+        assert self._executor is not None
+        offset = self.header.extent_start(start)
+        num_bytes = self.header.extent_start(end) - offset
+        return self._executor.submit(self._extents, self._payload_start + offset, num_bytes)
+
     def read_file(self, memory: memoryview) -> None:
         """Read the whole file, header and all, unchecked, into `num_bytes` of memory at a multiple of 4 KiB.
 
@@ -87,6 +102,11 @@ class PassageKVFile(StoredPassageKV):
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
         self._raw.close()
+
+    def _extents(self, offset: int, num_bytes: int) -> torch.Tensor:
+        memory = empty_extents(1, num_bytes)[0]
+        _read_exactly(self._raw.fileno(), byte_view(memory), offset)
+        return memory
 
     def _read_layers(self, read: Callable[[int], None]) -> None:
         num_layers = self.header.num_layers

@@ -19,7 +19,7 @@ from kvblend.store.peers.messages import NUM_BYTES, pack, receive, unpack
 
 __all__ = ["Lent", "RefusedError", "greet", "meet"]
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 1 << 16
 """Of what a stranger may send."""
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

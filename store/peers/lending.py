@@ -7,6 +7,7 @@ from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store.deadline import Deadline
 from kvblend.store.folder.passage_file import PassageKVFile
 from kvblend.store.key import Variant
+from kvblend.store.peers.claims import PeerClaims
 from kvblend.store.peers.handshake import Lent
 from kvblend.store.peers.messages import Grant, Reply, Request
 from kvblend.store.peers.nixl_memory import MemoryLender
@@ -27,7 +28,7 @@ class Lending:
     whatever becomes of it. A range that is lent anew, since its reader took too long, fails that reader's checks."""
 
     def __init__(self, files: ServedFiles, *, ring_bytes: int, hosts: list[str]) -> None:
-        self._files = files
+        self._files, self._claims = files, PeerClaims()
         self.ring = Ring(ring_bytes, lease_s=LEASE_S)
         self._memory = MemoryLender(self.ring)
         self.lent = Lent(
@@ -59,10 +60,23 @@ class Lending:
                 return Reply(id=request.id, names=names)
             case "check":
                 return Reply(id=request.id, names=await asyncio.to_thread(files.check, request.names))
+            case "claim" | "give_back":
+                return self._decide(request, holder)
 
     def ended(self, holder: Hashable) -> None:
-        """Take back what was lent to a connection that is closed."""
+        """Take back what was lent to a connection that is closed, and what it had claimed."""
         self.ring.release_all(holder)
+        self._claims.ended(holder)
+
+    def _decide(self, request: Request, connection: Hashable) -> Reply:
+        """A claim, or its end."""
+        claimed = list[str]()
+        for name in request.names:
+            if request.op == "give_back":
+                self._claims.give_back(name, holder=request.holder)
+            elif self._claims.take(name, holder=request.holder, seconds=request.seconds, connection=connection):
+                claimed.append(name)
+        return Reply(id=request.id, names=claimed)
 
     async def _lend(self, request: Request, holder: Hashable) -> Reply:
         deadline = Deadline.after(request.wait_s)

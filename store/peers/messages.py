@@ -25,20 +25,26 @@ Message = TypeVar("Message", bound=BaseModel)
 class Request(BaseModel):
     """`lookup`: which of `names` there are. `fetch`: lend their bytes, as many as there is room for. `release`: what
     was lent is not needed any more; no reply. `delete`: every file of `variants`. `variants`: the names of all files of
-    `passage`. `check`: read `names` through, and put aside those that are corrupt.
+    `passage`. `check`: read `names` through, and put aside those that are corrupt. `claim`: let `holder` have the one
+    of `names` for `seconds`, unless somebody has it. `give_back`: `holder` is done with it; asked of the peer process,
+    `by` says who had decided.
 
-    names: `PassageKVKey.file_name`. variants: (model fingerprint, encode context, passage id) each. passage: (model
-    fingerprint, passage id). wait_s: seconds until the answer is of no use.
+    names: `PassageKVKey.file_name`; of a claim `Variant.name`. holder: a word of its own for each claim. variants:
+    (model fingerprint, encode context, passage id) each. passage: (model fingerprint, passage id).
+    wait_s: seconds until the answer is of no use.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: int
-    op: Literal["lookup", "fetch", "release", "delete", "variants", "check"]
+    op: Literal["lookup", "fetch", "release", "delete", "variants", "check", "claim", "give_back"]
     names: Annotated[list[str], Field(max_length=MAX_NAMES)] = []
     leases: Annotated[list[int], Field(max_length=MAX_NAMES)] = []
     variants: Annotated[list[tuple[str, str, str]], Field(max_length=MAX_NAMES)] = []
     passage: tuple[str, str] | None = None
+    holder: Annotated[str, Field(max_length=64)] = ""
+    seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    by: str = ""
     wait_s: Annotated[float, Field(ge=0, le=60)] = 0.0
 
 
@@ -54,9 +60,10 @@ class Grant(BaseModel):
 
 
 class Reply(BaseModel):
-    """`names`: those found, or put aside. `grants` and `busy`: what is lent, and what there was no room for, if it is
-    there; what is in neither is not. `count`: of files deleted. `unreached`: peers that did not answer, and why; for a
-    lookup or a fetch, those of them that were asked.
+    """`names`: those found, put aside, or claimed. `grants` and `busy`: what is lent, and what there was no room for,
+    if it is there; what is in neither is not. `count`: of files deleted. `unreached`: peers that did not answer, and
+    why; for a lookup or a fetch, those of them that were asked. `by`: the peer that decided of a claim; "" where none
+    did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +74,7 @@ class Reply(BaseModel):
     busy: list[str] = []
     count: int = 0
     unreached: list[str] = []
+    by: str = ""
     error: str | None = None
 
 

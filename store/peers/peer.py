@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvblend.core.breaker import CircuitBreaker
 from kvblend.store.deadline import Deadline
 from kvblend.store.peers.addresses import Address
 from kvblend.store.peers.messages import Grant, Reply
 from kvblend.store.peers.peer_link import PeerLink
 from kvblend.store.peers.ring import Ring
-from kvblend.store.remote.breaker import CircuitBreaker
 
 __all__ = ["Fetched", "NotAskedError", "Peer"]
 
@@ -85,6 +85,20 @@ class Peer:
     async def delete(self, variants: list[tuple[str, str, str]], deadline: Deadline) -> int:
         """Asked of this host, too, so that it forgets what was deleted as its peers do."""
         return (await self._ask("delete", deadline, of_oneself=True, variants=variants)).count
+
+    async def claim(self, name: str, holder: str, seconds: float, deadline: Deadline) -> bool:
+        """Whether `holder` has it now; asked of this host, too, where that decides."""
+        try:
+            reply = await self._ask("claim", deadline, of_oneself=True, names=[name], holder=holder, seconds=seconds)
+        except OSError:
+            if self._link is not None:  # it may be granted yet; where the connection is closed that ends it
+                self._link.tell("give_back", names=[name], holder=holder)
+            raise
+        return name in reply.names
+
+    async def give_back(self, name: str, holder: str, deadline: Deadline) -> None:
+        """End a claim."""
+        await self._ask("give_back", deadline, of_oneself=True, names=[name], holder=holder)
 
     async def fetch(self, names: list[str], deadline: Deadline, fetched: Fetched) -> None:
         """Read files to the ring until the deadline: what has come by then is in `fetched`, even where this raises."""

@@ -69,6 +69,11 @@ class PeerLink:
             raise OSError(answer.error)
         return answer
 
+    def tell(self, op: Any, **fields: Any) -> None:
+        """A `Request` whose reply nobody waits for; nothing where the connection is closed."""
+        if not self.is_closed:
+            self._writer.write(pack(Request(id=0, op=op, **fields)))
+
     async def read(self, grant: Grant, deadline: Deadline) -> int | None:
         """Read what is lent to the ring, and release it; returns where it begins, None where there is no room.
 
@@ -119,8 +124,8 @@ class PeerLink:
         self.heard_at = time.monotonic()
 
     def _release(self, leases: list[int]) -> None:
-        if leases and not self.is_closed:
-            self._writer.write(pack(Request(id=0, op="release", leases=leases)))
+        if leases:
+            self.tell("release", leases=leases)
 
     async def _receive(self) -> None:
         try:

@@ -2,10 +2,13 @@
 
 import errno
 import logging
+import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from kvblend.core.breaker import CircuitBreaker
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.core.rest import TierStats
 from kvblend.store.content import PassageKVContent
@@ -15,7 +18,6 @@ from kvblend.store.peers.addresses import SCHEME, Address
 from kvblend.store.peers.host_process import HostProcess
 from kvblend.store.peers.local_client import LocalClient
 from kvblend.store.peers.messages import MAX_NAMES, Reply
-from kvblend.store.remote.breaker import CircuitBreaker
 from kvblend.store.remote.remote_passage import RemotePassage
 from kvblend.store.tier import Tier
 
@@ -28,6 +30,7 @@ Item = TypeVar("Item")
 
 MAX_FAILURES = 3
 REOPEN_S, LONGEST_PAUSE_S = 0.5, 4.0
+GIVE_BACK_S = 1.0
 
 
 class PeerTier(Tier):
@@ -49,6 +52,10 @@ class PeerTier(Tier):
             pause_s=REOPEN_S,
             longest_pause_s=LONGEST_PAUSE_S,
         )
+
+    @property
+    def is_shunned(self) -> bool:
+        return self._breaker.is_open
 
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
         names = {key.file_name: key for key in keys}
@@ -100,12 +107,28 @@ class PeerTier(Tier):
             return set()
         return {key for name in names if (key := PassageKVKey.from_file_name(name)) is not None}
 
+    def claim(self, variant: Variant, seconds: float, deadline: Deadline) -> Callable[[], object] | None:
+        """By the one peer that decides of the passage, of those that answer."""
+        holder = secrets.token_hex(16)
+        try:
+            reply = self._ask("claim", deadline, names=[variant.name], holder=holder, seconds=seconds)
+        except OSError as error:
+            log.debug("no peer has decided who encodes %s: %s", variant.name, error)
+            return lambda: None
+        if not reply.names:
+            return None
+        return partial(self._give_back, variant.name, holder, reply.by) if reply.by else lambda: None
+
     def stats(self) -> TierStats:
         """Nothing is counted here: each peer counts its own."""
         return TierStats(name=self.name, path=self.location, budget_bytes=0, used_bytes=0, num_files=0, num_pinned=0)
 
     def close(self) -> None:
         self._client.close()
+
+    def _give_back(self, name: str, holder: str, by: str) -> None:
+        with suppress(OSError):  # it ends by itself
+            self._ask("give_back", Deadline.after(GIVE_BACK_S), names=[name], holder=holder, by=by)
 
     def _ask(self, op: str, deadline: Deadline, **fields: Any) -> Reply:
         return self._guarded(lambda: self._client.ask(op, deadline, **fields), deadline)

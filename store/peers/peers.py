@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TypeVar
 
 from kvblend.store.deadline import Deadline
+from kvblend.store.peers.claims import deciders
 from kvblend.store.peers.directory import Directory
 from kvblend.store.peers.messages import Grant, Reply, Request
 from kvblend.store.peers.peer import Fetched, NotAskedError, Peer
@@ -66,6 +67,12 @@ class Peers:
                 return Reply(id=request.id, names=sorted({name for names in variants.values() for name in names}))
             case "check":
                 return Reply(id=request.id, names=sorted(await self._check(request.names, deadline)))
+            case "claim":
+                return await self._claim(request, deadline)
+            case "give_back":
+                own = [peer for peer in self._peers if str(peer) == request.by]
+                await asyncio.gather(*(peer.give_back(request.names[0], request.holder, deadline) for peer in own))
+                return Reply(id=request.id)
 
     def ended(self, holder: Hashable) -> None:
         """Take back what was lent to a connection that is closed."""
@@ -146,6 +153,21 @@ class Peers:
             if isinstance(count, BaseException):
                 unreached.append(f"{peer}: {type(count).__name__} {count}".strip())
         return Reply(id=request.id, count=sum(count for count in counts if isinstance(count, int)), unreached=unreached)
+
+    async def _claim(self, request: Request, deadline: Deadline) -> Reply:
+        """Ask the one that decides of the name; where it fails or is late the next one. Where none answers nobody
+        does, and whoever asks goes on: the name is in the reply, and `by` is empty."""
+        (name,) = request.names
+        living = [peer for peer in deciders(name, self._peers) if not peer.is_failing]
+        for place, peer in enumerate(living, start=1):
+            limit = Deadline.after(deadline.remaining / 2) if place < len(living) else deadline
+            try:
+                has = await peer.claim(name, request.holder, request.seconds, limit)
+            except OSError as error:
+                log.debug("the peer at %s has not decided of %s: %s", peer, name, error)
+                continue
+            return Reply(id=request.id, names=[name] if has else [], by=str(peer))
+        return Reply(id=request.id, names=[name])
 
     async def _check(self, names: list[str], deadline: Deadline) -> set[str]:
         found = await self._all(lambda peer: peer.check(names, deadline))

@@ -1,8 +1,9 @@
 """Objects in a Mooncake store: the memory of its members, which a master gives out."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kvblend.store.buffers import byte_view, empty_extents
+from kvblend.store.remote.mooncake_claims import MooncakeClaims
 from kvblend.store.remote.mooncake_client import NO_KEY, NO_ROOM, MooncakeClient
 from kvblend.store.remote.mooncake_names import MooncakeNames
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
@@ -21,7 +22,7 @@ class MooncakeObjects(RemoteObjects):
 
     def __init__(self, client: MooncakeClient) -> None:
         self.location = f"mooncake://{client.master}"
-        self._client, self._names = client, MooncakeNames(client)
+        self._client, self._names, self._claims = client, MooncakeNames(client), MooncakeClaims(client)
 
     def exist(self, names: Collection[str]) -> set[str]:
         return self._there(list(names))
@@ -71,6 +72,9 @@ class MooncakeObjects(RemoteObjects):
 
     def names_in(self, folder: str) -> set[str]:
         return self._there(sorted(self._names.of(folder)))
+
+    def claim(self, name: str, seconds: float) -> Callable[[], object] | None:
+        return self._claims.take(name, seconds)
 
     def close(self) -> None:
         self._client.close()

@@ -48,10 +48,10 @@ class RemoteObjects(ABC):
     def names_in(self, folder: str) -> set[str]:
         """The names of all objects of one passage's folder."""
 
+    @abstractmethod
     def claim(self, name: str, seconds: float) -> Callable[[], object] | None:
         """Claim a name among all that use the store, for so long at most; returns what gives it back, or None where
-        somebody else has it. Where a store has no means to, everybody has it."""
-        return lambda: None
+        somebody else has it. A claim is no object: it is never listed, and what is deleted leaves it be."""
 
     @abstractmethod
     def close(self) -> None:

@@ -7,13 +7,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from kvblend.core.breaker import CircuitBreaker
 from kvblend.core.errors import CorruptPassageKVError, StoreFullError
 from kvblend.core.rest import TierStats
 from kvblend.store.buffers import byte_view
 from kvblend.store.content import PassageKVContent
 from kvblend.store.deadline import Deadline
 from kvblend.store.key import PassageKVKey, Variant, passage_folder
-from kvblend.store.remote.breaker import CircuitBreaker
+from kvblend.store.remote.claiming import Claiming
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
 from kvblend.store.remote.remote_passage import RemotePassage
 from kvblend.store.tier import Tier
@@ -47,6 +48,10 @@ class RemoteTier(Tier):
         self._breaker = CircuitBreaker(
             f"{self.name} tier at {self.location}", max_failures=MAX_FAILURES, pause_s=reopen_s
         )
+
+    @property
+    def is_shunned(self) -> bool:
+        return self._breaker.is_open
 
     def lookup_many(self, keys: Collection[PassageKVKey], deadline: Deadline) -> set[PassageKVKey]:
         names = {key.file_name: key for key in keys}
@@ -105,10 +110,13 @@ class RemoteTier(Tier):
         return {key for name in names if (key := PassageKVKey.from_file_name(name)) is not None}
 
     def claim(self, variant: Variant, seconds: float, deadline: Deadline) -> Callable[[], object] | None:
+        claiming = Claiming(partial(self._objects.claim, variant.name, seconds))
         try:
-            (give_back,) = self._call([lambda: self._objects.claim(variant.name, seconds)], deadline)
+            give_back = self._try([claiming.take], deadline)[0]
         except OSError as error:
             log.debug("the %s tier has no claim on %s: %s", self.name, variant.name, error)
+            if (late := claiming.abandon()) is not None:
+                self._threads.submit(late)
             return lambda: None
         return give_back and partial(self._give_back, give_back)
 
@@ -122,7 +130,14 @@ class RemoteTier(Tier):
 
     def _give_back(self, give_back: Callable[[], object]) -> None:
         with suppress(OSError):  # it ends by itself
-            self._call([give_back], Deadline.after(GIVE_BACK_S))
+            self._try([give_back], Deadline.after(GIVE_BACK_S))
+
+    def _try(self, works: Sequence[Callable[[], Result]], deadline: Deadline) -> list[Result]:
+        """`_call` of what is no more than a courtesy: that it fails says nothing of the KV, and does not open the
+        circuit breaker."""
+        if deadline.passed or self._breaker.is_open:
+            raise OSError(f"the {self.name} tier at {self.location} is not asked now")
+        return self._gather(works, deadline)
 
     def _call(self, works: Sequence[Callable[[], Result]], deadline: Deadline) -> list[Result]:
         """Do all at once, and wait for them until the deadline. Raises OSError where one failed or is late.

@@ -1,11 +1,13 @@
 """Objects in S3, or what speaks its protocol."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from kvblend.store.remote.objects import RemoteFullError, RemoteObjects
+from kvblend.store.remote.s3_claims import S3Claims
 
 __all__ = ["S3Objects"]
 
@@ -44,6 +46,8 @@ class S3Objects(RemoteObjects):
                 retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=TIMEOUT_S)},
             )
 
+        self._claims = S3Claims(obstore, self._store)
+
     def exist(self, names: Collection[str]) -> set[str]:
         return {name for name in names if self._is_there(name)}
 
@@ -74,8 +78,17 @@ class S3Objects(RemoteObjects):
             pages = self._obstore.list(self._store, f"{folder}/")
             return {item["path"] for page in pages for item in page}
 
+    def claim(self, name: str, seconds: float) -> Callable[[], object] | None:
+        with self._errors():
+            own = self._claims.take(name, seconds)
+        return own and partial(self._give_back, own)
+
     def close(self) -> None:
         """Connections are the library's own."""
+
+    def _give_back(self, own: Callable[[], object]) -> None:
+        with self._errors():
+            own()
 
     def _is_there(self, name: str) -> bool:
         with self._errors():

@@ -148,5 +148,6 @@ def _placed(staged: StagedPassage, passage: PlacedKV, context: PagedContextKV) -
         passage.start,
         passage.delta,
         skipped=passage.skipped,
+        left_out=passage.left_out,
         num_rows=None if num_rows == num_layers else num_rows,
     )

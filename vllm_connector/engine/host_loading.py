@@ -1,8 +1,9 @@
 """Passages into a context's pages on a CPU."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from kvblend.blend import RotaryTable, rerotate
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.host_kernels import ExtentSpan, HostKernels, KernelLoading, LayerTarget
-from kvblend.store import StoredPassageKV
+from kvblend.store import ReadAhead, StoredPassageKV
 from kvblend.vllm_connector.engine.host_context import HostContext
 from kvblend.vllm_connector.engine.pages import PlacedKV
 
@@ -54,12 +55,18 @@ class HostLoader:
         self, kernels: HostKernels, context: HostContext, passages: Sequence[PlacedKV], *, hit: int
     ) -> dict[int, str]:
         distinct = _distinct([layer.rotary for layer in context.pages.layers])
-        with KernelLoading(
-            kernels,
-            [_target(context, layer, distinct, hit) for layer in range(len(context.pages.layers))],
-            [_extents(passage, distinct) for passage in passages],
-            expected=(CorruptPassageKVError, OSError),
-        ) as loading:
+        with (
+            ReadAhead([_stored(passage) for passage in passages]) as ahead,
+            KernelLoading(
+                kernels,
+                [_target(context, layer, distinct, hit) for layer in range(len(context.pages.layers))],
+                [
+                    _extents(passage, distinct, partial(ahead.read_staged, place))
+                    for place, passage in enumerate(passages)
+                ],
+                expected=(CorruptPassageKVError, OSError),
+            ) as loading,
+        ):
             helpers = [self._helpers.submit(loading.run) for _ in range(self._num_helpers)]
             try:
                 loading.run()
@@ -89,9 +96,10 @@ def _read(passage: PlacedKV, tables: Sequence[RotaryTable | None]) -> tuple[list
 def _write(context: HostContext, passage: PlacedKV, layers: Sequence[tuple[Tensor, Tensor]], *, hit: int) -> None:
     for index, (keys, values) in enumerate(layers):
         group = context.pages.layers[index].group
-        first = min(len(keys), max(passage.skipped, context.pages.write_from(group, hit) - passage.start))
-        positions = torch.arange(passage.start + first, passage.start + len(keys))
-        context.pages.write(index, context.slots(group, positions), keys[first:], values[first:])
+        stop = passage.stop
+        first = min(stop, max(passage.skipped, context.pages.write_from(group, hit) - passage.start))
+        positions = torch.arange(passage.start + first, passage.start + stop)
+        context.pages.write(index, context.slots(group, positions), keys[first:stop], values[first:stop])
 
 
 def _stored(passage: PlacedKV) -> StoredPassageKV:
@@ -116,11 +124,13 @@ def _target(context: HostContext, index: int, distinct: Sequence[RotaryTable], h
     )
 
 
-def _extents(passage: PlacedKV, distinct: Sequence[RotaryTable]) -> ExtentSpan:
+def _extents(
+    passage: PlacedKV, distinct: Sequence[RotaryTable], read_staged: Callable[[int, Tensor], None]
+) -> ExtentSpan:
     file, header = _stored(passage), passage.file.header
     codec = header.passage_codec
     return ExtentSpan(
-        file.in_file() or file.read_staged,
+        file.in_file() or read_staged,
         header.staged_extent_bytes,
         [int(layer.checksum, 16) for layer in header.layers],
         header.num_tokens,
@@ -129,4 +139,5 @@ def _extents(passage: PlacedKV, distinct: Sequence[RotaryTable]) -> ExtentSpan:
         [table.angles(passage.delta) for table in distinct] if passage.delta else [],
         codec.staged_as,
         codec.scales_at(header.layer_shape, header.torch_dtype),
+        left_out=passage.left_out,
     )

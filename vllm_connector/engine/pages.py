@@ -20,11 +20,20 @@ class BlendContext(ContextKV, Protocol):
 
 @dataclass(frozen=True)
 class PlacedKV:
-    """Tokens of one open passage KV, all but its first `skipped`; the first of all goes to position `start`."""
+    """Tokens of one open passage KV, all but its first `skipped` and its last `left_out`.
+
+    The first of all goes to position `start`, which is below 0 where only skipped ones would stand there.
+    """
 
     file: OpenPassageKV
     start: int
     skipped: int
+    left_out: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The token of the passage behind the last one that is placed."""
+        return self.file.header.num_tokens - self.left_out
 
     @property
     def delta(self) -> int:

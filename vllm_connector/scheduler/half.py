@@ -55,7 +55,7 @@ class _Tracked:
         """About how many tokens its blend puts through the model."""
         plan = self.order.blend
         assert plan is not None
-        selected = SELECTORS[plan.selector].count(found.reused, recompute_ratio=plan.recompute_ratio)
+        selected = SELECTORS[plan.selector].count(found.reused, recompute_ratio=found.recompute_ratio)
         return found.fresh + selected
 
 
@@ -275,7 +275,8 @@ class SchedulerHalf:
         assert plan is not None and tracked.lookup is not None
         found = tracked.lookup.result()
         start, tokens = found.end - num_external_tokens, list(request.prompt_token_ids)
-        task = BlendTask(request.request_id, plan, tokens, start, found.end, blocks.get_block_ids())
+        block_ids, report_tokens = blocks.get_block_ids(), tracked.order.report_tokens is True
+        task = BlendTask(request.request_id, plan, tokens, start, found.end, block_ids, report_tokens)
         self._admission.begin(request.request_id, tracked.cost(found))
         self._new_loads.append(task)
 
@@ -338,6 +339,7 @@ def _whole_report(tracked: _Tracked, report: BlendReport) -> BlendReport:
         "context_tokens": plan.num_tokens,
         "recomputed_tokens": report.recomputed_tokens + behind,
         "missed_passages": report.missed_passages + tracked.lookup.result().missed_behind,
+        "tokens": report.tokens and report.tokens.longer(behind),
     }
     return report.model_copy(update=counts)
 

@@ -19,7 +19,8 @@ class Found:
     """`end`: where the last stored passage ends, 0 where none is stored. What lies behind is vLLM's to prefill.
 
     `reused` and `fresh` count the tokens up to there that are stored and that are not, the preamble's aside; `missed`
-    the passages that are not stored, `missed_behind` those of them behind `end`.
+    the passages that are not stored, `missed_behind` those of them behind `end`. `recompute_ratio` is the mean over
+    the reused tokens, by the best variant that is stored of each passage.
     """
 
     end: int
@@ -27,6 +28,7 @@ class Found:
     fresh: int
     missed: int
     missed_behind: int
+    recompute_ratio: float = 0.0
 
 
 class Lookups:
@@ -55,16 +57,25 @@ class Lookups:
         stored = self._stored(passages)
         end = max((span.end for span in stored), default=0)
         reused = sum(span.end - span.start for span in stored)
+        selected = sum((span.end - span.start) * choice.recompute_ratio for span, choice in stored.items())
         inside = sum(span.end - span.start for span in passages if span.end <= end)
         missed = [span for span in passages if span.choices and span not in stored]
-        return Found(end, reused, inside - reused, len(missed), sum(span.start >= end for span in missed))
+        return Found(
+            end,
+            reused,
+            inside - reused,
+            len(missed),
+            sum(span.start >= end for span in missed),
+            selected / max(1, reused),
+        )
 
-    def _stored(self, spans: Sequence[PlacedSpan]) -> list[PlacedSpan]:
-        """Those of which the store has a variant that would do, for every rank."""
+    def _stored(self, spans: Sequence[PlacedSpan]) -> dict[PlacedSpan, Choice]:
+        """Those of which the store has a variant that would do, for every rank, and the best that it has."""
         keys = [self._keys(choice) for span in spans for choice in span.choices]
         found = self._store.lookup_many([key for own in keys for key in own], Deadline.after(self._deadline_s))
         self._store.prefetch(found)
-        return [span for span in spans if any(found.keys() >= set(self._keys(choice)) for choice in span.choices)]
+        there = {span: [choice for choice in span.choices if found.keys() >= set(self._keys(choice))] for span in spans}
+        return {span: choices[0] for span, choices in there.items() if choices}
 
     def _keys(self, choice: Choice) -> list[PassageKVKey]:
         return [choice.key(self._fingerprint, heads) for heads in self._heads]

@@ -33,5 +33,5 @@ def read_order(request: Any) -> KVBlendParams | None:
             "at least one token must follow the last span"
         )
     if order.encode is not None and order.encode.end > num_tokens:
-        raise InvalidRequestError(f"encode.end {order.encode.end} is beyond the prompt's {num_tokens} tokens")
+        raise InvalidRequestError(f"encode.spans reach to {order.encode.end}, beyond the prompt's {num_tokens} tokens")
     return order

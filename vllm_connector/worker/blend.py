@@ -14,7 +14,7 @@ from vllm.logger import init_logger
 
 from kvblend.blend import SELECTORS, Rows
 from kvblend.core.errors import KVBlendError
-from kvblend.core.report import BlendReport, PassageReport
+from kvblend.core.report import BlendReport, PassageReport, TokenFate, TokenReport
 from kvblend.store import Deadline, OpenPassageKV, PassageKVKey, TieredStore
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.local_hit import num_lost_tokens
@@ -29,6 +29,8 @@ logger = init_logger("vllm.kvblend.blend")
 
 NOT_THERE = 1 << 20
 """In place of the number of a choice."""
+FATES: tuple[TokenFate, ...] = ("exact", "reused", "recomputed", "fresh")
+EXACT, REUSED, RECOMPUTED, FRESH = range(len(FATES))
 MAX_PROBE_TOKENS = 256
 """A longer question is probed by its last tokens: a bound on the probe's cost."""
 
@@ -129,15 +131,14 @@ class Blend:
 
     @property
     def needs_probe(self) -> bool:
-        ratio = self.task.plan.recompute_ratio
-        return self.selector.needs_scores and 0.0 < ratio < 1.0 and self.report.reused_tokens > 0
+        return self.selector.needs_scores and 0.0 < self._recompute_ratio < 1.0
 
     @property
     def cost(self) -> int:
         """About how many tokens are still to go through the model."""
         if self.state is State.REPAIRING:
             return len(self.todo)
-        selected = self.selector.count(self.report.reused_tokens, recompute_ratio=self.task.plan.recompute_ratio)
+        selected = self.selector.count(int(self._candidates.sum()), recompute_ratio=self._recompute_ratio)
         return int(self._must_repair.sum()) + selected + (self.num_question_tokens if self.needs_probe else 0)
 
     def poll(self) -> list[int]:
@@ -182,6 +183,10 @@ class Blend:
         self.context.readable[: self.task.start] = True
         self._must_repair = torch.zeros(self.num_tokens, dtype=torch.bool)
         self._candidates = torch.zeros(self.num_tokens, dtype=torch.bool)
+        self._num_whole = 0
+        self._ratios = torch.zeros(self.num_tokens, dtype=torch.float64)
+        self._fates = torch.full((self.num_tokens,), FRESH, dtype=torch.int8)
+        self._fates[: self.task.start] = EXACT
         for place, (span, choice, own) in enumerate(zip(self.spans, choices, brought, strict=True)):
             tokens = slice(max(span.start, self.task.start), max(span.end, self.task.start))
             count = tokens.stop - tokens.start
@@ -211,12 +216,21 @@ class Blend:
                         tier=own.tier,
                         encode_context=variant.encode_context,
                         exact=variant.exact,
+                        recompute_ratio=variant.recompute_ratio,
                     )
                 )
             if variant.exact:
+                self._fates[tokens] = EXACT
                 report.exact_tokens += count
+            elif variant.recompute_ratio == 1.0 and self.selector.needs_scores:
+                self._must_repair[tokens] = True  # all of it, whatever its scores beside others' are
+                self._fates[tokens] = RECOMPUTED
+                report.reused_tokens += count
+                self._num_whole += count
             else:
                 self._candidates[tokens] = True
+                self._fates[tokens] = REUSED
+                self._ratios[tokens] = variant.recompute_ratio
                 report.reused_tokens += count
         self.state = State.PROBING
 
@@ -226,18 +240,37 @@ class Blend:
 
     def select(self, scores: Tensor | None) -> None:
         """Probing to repairing: choose what to repair; `scores` are on CPU."""
-        candidates = self._candidates.nonzero()[:, 0]
-        ratio = self.task.plan.recompute_ratio
+        candidates, ratio = self._candidates.nonzero()[:, 0], self._recompute_ratio
         if self.selector.needs_scores and scores is None:
             selected = candidates if ratio == 1.0 else candidates[:0]
         else:
+            if scores is not None:
+                # the better a passage fits, the less its tokens err: they count for less in proportion
+                scores = scores * self._ratios
             selected = self.selector.select(candidates, recompute_ratio=ratio, scores=scores)
         chosen = self._must_repair.clone()
         chosen[selected] = True
         self.todo = chosen.nonzero()[:, 0]
-        self.report.selected_tokens = len(selected)
+        self.report.selected_tokens = self._num_whole + len(selected)
         self.report.recomputed_tokens = len(self.todo)
+        if self.task.report_tokens:
+            self._fates[selected] = RECOMPUTED
+            self.report.tokens = self._token_report(scores)
         self.state = State.REPAIRING
+
+    def _token_report(self, scores: Tensor | None) -> TokenReport:
+        """`scores`: of all context tokens, weighed; only candidates' are told."""
+        told: list[float | None] = []
+        if scores is not None:
+            pairs = zip(scores.tolist(), self._candidates.tolist(), strict=True)
+            told = [score if is_candidate else None for score, is_candidate in pairs]
+        return TokenReport.of((FATES[fate] for fate in self._fates.tolist()), told)
+
+    @property
+    def _recompute_ratio(self) -> float:
+        """The mean over the reused tokens."""
+        ratios = self._ratios[self._candidates]
+        return float(ratios[0] if (ratios == ratios[:1]).all() else ratios.mean()) if len(ratios) else 0.0
 
     def rows(self, room: int) -> Rows:
         """The next tokens to repair, at most `room`; `repaired` takes them off."""
@@ -282,7 +315,7 @@ class Blend:
         with torch.inference_mode(), ExitStack() as closing:
             # every file is opened before one is read, so that an eviction meanwhile hurts nothing
             opened = self._open(source, closing)
-            placed = [PlacedKV(own.file, self.spans[own.span].start, self._skipped(own.span)) for own in opened]
+            placed = [self._placed(own) for own in opened]
             failed = self._pages.bring(self.context, placed, hit=self.task.start)
             for place, reason in failed.items():
                 self._note_lost(reason)
@@ -343,11 +376,17 @@ class Blend:
         self._passed_over.update({place: found[key] for place, key in missing.items() if found.get(key) in slow})
 
     def _fits(self, span: PlacedSpan, file: OpenPassageKV) -> bool:
-        expected, header = self.caches.kv_shape(span.end - span.start), file.header
+        expected, header = self.caches.kv_shape(span.num_stored_tokens), file.header
         if header.shape == expected and header.torch_dtype == self.caches.dtype:
             return True
         self._note_lost(f"it is {header.shape} {header.dtype}, {expected} expected")
         return False
+
+    def _placed(self, own: _Opened) -> PlacedKV:
+        """Where a passage goes: the span's tokens of it, but for those that the context has."""
+        span = self.spans[own.span]
+        before, after = span.num_cut
+        return PlacedKV(own.file, span.start - before, before + self._skipped(own.span), left_out=after)
 
     def _skipped(self, index: int) -> int:
         """How many of a span's first tokens the context has from a local hit."""

@@ -13,7 +13,7 @@ from kvblend.vllm_connector.engine.ranks import Ranks
 from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
 from kvblend.vllm_connector.worker.clock import PassClock
 
-__all__ = ["Blends"]
+__all__ = ["REST_S", "Blends"]
 
 logger = init_logger("vllm.kvblend.blend")
 

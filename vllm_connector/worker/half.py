@@ -33,7 +33,7 @@ from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.support import check_layers
 from kvblend.vllm_connector.worker.blend import Blend, PassageSource
-from kvblend.vllm_connector.worker.blends import Blends
+from kvblend.vllm_connector.worker.blends import REST_S, Blends
 from kvblend.vllm_connector.worker.clock import PassClock
 from kvblend.vllm_connector.worker.encodes import Encodes
 from kvblend.vllm_connector.worker.loading import LoadingController
@@ -133,6 +133,8 @@ class WorkerHalf:
         if not metadata.num_scheduled_tokens:
             longest = max(room, self._config.scheduler_config.max_num_batched_tokens)
             self.blends.rest()
+            if not len(self.blends):
+                self._writer.rest(REST_S)
         self.blends.step(room, longest=longest)
 
     def save(self, metadata: StepMetadata) -> None:
@@ -147,7 +149,7 @@ class WorkerHalf:
 
     def take_results(self) -> StepResults | None:
         """What has come about since the last call; called after `take_finished`."""
-        encoded = {request_id: (outcome,) for request_id, outcome in self._writer.take_results().items()}
+        encoded = {request_id: (outcome,) for request_id, outcome in self.encodes.take_results().items()}
         results = StepResults(self.blends.reports, self.blends.failed, encoded)
         self.blends.reports, self.blends.failed = {}, {}
         return results if results.reports or results.failed or results.encoded else None

@@ -31,9 +31,9 @@ class PassageWriter:
 
     def __init__(self, store: TieredStore, *, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
         self._store, self._max_bytes = store, max_waiting_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._waiting_bytes = 0
-        self._results: dict[str, str | None] = {}
+        self._results: list[tuple[str, str | None]] = []
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kvblend-writer", daemon=True)
         self._thread.start()
@@ -47,7 +47,7 @@ class PassageWriter:
             if not full:
                 self._waiting_bytes += kv.num_bytes
         if full:
-            self.fail(
+            self._fail(
                 request_id,
                 f"{self._waiting_bytes} bytes of passage KV wait to be written, and {kv.num_bytes} more are over the "
                 f"bound of {self._max_bytes}",
@@ -55,16 +55,24 @@ class PassageWriter:
             return
         self._queue.put(_Waiting(request_id, key, kv, capture_position, owners))
 
-    def fail(self, request_id: str, reason: str) -> None:
-        """Say that a passage comes to nothing."""
+    def _fail(self, request_id: str, reason: str) -> None:
         logger.warning("Passage KV of request %s was not stored: %s", request_id, reason)
         with self._lock:
-            self._results[request_id] = reason
+            self._results.append((request_id, reason))
+            self._lock.notify_all()
 
-    def take_results(self) -> dict[str, str | None]:
-        """By request id, what has ended since the last call: None for a whole file, or why there is none."""
+    def rest(self, timeout_s: float) -> None:
+        """Leave the interpreter to what is being written, until some of it has ended: a codec's many short calls each
+        wait for it where the engine's thread goes round in steps that run nothing."""
         with self._lock:
-            results, self._results = self._results, {}
+            if self._waiting_bytes and not self._results:
+                self._lock.wait(timeout_s)
+
+    def take_results(self) -> list[tuple[str, str | None]]:
+        """What has ended since the last call, each `put` once: its request id, and None for a whole file or why there
+        is none."""
+        with self._lock:
+            results, self._results = self._results, []
         return results
 
     def close(self) -> None:
@@ -82,9 +90,10 @@ class PassageWriter:
                     owners=waiting.owners,
                 )
             except Exception as error:  # the thread's edge: one passage's failure is not the next one's
-                self.fail(waiting.request_id, str(error))
+                self._fail(waiting.request_id, str(error))
             else:
                 with self._lock:
-                    self._results[waiting.request_id] = None
+                    self._results.append((waiting.request_id, None))
+                    self._lock.notify_all()
             with self._lock:
                 self._waiting_bytes -= waiting.kv.num_bytes

@@ -1,0 +1,64 @@
+"""How a prompt is blended, where a request says so."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvblend.core.plan import SelectorName
+from kvblend.core.rest.request import Name, Request
+from kvblend.core.rest.retrieval import RetrievalChoices
+
+__all__ = [
+    "BlendChoices",
+    "BlendOptions",
+    "OrderName",
+    "Ratio",
+    "Reuse",
+    "SuppliedDocument",
+    "TargetKL",
+]
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Reuse = Literal["blend", "prefix_cache", "none"]
+TargetKL = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+OrderName = Literal["fit", "rank", "document"]
+
+
+class BlendChoices(Request):
+    """How to blend, where a request says so: at a ratio, or at the smallest that is calibrated for a mean KL to full
+    prefill (nats) of at most `target_kl`; by which selector; and `reuse`: `blend`, or, for comparison, vLLM's
+    `prefix_cache` alone, or `none`.
+
+    `order` is that of the passages in the prompt, by default the collection's: `rank`, as retrieved; `document`,
+    those of one document together and in its order; `fit`, the best one first and the others where their KV fits.
+    `report_tokens`: the report tells the fate of every context token.
+    """
+
+    recompute_ratio: Ratio | None = None
+    target_kl: TargetKL | None = None
+    selector: SelectorName | None = None
+    reuse: Reuse = "blend"
+    order: OrderName | None = None
+    report_tokens: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.recompute_ratio is not None and self.target_kl is not None:
+            raise ValueError("give one of recompute_ratio and target_kl")
+        return self
+
+
+class SuppliedDocument(Request):
+    """A passage that the caller retrieved itself."""
+
+    text: Annotated[str, Field(min_length=1)]
+    id: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class BlendOptions(BlendChoices, RetrievalChoices):
+    """The `kvblend` field of an OpenAI request: passages to blend in front of the last user message, supplied or, where
+    there are none, retrieved from a collection."""
+
+    documents: list[SuppliedDocument | Annotated[str, Field(min_length=1)]] = Field(default_factory=list, max_length=64)
+    collection: Name | None = None

@@ -1,0 +1,107 @@
+"""Passage KV as an operator sees and handles it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from kvblend.core.rest.request import CollectionPath, Request
+
+__all__ = [
+    "KVCompress",
+    "KVCompressed",
+    "KVCount",
+    "KVFile",
+    "KVLookup",
+    "KVMove",
+    "KVSelection",
+    "KVStats",
+    "KVSweep",
+    "KVVerifyReport",
+    "TierStats",
+]
+
+
+class TierStats(BaseModel):
+    """One tier of the store, in bytes."""
+
+    name: str
+    path: str
+    budget_bytes: int
+    used_bytes: int
+    num_files: int
+    num_pinned: int
+
+
+class KVStats(BaseModel):
+    tiers: list[TierStats]
+
+
+class KVSelection(Request):
+    """The KV of a collection's passages: of all, of one document's, of those named.
+
+    The operator may name another tenant's `collection`: `<tenant>/<name>`.
+    """
+
+    collection: CollectionPath
+    document_id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    passage_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+
+
+class KVCompress(KVSelection):
+    """By which codec the raw files of a selection are encoded anew, where that makes them smaller."""
+
+    codec: Literal["int8", "entropy", "fp8", "int4"] = "entropy"
+
+
+class KVCompressed(BaseModel):
+    """Files that were encoded anew, and the bytes that this freed."""
+
+    num_files: int
+    saved_bytes: int
+
+
+class KVMove(KVSelection):
+    """`faster`: to the fastest tier that all processes share; `slower`: out of the fastest that has it."""
+
+    to: Literal["faster", "slower"]
+
+
+class KVFile(BaseModel):
+    """One file of passage KV. `used_at` is in seconds since the epoch; `owner` is whoever it was stored for."""
+
+    tier: str
+    model_fingerprint: str
+    passage_id: str
+    encode_context: str
+    heads: tuple[int, int]
+    num_bytes: int
+    used_at: float
+    num_uses: int
+    pinned: bool
+    owner: str
+
+
+class KVLookup(BaseModel):
+    """Files by tier, fastest first, and the ids of passages that have none."""
+
+    files: list[KVFile]
+    missing: list[str]
+
+
+class KVCount(BaseModel):
+    """How many files it was done to; a passage has one in each tier for each tensor-parallel rank."""
+
+    num_files: int
+
+
+class KVSweep(BaseModel):
+    num_passages: int
+
+
+class KVVerifyReport(BaseModel):
+    """What was read, which files were put aside, by tier and name, and how many dead writers' files were removed."""
+
+    num_files: int
+    num_bytes: int
+    quarantined: list[str]
+    num_temporary_removed: int

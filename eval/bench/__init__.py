@@ -1,0 +1,1 @@
+"""What `kvblend bench` measures besides quality: times, loads, stores, kernels."""

@@ -1,0 +1,1 @@
+"""What `kvblend calibrate` measures, on a running vLLM server."""

@@ -1,0 +1,1 @@
+"""Needles: made-up facts in real text, and whether they are found."""
