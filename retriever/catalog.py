@@ -3,14 +3,19 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zstandard import compress, decompress
 
+from kvblend.core.collection_name import name_in_tenant
 from kvblend.core.errors import ConflictError
+from kvblend.retriever.catalog_reading import CatalogReading, CollectionReading
 from kvblend.retriever.catalog_rows import (
     COLLECTION_COLUMNS,
     SETTINGS_COLUMNS,
@@ -23,12 +28,17 @@ from kvblend.retriever.catalog_rows import (
 from kvblend.retriever.database import Database
 from kvblend.retriever.packing import PassageText
 from kvblend.retriever.passage_table import (
-    collections_holding,
+    document_places,
     drop_unreferenced,
-    found_passages,
+    embedded_passages,
     num_references,
+    passage_lengths,
+    passage_tokens,
+    passage_vectors,
     passages_of,
+    places_of,
     put_passages,
+    tokens_behind,
 )
 from kvblend.retriever.records import (
     DOCUMENT_COLUMNS,
@@ -37,12 +47,18 @@ from kvblend.retriever.records import (
     CollectionSettings,
     CollectionState,
     DocumentRecord,
+    FoundPassage,
     NewDocument,
     PassageRecord,
+    Place,
 )
-from kvblend.retriever.schema import SCHEMA, SCHEMA_VERSION
+from kvblend.retriever.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
+from kvblend.retriever.word_table import WordsState, create_words, drop_words, words_rows
+from kvblend.retriever.word_upkeep import forget_words, index_missing_words
 
 __all__ = ["Catalog"]
+
+FIND_DOCUMENT = "SELECT 1 FROM documents WHERE collection = ? AND id = ?"
 
 
 class Catalog:
@@ -53,7 +69,9 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         """Open or create the catalog's file."""
-        self._database = Database(path, schema=SCHEMA, schema_version=SCHEMA_VERSION)
+        self._database = Database(path, schema=SCHEMA, schema_version=SCHEMA_VERSION, migrations=MIGRATIONS)
+        index_missing_words(self._database)
+        forget_words(self._database)
 
     def close(self) -> None:
         self._database.close()
@@ -66,21 +84,30 @@ class Catalog:
         Raises:
             ConflictError: there is one of that name.
         """
-        row = (name, passage_tokens, _to_json(settings or {}), time.time(), os.urandom(16))
+        row = (name, passage_tokens, _to_json(settings or {}), time.time(), os.urandom(16), WordsState.WHOLE)
         with self._database.write() as connection:
             if one_row(connection, "SELECT 1 FROM collections WHERE name = ?", name):
-                raise ConflictError(f"there is already a collection {name!r}", param="name")
-            connection.execute(
-                "INSERT INTO collections (name, passage_tokens, settings, created_at, version) VALUES (?, ?, ?, ?, ?)",
+                raise ConflictError(f"there is already a collection {name_in_tenant(name)!r}", param="name")
+            key = connection.execute(
+                """INSERT INTO collections (name, passage_tokens, settings, created_at, version, words)
+                VALUES (?, ?, ?, ?, ?, ?) RETURNING key""",
                 row,
-            )
+            ).fetchone()["key"]
+            create_words(connection, key)
             return collection_record(connection, name)
 
-    def update_collection(self, name: str, settings: Mapping[str, Any]) -> CollectionRecord:
-        """Set some of a collection's settings, and keep the others. Raises NotFoundError."""
+    def update_collection(
+        self, name: str, settings: Mapping[str, Any], *, passage_tokens: int | None = None
+    ) -> CollectionRecord:
+        """Set some of a collection's settings, and keep the others. `passage_tokens`: of documents that are split from
+        now on. Raises NotFoundError."""
         with self._database.write() as connection:
             changed = _to_json({**collection_record(connection, name).settings, **settings})
-            connection.execute("UPDATE collections SET settings = ? WHERE name = ?", (changed, name))
+            connection.execute(
+                """UPDATE collections SET settings = ?, passage_tokens = ifnull(?, passage_tokens)
+                WHERE name = ?""",
+                (changed, passage_tokens, name),
+            )
             return collection_record(connection, name)
 
     def collection_settings(self, name: str) -> CollectionSettings:
@@ -113,6 +140,7 @@ class Catalog:
             key = collection_state(connection, name).key
             rows = connection.execute("SELECT passage_id FROM passages WHERE collection = ?", (key,)).fetchall()
             connection.execute("DELETE FROM collections WHERE key = ?", (key,))
+            drop_words(connection, key)
         self._database.forget_deleted()
         return [row["passage_id"] for row in rows]
 
@@ -122,18 +150,28 @@ class Catalog:
         document: NewDocument,
         passages: Sequence[PassageText],
         vectors: Mapping[str, NDArray[np.float32]],
+        contexts: Sequence[str] = (),
+        *,
+        source: bytes = b"",
+        prepare: Callable[[CatalogChange], None] | None = None,
     ) -> CatalogChange:
         """Put a document in place of the one with its id, in one transaction. Passages that are there are kept.
+
+        `contexts`: of each passage, the caller's own name for what precedes it in the document; none: all are "".
+        `source`: the document's own bytes, kept so that it can be split anew.
+        `prepare` is told of the change within the transaction, before anyone can see it.
 
         Raises:
             MissingVectorsError: `vectors` (by passage id) lacks one that is not there; nothing was changed.
         """
         metadata = _to_json(document.metadata)
         num_tokens = sum(len(passage.token_ids) for passage in passages)
+        packed = compress(source)
         with self._database.write() as connection:
             owner = collection_state(connection, collection)
             old = passages_of(connection, owner.key, document.id)
-            rows, new = put_passages(connection, owner.key, passages, vectors)
+            is_new = one_row(connection, FIND_DOCUMENT, owner.key, document.id) is None
+            rows, new, embedded = put_passages(connection, owner.key, passages, vectors)
             number = connection.execute(
                 f"""INSERT INTO documents (collection, {DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT (collection, id) DO UPDATE SET name = excluded.name, media_type = excluded.media_type,
@@ -144,18 +182,73 @@ class Catalog:
             ).fetchone()["row"]  # fmt: skip
             connection.execute("DELETE FROM document_passages WHERE document = ?", (number,))
             connection.executemany(
-                "INSERT INTO document_passages VALUES (?, ?, ?)",
-                ((number, position, rows[passage.passage_id]) for position, passage in enumerate(passages)),
+                "INSERT INTO document_passages VALUES (?, ?, ?, ?)",
+                (
+                    (number, position, rows[passage.passage_id], context)
+                    for position, (passage, context) in enumerate(
+                        zip(passages, contexts or [""] * len(passages), strict=True)
+                    )
+                ),
             )
-            change = drop_unreferenced(connection, owner, [passage.row for passage in old], new)
+            connection.execute("INSERT OR REPLACE INTO document_sources VALUES (?, ?)", (number, packed))
+            change = drop_unreferenced(
+                connection,
+                owner,
+                [passage.row for passage in old],
+                new,
+                num_documents=int(is_new),
+                embedded=embedded,
+            )
+            if prepare is not None:
+                prepare(change)
         if change.dropped:
-            self._database.forget_deleted()
+            self._forget()
         return change
 
     def get_document(self, collection: str, document_id: str) -> DocumentRecord:
         with self._database.read() as connection:
             key = collection_state(connection, collection).key
             return DocumentRecord.from_row(document_row(connection, key, document_id, columns=DOCUMENT_COLUMNS))
+
+    def document_source(self, collection: str, document_id: str) -> bytes | None:
+        """A document's own bytes; None where an earlier version, which kept none, put it."""
+        with self._database.read() as connection:
+            number = self._document_number(connection, collection, document_id)
+            row = one_row(connection, "SELECT data FROM document_sources WHERE document = ?", number)
+        return None if row is None else decompress(row["data"])
+
+    def is_whole(self, collection: str, document_id: str) -> bool:
+        """Whether a document has its source, and all its passages have a vector."""
+        with self._database.read() as connection:
+            number = self._document_number(connection, collection, document_id)
+            source = one_row(connection, "SELECT 1 FROM document_sources WHERE document = ?", number)
+            bare = one_row(
+                connection,
+                """SELECT 1 FROM document_passages JOIN passages p ON p.row = passage
+                WHERE document = ? AND length(vector) = 0""",
+                number,
+            )
+        return source is not None and bare is None
+
+    def embedded(self, collection: str, passage_ids: Collection[str]) -> set[str]:
+        """Those of these passages that the collection holds with a vector."""
+        with self._database.read() as connection:
+            return embedded_passages(connection, collection_state(connection, collection).key, passage_ids)
+
+    def forget_vectors(self, collection: str, *, values: Mapping[str, Any]) -> int:
+        """Take all vectors out of a collection, and store values of it, in one transaction; returns its key."""
+        with self._database.write() as connection:
+            key = collection_state(connection, collection).key
+            connection.execute("UPDATE passages SET vector = x'' WHERE collection = ?", (key,))
+            connection.execute("UPDATE collections SET version = ? WHERE key = ?", (os.urandom(16), key))
+            for name, value in values.items():
+                _put_value(connection, key, name, value)
+        self._database.forget_deleted()
+        return key
+
+    def _document_number(self, connection: Connection, collection: str, document_id: str) -> int:
+        key = collection_state(connection, collection).key
+        return int(document_row(connection, key, document_id, columns="row")["row"])
 
     def list_documents(self, collection: str, *, limit: int = 100, after: str | None = None) -> list[DocumentRecord]:
         """At most `limit` documents, by id, those behind the id `after`."""
@@ -166,15 +259,22 @@ class Catalog:
             ).fetchall()
         return [DocumentRecord.from_row(row) for row in rows]
 
-    def delete_document(self, collection: str, document_id: str) -> CatalogChange:
-        """Delete a document, and the passages that no other document of the collection has."""
+    def delete_document(
+        self, collection: str, document_id: str, *, prepare: Callable[[CatalogChange], None] | None = None
+    ) -> CatalogChange:
+        """Delete a document, and the passages that no other document of the collection has.
+
+        `prepare`: as of `put_document`.
+        """
         with self._database.write() as connection:
             owner = collection_state(connection, collection)
             number = document_row(connection, owner.key, document_id, columns="row")["row"]
             old = passages_of(connection, owner.key, document_id)
             connection.execute("DELETE FROM documents WHERE row = ?", (number,))
-            change = drop_unreferenced(connection, owner, [passage.row for passage in old], {})
-        self._database.forget_deleted()
+            change = drop_unreferenced(connection, owner, [passage.row for passage in old], {}, num_documents=-1)
+            if prepare is not None:
+                prepare(change)
+        self._forget()
         return change
 
     def document_passages(self, collection: str, document_id: str) -> list[PassageRecord]:
@@ -189,29 +289,74 @@ class Catalog:
         with self._database.read() as connection:
             return num_references(connection, collection_state(connection, collection).key, passage_ids)
 
-    def collections_holding(self, passage_ids: Sequence[str]) -> dict[str, list[str]]:
-        """The names of the collections that hold each passage; a passage in none is left out."""
+    def passage_lengths(self, collection: str, passage_ids: Collection[str]) -> dict[str, int]:
+        """Tokens of those of these passages that the collection holds."""
         with self._database.read() as connection:
-            return collections_holding(connection, passage_ids)
+            return passage_lengths(connection, collection_state(connection, collection).key, passage_ids)
 
-    def found_passages(self, rows: Sequence[int]) -> dict[int, tuple[PassageRecord, DocumentRecord]]:
-        """By row, passages each with the first of their documents; a row not there is left out."""
+    def passage_tokens(self, collection: str, passage_ids: Collection[str]) -> dict[str, tuple[int, ...]]:
+        """Token ids of those of these passages that the collection holds."""
         with self._database.read() as connection:
-            return found_passages(connection, rows)
+            return passage_tokens(connection, collection_state(connection, collection).key, passage_ids)
+
+    def document_places(self, collection: str, document_id: str) -> list[Place]:
+        """Where a document's passages stand, in order."""
+        with self._database.read() as connection:
+            key = collection_state(connection, collection).key
+            document_row(connection, key, document_id, columns="row")
+            return document_places(connection, collection, key, document_id)
+
+    def places_of(self, names: Collection[tuple[str, str]]) -> set[Place]:
+        """Which of these contexts and passage ids, paired, stand in some document, in all collections."""
+        with self._database.read() as connection:
+            return places_of(connection, names)
+
+    def find_passages(self, passage_ids: Collection[str]) -> dict[str, dict[str, FoundPassage]]:
+        """Of every collection that holds some of these passages, those, by passage id; oldest collection first."""
+        with self.reading_all() as reading:
+            held = reading.rows_by_collection(passage_ids)
+            found = reading.found_passages([row for rows in held.values() for row in rows.values()])
+        return {
+            name: {passage_id: found[row] for passage_id, row in rows.items() if row in found}
+            for name, rows in held.items()
+        }
+
+    @contextmanager
+    def reading(self, collection: str) -> Iterator[CollectionReading]:
+        """A collection as of one moment, whatever is written meanwhile."""
+        with self._database.read() as connection:
+            yield CollectionReading(collection_state(connection, collection), connection)
+
+    @contextmanager
+    def reading_all(self) -> Iterator[CatalogReading]:
+        """All collections as of one moment, whatever is written meanwhile."""
+        with self._database.read() as connection:
+            yield CatalogReading(connection)
+
+    def tokens_behind(self, row: int, *, limit: int) -> list[tuple[int, str, NDArray[np.int32]]]:
+        """Row, id and token ids of the next passages behind a row, at most `limit`, of all collections. A passage that
+        comes later has a greater row than every one before it."""
+        with self._database.read() as connection:
+            return tokens_behind(connection, row, limit=limit)
+
+    def num_passages(self) -> int:
+        """Of all collections; one that several hold counts for each."""
+        with self._database.read() as connection:
+            return int(connection.execute("SELECT ifnull(sum(num_passages), 0) FROM collections").fetchone()[0])
 
     def passage_rows(self, collection_key: int) -> tuple[bytes | None, list[int]]:
-        """A collection's version (None: it is gone) and the rows of its passages, both of one moment."""
+        """A collection's version (None: it is gone) and the rows of its passages that have a vector, both of one
+        moment."""
         with self._database.read() as connection:
             version = one_row(connection, "SELECT version FROM collections WHERE key = ?", collection_key)
-            rows = connection.execute("SELECT row FROM passages WHERE collection = ?", (collection_key,)).fetchall()
+            embedded = "SELECT row FROM passages WHERE collection = ? AND length(vector) > 0"
+            rows = connection.execute(embedded, (collection_key,)).fetchall()
         return (version["version"] if version else None), [row["row"] for row in rows]
 
     def vectors(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         """The vectors of passages by row; a row not there is left out."""
         with self._database.read() as connection:
-            statement = "SELECT row, vector FROM passages WHERE row IN (SELECT value FROM json_each(?))"
-            found = connection.execute(statement, (json.dumps(list(rows)),)).fetchall()
-        return {row["row"]: np.frombuffer(row["vector"], dtype="<f4").astype(np.float32) for row in found}
+            return passage_vectors(connection, rows)
 
     def get_value(self, name: str, *, collection: str | None = None) -> Any:
         """A stored JSON value, of a collection or of the whole catalog; None where there is none."""
@@ -224,8 +369,7 @@ class Catalog:
         """Store a JSON value under a name, in place of the one before; it goes with its collection."""
         with self._database.write() as connection:
             key = collection_state(connection, collection).key if collection is not None else None
-            connection.execute("DELETE FROM stored_values WHERE collection IS ? AND name = ?", (key, name))
-            connection.execute("INSERT INTO stored_values VALUES (?, ?, ?)", (key, name, _to_json(value)))
+            _put_value(connection, key, name, value)
 
     def check_integrity(self) -> None:
         """Assert that the file is sound, references hold, and no passage is without a document."""
@@ -237,6 +381,24 @@ class Catalog:
             counts = """SELECT 1 FROM documents d WHERE num_passages !=
                 (SELECT count(*) FROM document_passages WHERE document = d.row)"""
             assert connection.execute(counts).fetchall() == []
+            kept = """SELECT 1 FROM collections WHERE
+                num_documents != (SELECT count(*) FROM documents WHERE collection = key) OR
+                num_passages != (SELECT count(*) FROM passages WHERE collection = key)"""
+            assert connection.execute(kept).fetchall() == []
+            for row in connection.execute("SELECT key, words FROM collections").fetchall():
+                held = connection.execute("SELECT row FROM passages WHERE collection = ? ORDER BY row", (row["key"],))
+                assert words_rows(connection, row["key"]) == [each["row"] for each in held.fetchall()]
+                assert row["words"] == WordsState.WHOLE
+
+    def _forget(self) -> None:
+        """Let what was deleted leave the disk."""
+        forget_words(self._database)
+        self._database.forget_deleted()
+
+
+def _put_value(connection: Connection, key: int | None, name: str, value: Any) -> None:
+    connection.execute("DELETE FROM stored_values WHERE collection IS ? AND name = ?", (key, name))
+    connection.execute("INSERT INTO stored_values VALUES (?, ?, ?)", (key, name, _to_json(value)))
 
 
 def _to_json(value: Any) -> str:

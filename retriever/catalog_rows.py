@@ -2,6 +2,7 @@
 
 from sqlite3 import Connection, Row
 
+from kvblend.core.collection_name import name_in_tenant
 from kvblend.core.errors import NotFoundError
 from kvblend.retriever.records import CollectionRecord, CollectionSettings, CollectionState
 
@@ -16,9 +17,7 @@ __all__ = [
 ]
 
 SETTINGS_COLUMNS = "name, passage_tokens, settings"
-COLLECTION_COLUMNS = f"""{SETTINGS_COLUMNS}, created_at,
-    (SELECT count(*) FROM documents WHERE collection = key) AS num_documents,
-    (SELECT count(*) FROM passages WHERE collection = key) AS num_passages"""
+COLLECTION_COLUMNS = f"{SETTINGS_COLUMNS}, created_at, num_documents, num_passages"
 
 
 def one_row(connection: Connection, statement: str, *parameters: object) -> Row | None:
@@ -39,7 +38,7 @@ def collection_settings(connection: Connection, name: str) -> CollectionSettings
 
 
 def collection_record(connection: Connection, name: str) -> CollectionRecord:
-    """A collection with all that is in it counted."""
+    """A collection with the counts of what is in it, which are kept and never taken."""
     return CollectionRecord.from_row(_collection_row(connection, name, columns=COLLECTION_COLUMNS))
 
 
@@ -55,5 +54,5 @@ def document_row(connection: Connection, collection_key: int, document_id: str, 
 def _collection_row(connection: Connection, name: str, *, columns: str) -> Row:
     row = one_row(connection, f"SELECT {columns} FROM collections WHERE name = ?", name)
     if row is None:
-        raise NotFoundError(f"there is no collection {name!r}", param="collection")
+        raise NotFoundError(f"there is no collection {name_in_tenant(name)!r}", param="collection")
     return row

@@ -1,7 +1,7 @@
 """One SQLite file behind many threads: readers side by side, one writer at a time."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -19,11 +19,13 @@ class Database:
     What a reader sees is one moment's state, whatever is being written. Deleted rows are overwritten.
     """
 
-    def __init__(self, path: Path, *, schema: str, schema_version: int) -> None:
-        """Open or create the file.
+    def __init__(
+        self, path: Path, *, schema: str, schema_version: int, migrations: Mapping[int, str] | None = None
+    ) -> None:
+        """Open or create the file; `migrations` has, by version, the statement that makes the next one of it.
 
         Raises:
-            RuntimeError: the file was written with another schema version.
+            RuntimeError: the file was written with a schema version that nothing leads from.
         """
         self.path = path
         self._idle: list[sqlite3.Connection] = []
@@ -37,7 +39,11 @@ class Database:
                 for statement in schema.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version={schema_version}")
-            elif version != schema_version:
+            while version and version in (migrations or {}):
+                connection.execute((migrations or {})[version])
+                version += 1
+                connection.execute(f"PRAGMA user_version={version}")
+            if version and version != schema_version:
                 raise RuntimeError(f"{path} has schema version {version}; this is kvblend's version {schema_version}")
 
     @contextmanager

@@ -2,24 +2,50 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from sqlite3 import Connection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvblend.retriever.packing import PassageText
-from kvblend.retriever.records import DOCUMENT_COLUMNS, CatalogChange, CollectionState, DocumentRecord, PassageRecord
+from kvblend.retriever.records import (
+    DOCUMENT_COLUMNS,
+    CatalogChange,
+    CollectionState,
+    DocumentRecord,
+    FoundPassage,
+    PassageRecord,
+    Place,
+)
+from kvblend.retriever.word_table import add_words, drop_words_of
 
 __all__ = [
+    "EVERYWHERE",
     "MissingVectorsError",
-    "collections_holding",
+    "document_places",
     "drop_unreferenced",
+    "embedded_passages",
     "found_passages",
     "num_references",
+    "passage_lengths",
+    "passage_tokens",
+    "passage_vectors",
     "passages_of",
+    "places_of",
     "put_passages",
+    "rows_by_collection",
+    "surrounding_passages",
+    "token_arrays",
+    "tokens_behind",
 ]
+
+MAX_PLACES, MAX_CONTEXTS = 64, 8
+"""Of one passage that a search gives back, how many of its first places are looked at, and how many contexts taken."""
+
+
+EVERYWHERE: tuple[str, Sequence[object]] = ("1", ())
+"""An expression, with its parameters, that lets everything through."""
 
 
 class MissingVectorsError(LookupError):
@@ -42,21 +68,23 @@ def put_passages(
     collection_key: int,
     passages: Sequence[PassageText],
     vectors: Mapping[str, NDArray[np.float32]],
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Insert the passages that the collection lacks; returns the rows of all by passage id, and those of the new.
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Insert the passages that the collection lacks; returns the rows of all by passage id, those of the new, and those
+    of passages that were there without a vector.
 
     Raises:
         MissingVectorsError: a passage that it lacks has no vector.
     """
     by_id = {passage.passage_id: passage for passage in passages}
     known = connection.execute(
-        """SELECT passage_id, row FROM passages
+        """SELECT passage_id, row, length(vector) AS vector_bytes FROM passages
         WHERE collection = ? AND passage_id IN (SELECT value FROM json_each(?))""",
         (collection_key, json.dumps(list(by_id))),
     ).fetchall()
     rows: dict[str, int] = {row["passage_id"]: row["row"] for row in known}
     missing = [passage_id for passage_id in by_id if passage_id not in rows]
-    if any(passage_id not in vectors for passage_id in missing):
+    embedded = {row["passage_id"]: row["row"] for row in known if not row["vector_bytes"]}
+    if any(passage_id not in vectors for passage_id in [*missing, *embedded]):
         raise MissingVectorsError(f"{len(missing)} passages need vectors")
     new: dict[str, int] = {}
     for passage_id in missing:
@@ -68,27 +96,51 @@ def put_passages(
                 passage_id,
                 passage.text,
                 np.asarray(passage.token_ids, dtype="<i4").tobytes(),
-                np.ascontiguousarray(vectors[passage_id], dtype="<f4").tobytes(),
+                _vector_bytes(vectors[passage_id]),
             ),
         )
         assert cursor.lastrowid is not None
         new[passage_id] = cursor.lastrowid
-    return rows | new, new
+    connection.executemany(
+        "UPDATE passages SET vector = ? WHERE row = ?",
+        [(_vector_bytes(vectors[passage_id]), row) for passage_id, row in embedded.items()],
+    )
+    add_words(connection, collection_key, new.values())
+    return rows | new, new, embedded
+
+
+def _vector_bytes(vector: NDArray[np.float32]) -> bytes:
+    return np.ascontiguousarray(vector, dtype="<f4").tobytes()
 
 
 def drop_unreferenced(
-    connection: Connection, owner: CollectionState, candidates: Sequence[int], new: dict[str, int]
+    connection: Connection,
+    owner: CollectionState,
+    candidates: Sequence[int],
+    new: dict[str, int],
+    *,
+    num_documents: int,
+    embedded: Mapping[str, int] | None = None,
 ) -> CatalogChange:
-    """Delete those of the candidate rows that no document holds any more; `new` ones were put before."""
+    """Delete those of the candidate rows that no document holds any more; `new` ones were put before.
+
+    The collection's kept counts follow: so many documents more, and its passages.
+    """
     deleted = connection.execute(
         """DELETE FROM passages WHERE row IN (SELECT value FROM json_each(?))
-        AND NOT EXISTS (SELECT 1 FROM document_passages WHERE passage = passages.row) RETURNING passage_id, row""",
+        AND NOT EXISTS (SELECT 1 FROM document_passages WHERE passage = passages.row)
+        RETURNING passage_id, row, text""",
         (json.dumps(list(candidates)),),
     ).fetchall()
     dropped = {row["passage_id"]: row["row"] for row in deleted}
-    version = os.urandom(16) if new or dropped else owner.version
-    connection.execute("UPDATE collections SET version = ? WHERE key = ?", (version, owner.key))
-    return CatalogChange(owner.key, new, dropped, owner.version, version)
+    drop_words_of(connection, owner.key, [(row["row"], row["text"]) for row in deleted])
+    version = os.urandom(16) if new or dropped or embedded else owner.version
+    connection.execute(
+        """UPDATE collections SET version = ?, num_documents = num_documents + ?, num_passages = num_passages + ?
+        WHERE key = ?""",
+        (version, num_documents, len(new) - len(dropped), owner.key),
+    )
+    return CatalogChange(owner.key, new, dropped, owner.version, version, embedded or {})
 
 
 def num_references(connection: Connection, collection_key: int, passage_ids: Sequence[str]) -> dict[str, int]:
@@ -101,32 +153,151 @@ def num_references(connection: Connection, collection_key: int, passage_ids: Seq
     return {row["passage_id"]: row["num"] for row in rows}
 
 
-def collections_holding(connection: Connection, passage_ids: Sequence[str]) -> dict[str, list[str]]:
-    """The names of the collections that hold each passage."""
+def embedded_passages(connection: Connection, collection_key: int, passage_ids: Collection[str]) -> set[str]:
+    """Those of these passages that are in the collection with a vector."""
     rows = connection.execute(
-        """SELECT passage_id, name FROM passages JOIN collections ON collection = key
-        WHERE passage_id IN (SELECT value FROM json_each(?)) ORDER BY name""",
+        """SELECT passage_id FROM passages WHERE collection = ? AND length(vector) > 0
+        AND passage_id IN (SELECT value FROM json_each(?))""",
+        (collection_key, json.dumps(list(passage_ids))),
+    ).fetchall()
+    return {row["passage_id"] for row in rows}
+
+
+def passage_lengths(connection: Connection, collection_key: int, passage_ids: Collection[str]) -> dict[str, int]:
+    """How many tokens those of these passages have that are in the collection."""
+    rows = connection.execute(
+        """SELECT passage_id, length(token_ids) / 4 AS num FROM passages
+        WHERE collection = ? AND passage_id IN (SELECT value FROM json_each(?))""",
+        (collection_key, json.dumps(list(passage_ids))),
+    ).fetchall()
+    return {row["passage_id"]: row["num"] for row in rows}
+
+
+def passage_tokens(
+    connection: Connection, collection_key: int, passage_ids: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """Token ids of those of these passages that are in the collection."""
+    rows = connection.execute(
+        """SELECT row, passage_id, text, token_ids FROM passages
+        WHERE collection = ? AND passage_id IN (SELECT value FROM json_each(?))""",
+        (collection_key, json.dumps(list(passage_ids))),
+    ).fetchall()
+    return {row["passage_id"]: PassageRecord.from_row(row).token_ids for row in rows}
+
+
+def document_places(connection: Connection, collection: str, collection_key: int, document_id: str) -> list[Place]:
+    """Where a document's passages stand, in order."""
+    rows = connection.execute(
+        """SELECT passage_id, context FROM documents d JOIN document_passages ON document = d.row
+        JOIN passages p ON p.row = passage WHERE d.collection = ? AND d.id = ? ORDER BY position""",
+        (collection_key, document_id),
+    ).fetchall()
+    return [Place(collection, row["context"], row["passage_id"]) for row in rows]
+
+
+def places_of(connection: Connection, names: Collection[tuple[str, str]]) -> set[Place]:
+    """Which of these contexts and passage ids, paired, stand in some document, in all collections."""
+    rows = connection.execute(
+        """WITH wanted AS (SELECT value ->> 0 AS context, value ->> 1 AS passage_id FROM json_each(?))
+        SELECT name, wanted.context, wanted.passage_id FROM wanted
+        JOIN passages p ON p.passage_id = wanted.passage_id JOIN collections ON p.collection = key
+        WHERE EXISTS (SELECT 1 FROM document_passages WHERE passage = p.row AND context = wanted.context)""",
+        (json.dumps(list(names)),),
+    ).fetchall()
+    return {Place(*row) for row in rows}
+
+
+def rows_by_collection(connection: Connection, passage_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """Of every collection that holds some of these passages, the rows of those, by passage id; by the collection's
+    name, oldest first."""
+    rows = connection.execute(
+        """SELECT name, passage_id, row FROM passages JOIN collections ON collection = key
+        WHERE passage_id IN (SELECT value FROM json_each(?)) ORDER BY key""",
         (json.dumps(list(passage_ids)),),
     ).fetchall()
-    holders: dict[str, list[str]] = {}
+    held: dict[str, dict[str, int]] = {}
     for row in rows:
-        holders.setdefault(row["passage_id"], []).append(row["name"])
-    return holders
+        held.setdefault(row["name"], {})[row["passage_id"]] = row["row"]
+    return held
 
 
-def found_passages(connection: Connection, rows: Sequence[int]) -> dict[int, tuple[PassageRecord, DocumentRecord]]:
-    """Passages by row, each with the first of its documents."""
+def passage_vectors(connection: Connection, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+    """The vectors of passages by row; a row that is not there, or has none yet, is left out."""
+    statement = """SELECT row, vector FROM passages WHERE row IN (SELECT value FROM json_each(?))
+        AND length(vector) > 0"""
+    found = connection.execute(statement, (json.dumps(list(rows)),)).fetchall()
+    return {row["row"]: np.frombuffer(row["vector"], dtype="<f4").astype(np.float32) for row in found}
+
+
+def token_arrays(connection: Connection, rows: Collection[int]) -> dict[int, NDArray[np.int32]]:
+    """Token ids of passages by row; a row not there is left out."""
+    found = connection.execute(
+        "SELECT row, token_ids FROM passages WHERE row IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),)
+    ).fetchall()
+    return {row["row"]: np.frombuffer(row["token_ids"], "<i4") for row in found}
+
+
+def tokens_behind(connection: Connection, row: int, *, limit: int) -> list[tuple[int, str, NDArray[np.int32]]]:
+    """Row, id and token ids of at most `limit` passages, of all collections, whose rows are greater; ascending."""
+    found = connection.execute(
+        "SELECT row, passage_id, token_ids FROM passages WHERE row > ? ORDER BY row LIMIT ?", (row, limit)
+    ).fetchall()
+    return [(own["row"], own["passage_id"], np.frombuffer(own["token_ids"], "<i4")) for own in found]
+
+
+def found_passages(
+    connection: Connection, rows: Sequence[int], where: tuple[str, Sequence[object]] = EVERYWHERE
+) -> dict[int, FoundPassage]:
+    """Passages by row, each with the first of its documents `d` that `where` lets through, and the contexts of all."""
     columns = ", ".join(f"d.{column.strip()}" for column in DOCUMENT_COLUMNS.split(","))
+    condition, parameters = where
     found = {}
     for number in rows:
-        passage = connection.execute(
-            "SELECT row, passage_id, text, token_ids FROM passages WHERE row = ?", (number,)
-        ).fetchone()
+        passage = _passage(connection, number)
         document = connection.execute(
-            f"""SELECT {columns} FROM document_passages JOIN documents d ON document = d.row
-            WHERE passage = ? ORDER BY document LIMIT 1""",
-            (number,),
+            f"""SELECT {columns}, position FROM document_passages JOIN documents d ON document = d.row
+            WHERE passage = ? AND {condition} ORDER BY document, position LIMIT 1""",
+            (number, *parameters),
         ).fetchone()
-        if passage is not None and document is not None:
-            found[number] = (PassageRecord.from_row(passage), DocumentRecord.from_row(document))
+        if passage is None or document is None:
+            continue
+        values = dict(document)
+        position = values.pop("position")
+        found[number] = FoundPassage(
+            passage, DocumentRecord.from_row(values), position, _first_contexts(connection, number)
+        )
     return found
+
+
+def surrounding_passages(
+    connection: Connection, collection_key: int, found: FoundPassage, num_around: int
+) -> dict[int, FoundPassage]:
+    """By position, a passage that was found and so many before and after it in its document."""
+    places = connection.execute(
+        """SELECT position, passage FROM documents d JOIN document_passages ON document = d.row
+        WHERE d.collection = ? AND d.id = ? AND position BETWEEN ? AND ? ORDER BY position""",
+        (collection_key, found.document.id, found.position - num_around, found.position + num_around),
+    ).fetchall()
+    around = {}
+    for place in places:
+        passage = _passage(connection, place["passage"])
+        assert passage is not None
+        contexts = _first_contexts(connection, passage.row)
+        around[place["position"]] = FoundPassage(passage, found.document, place["position"], contexts)
+    return around
+
+
+def _passage(connection: Connection, number: int) -> PassageRecord | None:
+    statement = "SELECT row, passage_id, text, token_ids FROM passages WHERE row = ?"
+    row = connection.execute(statement, (number,)).fetchone()
+    return None if row is None else PassageRecord.from_row(row)
+
+
+def _first_contexts(connection: Connection, number: int) -> tuple[str, ...]:
+    """Those of a passage's first places."""
+    contexts = connection.execute(
+        """SELECT context FROM (SELECT context, document FROM document_passages INDEXED BY documents_by_passage
+        WHERE passage = ? ORDER BY document, position LIMIT ?) GROUP BY context ORDER BY min(document) LIMIT ?""",
+        (number, MAX_PLACES, MAX_CONTEXTS),
+    ).fetchall()
+    return tuple(row["context"] for row in contexts)

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sqlite3 import Row
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -15,8 +15,10 @@ __all__ = [
     "CollectionSettings",
     "CollectionState",
     "DocumentRecord",
+    "FoundPassage",
     "NewDocument",
     "PassageRecord",
+    "Place",
 ]
 
 DOCUMENT_COLUMNS = "id, name, media_type, content_hash, metadata, num_passages, num_tokens, created_at"
@@ -81,7 +83,7 @@ class DocumentRecord:
     created_at: float
 
     @classmethod
-    def from_row(cls, row: Row) -> "DocumentRecord":
+    def from_row(cls, row: Row | dict[str, Any]) -> "DocumentRecord":
         return cls(**{**dict(row), "metadata": _metadata(row["metadata"])})
 
 
@@ -100,15 +102,35 @@ class PassageRecord:
         return cls(row["row"], row["passage_id"], row["text"], tuple(token_ids))
 
 
+class Place(NamedTuple):
+    """A passage in a document of a collection; `context` is the caller's own name for what precedes it there."""
+
+    collection: str
+    context: str
+    passage_id: str
+
+
+@dataclass(frozen=True)
+class FoundPassage:
+    """A passage with the first of its documents and its position there; `contexts` are those of its first places."""
+
+    passage: PassageRecord
+    document: DocumentRecord
+    position: int
+    contexts: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class CatalogChange:
-    """What a write did to a collection's passages: from passage ids to rows, and the version before and after."""
+    """What a write did to a collection's passages: from passage ids to rows, and the version before and after.
+    `embedded` were there without a vector."""
 
     collection_key: int
     new: dict[str, int]
     dropped: dict[str, int]
     old_version: bytes
     version: bytes
+    embedded: Mapping[str, int] = field(default_factory=dict)
 
 
 def _metadata(stored: str) -> dict[str, Any]:

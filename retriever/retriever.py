@@ -3,22 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvblend.core.collection_name import name_in_tenant
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from kvblend.core.media_type import guess_media_type
+from kvblend.core.rest import MetadataFilter, SearchMode
 from kvblend.retriever.catalog import Catalog
 from kvblend.retriever.document_identity import describe_document, encode_text
 from kvblend.retriever.embedder import EmbeddingModel
+from kvblend.retriever.index import IndexKeeper, IndexSizes
 from kvblend.retriever.ingest import Hit, IngestPlan, IngestResult, distinct
 from kvblend.retriever.packing import PassageText
-from kvblend.retriever.passage_index import PassageIndex
 from kvblend.retriever.passage_table import MissingVectorsError
-from kvblend.retriever.records import CatalogChange, DocumentRecord
+from kvblend.retriever.records import CatalogChange, DocumentRecord, FoundPassage
+from kvblend.retriever.reranker import Reranker
+from kvblend.retriever.search import PassageSearch, with_neighbors
 from kvblend.retriever.splitter import SPLITTER_VERSION, SplitDocument, split_document
 from kvblend.retriever.tokenizer import PassageTokenizer
 
@@ -31,31 +34,32 @@ EMBED_BATCH = 64
 class Retriever:
     """Plans and commits ingests, and searches, from many threads of one process at once.
 
-    A search waits for no ingest but for the moment of its commit, and finds a document's old version until
-    then. All work that takes long (parsing, splitting, embedding) is done outside of any lock.
+    A search waits for no ingest, not for its commit either, and finds a document's old version until then. All work
+    that takes long (parsing, splitting, embedding) is done outside of any lock.
     """
 
-    def __init__(self, path: Path, *, embedder: EmbeddingModel, tokenizer: Any, index_save_after: int = 1024) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        embedder: EmbeddingModel,
+        tokenizer: Any,
+        reranker: Reranker | None = None,
+        index_sizes: IndexSizes | None = None,
+    ) -> None:
         """Open or create the data folder.
 
-        `tokenizer` is the language model's (a `tokenizers.Tokenizer` or a Hugging Face fast tokenizer). An index
-        file is written whenever `index_save_after` vectors have changed, and at `close`.
+        `tokenizer` is the language model's (a `tokenizers.Tokenizer` or a Hugging Face fast tokenizer).
         """
         path.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(path / "catalog.sqlite3")
-        self.embedder = embedder
+        self.embedder, self.reranker = embedder, reranker
         self.tokenizer = PassageTokenizer(tokenizer)
-        self._index_path = path / "indexes"
-        self._index_path.mkdir(exist_ok=True)
-        self._index_save_after = index_save_after
-        self._indexes: dict[int, PassageIndex] = {}
-        self._lock = Lock()
-        self._delete_stray_files()
+        self._indexes = IndexKeeper(path / "indexes", self.catalog, index_sizes or IndexSizes())
 
     def close(self) -> None:
-        """Write the index files and close the catalog."""
-        for index in self._indexes.values():
-            index.persist()
+        """Let the index files go and close the catalog."""
+        self._indexes.close()
         self.catalog.close()
 
     def plan_ingest(
@@ -94,7 +98,7 @@ class Retriever:
         old = self._find_document(collection, document.id)
         old_passages = self.catalog.document_passages(collection, document.id) if old else []
         if old is not None and old.content_hash == document.content_hash:
-            return IngestPlan.of_unchanged(collection, document, old_passages)
+            return IngestPlan.of_unchanged(collection, document, old_passages, data)
         split = split or partial(split_document, tokenizer=self.tokenizer)
         passages = split(data, document.media_type, document.name, record.passage_tokens)
         if not passages:
@@ -112,12 +116,16 @@ class Retriever:
             new=tuple(passage_id for passage_id in ids if passage_id not in references),
             kept=tuple(passage_id for passage_id in ids if passage_id in references),
             dropped=tuple(old_id for old_id in old_ids if old_id not in ids and references.get(old_id) == 1),
+            source=data,
         )
 
     def is_current(self, plan: IngestPlan) -> bool:
-        """Whether the catalog holds just what the plan would put there: text, name, media type and metadata."""
+        """Whether the catalog holds just what the plan would put there: text, name, media type and metadata, with the
+        document's source and a vector of each of its passages."""
         old = self._find_document(plan.collection, plan.document.id)
-        return old is not None and all(getattr(old, name) == value for name, value in vars(plan.document).items())
+        if old is None or any(getattr(old, name) != value for name, value in vars(plan.document).items()):
+            return False
+        return self.catalog.is_whole(plan.collection, plan.document.id)
 
     def commit_document(self, plan: IngestPlan) -> IngestResult:
         """Embed a plan's new passages and put the document in its old version's place, in one moment.
@@ -132,12 +140,20 @@ class Retriever:
         by_id = {passage.passage_id: passage for passage in plan.passages}
         vectors: dict[str, NDArray[np.float32]] = {}
         while True:
-            known = self.catalog.num_references(plan.collection, list(by_id))
+            known = self.catalog.embedded(plan.collection, list(by_id))
             self._embed([passage for key, passage in by_id.items() if key not in known and key not in vectors], vectors)
             try:
                 change = self._write(
                     plan.collection,
-                    lambda: self.catalog.put_document(plan.collection, plan.document, plan.passages, vectors),
+                    lambda prepare: self.catalog.put_document(
+                        plan.collection,
+                        plan.document,
+                        plan.passages,
+                        vectors,
+                        plan.contexts,
+                        source=plan.source,
+                        prepare=prepare,
+                    ),
                     vectors,
                 )
                 break
@@ -147,64 +163,124 @@ class Retriever:
         kept = tuple(passage_id for passage_id in by_id if passage_id not in change.new)
         return IngestResult(document, tuple(change.new), kept, tuple(change.dropped))
 
+    def begin_rebuild(self, collection: str) -> None:
+        """Let a collection that was embedded by another model be embedded by the one loaded now. Its passages are found
+        by their words alone until their documents are committed anew. Raises NotFoundError."""
+        if self.catalog.get_value(EMBEDDING_MODEL, collection=collection) in (None, self.embedder.fingerprint):
+            return
+        key = self.catalog.forget_vectors(collection, values={EMBEDDING_MODEL: self.embedder.fingerprint})
+        self._indexes.drop(key)
+
     def delete_document(self, collection: str, document_id: str) -> list[str]:
         """Delete a document; returns the ids of the passages that no document of the collection holds any more.
 
         Raises:
             NotFoundError: there is no such collection or document.
         """
-        change = self._write(collection, lambda: self.catalog.delete_document(collection, document_id), {})
+        self.catalog.get_document(collection, document_id)  # no index is opened for what is not there
+        change = self._write(
+            collection, lambda prepare: self.catalog.delete_document(collection, document_id, prepare=prepare), {}
+        )
         return list(change.dropped)
 
     def delete_collection(self, collection: str) -> list[str]:
         """Delete a collection with all its documents; returns the ids of its passages. Raises NotFoundError."""
         key = self.catalog.collection_state(collection).key
-        index = self._index(key)
-        with index.lock:
-            passage_ids = self.catalog.delete_collection(collection)
-        with self._lock:
-            self._indexes.pop(key, None)
-        index.delete_file()
+        passage_ids = self.catalog.delete_collection(collection)
+        self._indexes.drop(key)
         return passage_ids
 
-    def search(self, collection: str, query: str, *, top_k: int) -> list[Hit]:
-        """The passages nearest to a query, best first, each once.
+    def search(
+        self,
+        collection: str,
+        query: str,
+        *,
+        top_k: int,
+        mode: SearchMode = "hybrid",
+        filter: MetadataFilter | None = None,
+        min_score: float | None = None,
+        neighbors: int = 0,
+        rerank_candidates: int = 0,
+    ) -> list[Hit]:
+        """The passages that answer a query best, best first, each once: see `RetrievalChoices`.
+
+        Passages found whose surroundings meet stand together with these, in their document's order. The best
+        `rerank_candidates` are reranked; none are where it is 0.
 
         Raises:
+            InvalidRequestError: they are to be reranked, and there is no reranker.
             NotFoundError: there is no such collection.
-            ConflictError: the collection was embedded by another model.
+            ConflictError: the collection was embedded by another model, and `mode` is not keyword.
         """
-        if not self._check_embedding_model(collection, claim=False):
-            return []
-        vector = self.embedder.encode_query(query)
-        index = self._index(self.catalog.collection_state(collection).key)
-        with index.lock:
-            index.follow(self.catalog.collection_state(collection).version)
-            scores = index.search(vector, top_k=top_k)
-            found = self.catalog.found_passages([row for row, _ in scores])
-        return [Hit.of(*found[row], score=score) for row, score in scores if row in found]
+        if rerank_candidates and self.reranker is None:
+            raise InvalidRequestError("this service has no reranker (KVBLEND_RERANKER)", param="rerank")
+        vector = None
+        if mode != "keyword":
+            if not self._check_embedding_model(collection, claim=False):
+                return []
+            vector = self.embedder.encode_query(query)
+        with self._indexes.reading(collection) as (reading, snapshot):
+            search = PassageSearch(reading, snapshot, query, vector, filter)
+            best = search.best(
+                mode, top_k=max(top_k, rerank_candidates), min_score=None if rerank_candidates else min_score
+            )
+            scores = dict(best)
+            found = search.found(list(scores))
+            if neighbors and not rerank_candidates:
+                found = with_neighbors(reading, found, neighbors)
+        if rerank_candidates:  # which takes long, and holds no moment's state
+            scores = self._rerank(query, found, top_k=top_k, min_score=min_score)
+            by_row = {each.passage.row: each for each in found}
+            found = [by_row[row] for row in scores]
+            if neighbors:
+                with self._indexes.reading(collection) as (reading, _):
+                    found = with_neighbors(reading, found, neighbors)
+        return [
+            Hit.of(each, score=scores.get(each.passage.row), is_neighbor=each.passage.row not in scores)
+            for each in found
+        ]
+
+    def _rerank(
+        self, query: str, found: Sequence[FoundPassage], *, top_k: int, min_score: float | None
+    ) -> dict[int, float | None]:
+        """The reranker's scores by row, best first; equals as they were found."""
+        assert self.reranker is not None
+        scores = self.reranker.scores(query, [each.passage.text for each in found])
+        ranked = sorted(zip(found, scores, strict=True), key=lambda pair: -pair[1])
+        kept = [(each.passage.row, score) for each, score in ranked if min_score is None or score >= min_score]
+        return dict(kept[:top_k])
+
+    def wait_for_index(self) -> None:
+        """Until the indexes are checked and merged, which goes on beside everything else; for benchmarks and tests."""
+        self._indexes.wait()
 
     def check_integrity(self) -> None:
         """Assert that the catalog is sound and that each index, once it has followed, holds just its vectors."""
         self.catalog.check_integrity()
         for record in self.catalog.list_settings():
             state = self.catalog.collection_state(record.name)
-            index = self._index(state.key)
+            index = self._indexes.get(state.key)
             with index.lock:
                 index.follow(state.version)
-                assert sorted(index.rows) == sorted(self.catalog.passage_rows(state.key)[1])
+                assert sorted(index.current.rows()) == sorted(self.catalog.passage_rows(state.key)[1])
 
     def _write(
-        self, collection: str, write: Callable[[], CatalogChange], vectors: Mapping[str, NDArray[np.float32]]
+        self,
+        collection: str,
+        write: Callable[[Callable[[CatalogChange], None]], CatalogChange],
+        vectors: Mapping[str, NDArray[np.float32]],
     ) -> CatalogChange:
-        """Write to the catalog and let the index follow before any search sees either."""
-        key = self.catalog.collection_state(collection).key
-        index = self._index(key)
+        """Write to the catalog, with the index ready to be searched at the new version before anyone sees it."""
+        index = self._indexes.get(self.catalog.collection_state(collection).key)
         with index.lock:
-            change = write()
-            if change.collection_key == key:  # else the collection was replaced by another of its name just now
-                index.apply(change, vectors)
-        index.persist(least_unsaved=self._index_save_after)
+            index.follow(self.catalog.collection_state(collection).version)
+            try:
+                change = write(lambda change: index.prepare(change, vectors))
+            except BaseException:
+                index.abandon()
+                raise
+            index.settle()
+        self._indexes.tend(index)
         return change
 
     def _embed(self, passages: Sequence[PassageText], vectors: dict[str, NDArray[np.float32]]) -> None:
@@ -221,8 +297,8 @@ class Retriever:
                 self.catalog.put_value(EMBEDDING_MODEL, self.embedder.fingerprint, collection=collection)
         elif stored != self.embedder.fingerprint:
             raise ConflictError(
-                f"collection {collection!r} was embedded by another embedding model than the one loaded now: "
-                "ingest its documents into a new collection",
+                f"collection {name_in_tenant(collection)!r} was embedded by another embedding model than the one "
+                "loaded now: ingest its documents into a new collection",
                 param="collection",
             )
         return stored is not None
@@ -232,16 +308,3 @@ class Retriever:
             return self.catalog.get_document(collection, document_id)
         except NotFoundError:
             return None
-
-    def _index(self, key: int) -> PassageIndex:
-        with self._lock:
-            if key not in self._indexes:
-                self._indexes[key] = PassageIndex(self._index_path / f"{key}.faiss", self.catalog, key)
-            return self._indexes[key]
-
-    def _delete_stray_files(self) -> None:
-        """Delete what a crash has left of index files."""
-        keys = {self.catalog.collection_state(record.name).key for record in self.catalog.list_settings()}
-        for file in self._index_path.iterdir():
-            if file.name not in {f"{key}.faiss" for key in keys}:
-                file.unlink()

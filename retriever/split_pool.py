@@ -24,6 +24,7 @@ SECONDS_PER_MIB = 5.0
 WALL_SECONDS = 10.0
 """For one of CPU, on a machine that is busy with other things."""
 MAX_WORKERS = 4
+START_WORKER = "from kvblend.retriever.split_worker import main; main()"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class SplitPool:
             self._closed = True
             workers = list(self._all)
         for worker in workers:
-            self._end(worker)
+            worker.kill()
 
     def _take(self) -> "_Worker":
         with self._lock:
@@ -88,9 +89,13 @@ class SplitPool:
             worker = self._idle.pop() if self._idle else None
         if worker is not None:
             return worker
-        worker = _Worker(self._tokenizer, self._limits)
+        worker = _Worker(self._tokenizer, self._limits)  # which takes as long as its process to start
         with self._lock:
             self._all.add(worker)
+            closed = self._closed
+        if closed:
+            self._end(worker)
+            raise KVBlendError("the service is stopping")
         return worker
 
     def _give(self, worker: "_Worker") -> None:
@@ -112,14 +117,14 @@ class _WorkerIsLostError(Exception):
 
 
 class _Worker:
-    """One process; of one thread at a time, but for `end`."""
+    """One process; of one thread at a time, but for `kill`."""
 
     def __init__(self, tokenizer: PassageTokenizer, limits: SplitLimits) -> None:
         self._limits = limits
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kvblend.retriever.split_worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", START_WORKER, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -160,10 +165,14 @@ class _Worker:
             for text, (begin, end) in zip(header["texts"], ends, strict=True)
         ]
 
-    def end(self) -> None:
-        """Kill the process, whatever it does."""
+    def kill(self) -> None:
+        """Kill the process, whatever it does; a thread that waits for its answer learns so."""
         self._process.kill()
         self._process.wait()
+
+    def end(self) -> None:
+        """Kill the process and forget it; by the thread that it works for."""
+        self.kill()
         self._connection.close()
 
     def _cause(self, name: str, seconds: float) -> KVBlendError:

@@ -1,9 +1,9 @@
 """A process that parses and splits documents for another one, within limits.
 
-`python -m kvblend.retriever.split_worker FD` talks over a socket that it inherits, in frames of bytes: first the
-tokenizer's definition and the bytes of memory that it may take; then a document's header and its data, answered by a
-header and the tokens of all its passages. JSON and numbers only: what comes back from a process that has read a hostile
-document is data and never an object.
+`main`, in a process of its own, talks over a socket that it inherits, in frames of bytes: first the tokenizer's
+definition and the bytes of memory that it may take; then a document's header and its data, answered by a header and the
+tokens of all its passages. JSON and numbers only: what comes back from a process that has read a hostile document is
+data and never an object.
 """
 
 import json
@@ -23,11 +23,13 @@ from kvblend.core.errors import InvalidRequestError, UnsupportedDocumentError
 from kvblend.retriever.splitter import split_document
 from kvblend.retriever.tokenizer import PassageTokenizer
 
-__all__ = ["OUT_OF_MEMORY", "TOKEN_TYPE"]
+__all__ = ["OUT_OF_MEMORY", "TOKEN_TYPE", "main"]
 
 TOKEN_TYPE = "i"
 OUT_OF_MEMORY = 77
 """The status of a process that has run out of what it may take."""
+NO_MEMORY = (MemoryError, SystemError)
+"""The second is the interpreter's, where an allocation failed in its own code and nobody said so."""
 NICENESS = 10
 """Behind whoever answers a query on the same cores."""
 STATM = Path("/proc/self/statm")
@@ -63,7 +65,7 @@ def _answer(order: dict[str, object], data: bytes, tokenizer: PassageTokenizer) 
         return {"unsupported": error.message, "param": error.param}, b""
     except InvalidRequestError as error:
         return {"invalid": error.message, "param": error.param}, b""
-    except MemoryError:
+    except NO_MEMORY:
         return {"memory": True}, b""
     except Exception:  # this process's edge: the other one goes on without this document
         logging.getLogger(__name__).exception("a document could not be split")
@@ -90,9 +92,5 @@ def main() -> None:
     os.nice(NICENESS)
     try:
         serve(Connection(int(sys.argv[1])))
-    except MemoryError:  # it may come anywhere, in the answer to one that came before, too
+    except NO_MEMORY:  # it may come anywhere, in the answer to one that came before, too
         os._exit(OUT_OF_MEMORY)
-
-
-if __name__ == "__main__":
-    main()

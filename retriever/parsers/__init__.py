@@ -1,11 +1,13 @@
-"""Turn the bytes of a txt, Markdown, HTML or PDF document into headings and blocks of text."""
+"""Turn the bytes of a document (txt, md, html, pdf, docx, pptx, xlsx, csv) into headings and blocks of text."""
 
+from kvblend.core import media_type as media_types
 from kvblend.core.errors import UnsupportedDocumentError
 from kvblend.core.media_type import MEDIA_TYPES, guess_media_type, split_media_type
 from kvblend.retriever.document import ParsedDocument
 from kvblend.retriever.parsers.decoding import decode_text
 from kvblend.retriever.parsers.html import parse_html
 from kvblend.retriever.parsers.markdown import parse_markdown
+from kvblend.retriever.parsers.office import parse_csv, parse_office
 from kvblend.retriever.parsers.pdf import parse_pdf
 from kvblend.retriever.parsers.plain_text import parse_plain_text
 
@@ -28,6 +30,10 @@ def parse_document(data: bytes, media_type: str | None, *, name: str) -> ParsedD
             return parse_html(data, charset=charset, name=name)
         case "application/pdf":
             return parse_pdf(data, name=name)
+        case "text/csv":
+            return parse_csv(data, charset=charset, name=name)
+        case media_types.DOCX | media_types.PPTX | media_types.XLSX:
+            return parse_office(data, bare, name=name)
     raise AssertionError(f"no parser for {bare!r}")
 
 
