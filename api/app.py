@@ -1,20 +1,20 @@
 """The REST service as an ASGI application."""
 
-import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 import kvblend
-from kvblend.api.body_limit import BodyLimit
-from kvblend.api.disconnect import ClientGoneError
-from kvblend.api.errors import install_error_handlers
-from kvblend.api.request_count import RequestCount
-from kvblend.api.routes import collections, health, kv, openai, query
+from kvblend.api.http.body_limit import BodyLimit
+from kvblend.api.http.disconnect import ClientGoneError
+from kvblend.api.http.drain import Drain, DrainGate
+from kvblend.api.http.errors import install_error_handlers
+from kvblend.api.http.request_count import RequestCount
+from kvblend.api.http.routes import collections, console, docs, engine, health, kv, openai, quality, query
 from kvblend.api.service import ServiceConfig, running_service
-from kvblend.core.errors import UnauthorizedError
+from kvblend.core.rest import ErrorResponse
 
 __all__ = ["create_app"]
 
@@ -22,15 +22,28 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 def create_app(config: ServiceConfig) -> FastAPI:
-    """The service of this config; it starts and stops with the application's lifespan."""
+    """The service of this config; it starts and stops with the application's lifespan. `app.state.drain` leads it to
+    its end."""
+
+    drain = Drain()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running_service(config) as service:
             app.state.service = service
+            drain.on_begin = service.ingest.stop
             yield
 
-    app = FastAPI(title="kvblend", version=kvblend.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="kvblend",
+        version=kvblend.__version__,
+        lifespan=lifespan,
+        openapi_url=None,  # these routes are guarded as all others are
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": ErrorResponse, "description": "The request is refused"}},
+    )
+    app.state.drain = drain
     install_error_handlers(app)
 
     @app.exception_handler(ClientGoneError)
@@ -38,22 +51,12 @@ def create_app(config: ServiceConfig) -> FastAPI:
     async def _client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    guarded = APIRouter(dependencies=[Depends(_key_check(config.settings.api_key))])
-    for router in (collections.router, query.router, openai.router, kv.router):
-        guarded.include_router(router)
-    app.include_router(guarded)
-    app.include_router(health.open_router)
+    for routes in (collections, query, openai, kv, quality, health, docs, console, engine):
+        app.include_router(routes.router)
+    app.mount("/console", console.ConsoleFiles(), name="console")
+    if config.settings.engine_admin:
+        app.include_router(engine.admin_router)  # it takes whatever path comes, so it is the last one
     app.add_middleware(BodyLimit, max_document_bytes=config.settings.max_document_bytes)
+    app.add_middleware(DrainGate, drain=drain)
     app.add_middleware(RequestCount)  # around the others: it sees every answer
     return app
-
-
-def _key_check(api_key: str | None) -> Callable[[Request], None]:
-    def check(request: Request) -> None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if api_key is not None and not (
-            scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), api_key.encode())
-        ):
-            raise UnauthorizedError("the request carries no valid API key: Authorization: Bearer <key>")
-
-    return check

@@ -1,21 +1,31 @@
 """Collections as the service uses them: the catalog's record with its preamble and encode context in tokens."""
 
 import secrets
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from kvblend.api.encode_context import EncodeContext, default_warm_context, make_encode_context
-from kvblend.api.passage_kv import KVName
-from kvblend.api.prompt import DEFAULT_PREAMBLE, PromptBuilder
+from kvblend.api.access.tenant_salt import TenantSalts
+from kvblend.api.kv.document_windows import LEAD_TOKENS, WINDOW_TOKENS, document_windows
+from kvblend.api.kv.encode_context import EncodeContext, default_warm_context, make_encode_context
+from kvblend.api.kv.encode_run import EncodeRun
+from kvblend.api.kv.passage_kv import KVName
+from kvblend.api.prompt.builder import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.core import rest
+from kvblend.core.calibration import EncodeKind
+from kvblend.core.collection_name import DEFAULT_TENANT, collection_key, name_in_tenant, tenant_of
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
-from kvblend.core.rest import CollectionCreate, CollectionUpdate
+from kvblend.core.rest import CollectionCreate, CollectionUpdate, OrderName, SearchMode
 from kvblend.retriever import Catalog, CollectionRecord, CollectionSettings
 
 __all__ = ["Collections", "OpenCollection"]
 
 
 SERVICE_ID = "service_id"
+LEAST_MODEL_LEN = 2048
+"""Tokens that windows are made for where no engine answers to say its model's length."""
+DOCUMENT, NEUTRAL = "document", "neutral"
+"""What a collection's warm context is called where it is no text of its own."""
 
 
 @dataclass(frozen=True)
@@ -25,43 +35,79 @@ class OpenCollection:
     name: str
     preamble: str
     encode_context: EncodeContext
+    """Of a passage that nothing of its own precedes."""
+    window_tokens: int | None = None
+    """Of its documents, which are prefilled in windows; None: every passage stands behind `encode_context` alone."""
     owner: str | None = None
     """Whose the KV of its passages is, in a store that other services use too."""
     kv_quota_bytes: int | None = None
     kv_ttl_s: float | None = None
+    is_neutral: bool = True
+    """Whether the service's own text stands before what nothing of its own precedes."""
+    order: OrderName = "rank"
+    """Of passages in prompts, where a request names none."""
+    mode: SearchMode = "hybrid"
+    """How passages are searched, where a request does not say."""
+
+    def runs(self, passages: Sequence[tuple[int, ...]]) -> list[EncodeRun]:
+        """How a document's passages are encoded: all of them, in order."""
+        if self.window_tokens is None:
+            return [EncodeRun.alone(self.encode_context, passage) for passage in passages]
+        return document_windows(self.encode_context, passages, window_tokens=self.window_tokens)
+
+    def kind(self, context: str) -> EncodeKind:
+        """What kind of encode context one of the collection's passages has."""
+        if context != self.encode_context.hash:
+            return "document"
+        return "neutral" if self.is_neutral else "own"
+
+    def contexts(self, stored: Sequence[str]) -> tuple[str, ...]:
+        """The encode contexts that the catalog has of a passage's places; "" is the collection's own."""
+        return tuple(dict.fromkeys(context or self.encode_context.hash for context in stored))
 
 
 class Collections:
     """Creates and opens collections. Its methods read files: call them in a thread."""
 
-    def __init__(self, catalog: Catalog, prompts: PromptBuilder, *, model: str, embedding_model: str) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        prompts: PromptBuilder,
+        *,
+        model: str,
+        embedding_model: str,
+        share_tenants: bool = False,
+        tenant_quota: Callable[[str], int | None] = lambda tenant: None,
+    ) -> None:
+        """`tenant_quota`: bytes of KV that a tenant, and so each of its collections, may have; None: no bound."""
+        self._tenant_quota = tenant_quota
         self._catalog = catalog
+        self.salts = TenantSalts(catalog, share=share_tenants)
         self._prompts = prompts
         self._model = model
         self._embedding_model = embedding_model
         self.service_id = _service_id(catalog)
         """Of this catalog, in the names of owners: `<service id>/<collection>`."""
-        self.default = OpenCollection(
-            "", DEFAULT_PREAMBLE, self._encode_context(DEFAULT_PREAMBLE, default_warm_context())
-        )
-        """What passages get that a caller supplies without a collection."""
+        self._default = self._encode_context(DEFAULT_PREAMBLE, default_warm_context())
 
-    def create(self, order: CollectionCreate, *, max_model_len: int | None) -> rest.Collection:
-        """Create a collection. What its prompts and encode context begin with is kept in tokens, so that a template
-        that says the date does not change it every day.
+    def default(self, tenant: str = DEFAULT_TENANT) -> OpenCollection:
+        """What passages get that a caller of a tenant supplies without a collection."""
+        context = replace(self._default, salt=self.salts.of(tenant))
+        return OpenCollection(collection_key(tenant, ""), DEFAULT_PREAMBLE, context)
+
+    def create(
+        self, order: CollectionCreate, *, max_model_len: int | None, tenant: str = DEFAULT_TENANT
+    ) -> rest.Collection:
+        """Create a collection of a tenant's. What its prompts and encode context begin with is kept in tokens, so that
+        a template that says the date does not change it every day.
 
         Raises ConflictError where the name is taken, InvalidRequestError where no passage would fit the model.
         """
         preamble = DEFAULT_PREAMBLE if order.preamble is None else order.preamble
-        warm_context = default_warm_context() if order.warm_context is None else order.warm_context
-        context = self._encode_context(preamble, warm_context)
-        num_tokens = len(context.token_ids) + order.passage_tokens + 1
-        if max_model_len is not None and num_tokens > max_model_len:
-            raise InvalidRequestError(
-                f"preamble, warm context and a passage of {order.passage_tokens} tokens take {num_tokens} tokens; the "
-                f"model takes {max_model_len}",
-                param="passage_tokens",
-            )
+        warm_context = DOCUMENT if order.warm_context is None else order.warm_context
+        text = default_warm_context() if warm_context in (DOCUMENT, NEUTRAL) else warm_context
+        context = self._encode_context(preamble, text)
+        window_tokens = _window_tokens(context, warm_context, order.passage_tokens, max_model_len)
         settings = {
             "model": self._model,
             "tokenizer": self._prompts.fingerprint,
@@ -70,11 +116,37 @@ class Collections:
             "warm_context": warm_context,
             "encode_context": list(context.token_ids),
             "num_preamble": context.num_preamble,
+            "salt": self.salts.of(tenant),
+            "window_tokens": window_tokens if warm_context == DOCUMENT else None,
             "kv_quota_bytes": order.kv_quota_bytes,
             "kv_ttl_s": order.kv_ttl_s,
+            "order": order.order,
+            "mode": order.mode,
         }
-        record = self._catalog.create_collection(order.name, passage_tokens=order.passage_tokens, settings=settings)
+        record = self._catalog.create_collection(
+            collection_key(tenant, order.name), passage_tokens=order.passage_tokens, settings=settings
+        )
         return _view(record)
+
+    def begin_rebuild(self, name: str, passage_tokens: int | None, *, max_model_len: int | None) -> OpenCollection:
+        """Have a collection's documents split into passages of so many tokens (None: as many as before) and embedded by
+        the model loaded now, from here on. Raises NotFoundError, ConflictError, InvalidRequestError."""
+        collection, record = self.open(name), self._catalog.collection_settings(name)
+        settings: dict[str, Any] = {"embedding_model": self._embedding_model}
+        if passage_tokens is not None and passage_tokens != record.passage_tokens:
+            warm_context = record.settings["warm_context"]
+            window_tokens = _window_tokens(collection.encode_context, warm_context, passage_tokens, max_model_len)
+            settings |= {"window_tokens": window_tokens if warm_context == DOCUMENT else None}
+        self._catalog.update_collection(name, settings, passage_tokens=passage_tokens)
+        return self.open(name)
+
+    def document_ids(self, name: str) -> list[str]:
+        """The ids of all documents of a collection. Raises NotFoundError."""
+        found, after = list[str](), None
+        while documents := self._catalog.list_documents(name, limit=1000, after=after):
+            found += [document.id for document in documents]
+            after = documents[-1].id
+        return found
 
     def update(self, name: str, update: CollectionUpdate) -> rest.Collection:
         """Set the limits that `update` names. Raises NotFoundError."""
@@ -84,17 +156,17 @@ class Collections:
         """A collection as it stands. Raises NotFoundError."""
         return _view(self._catalog.get_collection(name))
 
-    def views(self) -> list[rest.Collection]:
-        """All collections, by name."""
-        return [_view(record) for record in self._catalog.list_collections()]
+    def views(self, tenant: str = DEFAULT_TENANT) -> list[rest.Collection]:
+        """All collections of a tenant, by name."""
+        return [_view(record) for record in self._catalog.list_collections() if tenant_of(record.name) == tenant]
 
     def open(self, name: str) -> OpenCollection:
         """Open a collection. Raises NotFoundError, and ConflictError where its passages are another model's tokens."""
         record = self._catalog.collection_settings(name)
         if record.settings["tokenizer"] != self._prompts.fingerprint:
             raise ConflictError(
-                f"collection {name!r} was made for the model {record.settings['model']!r}; {self._model!r}, which is "
-                "served, has other tokens",
+                f"collection {name_in_tenant(name)!r} was made for the model {record.settings['model']!r}; "
+                f"{self._model!r}, which is served, has other tokens",
                 param="collection",
             )
         return self._open(record)
@@ -102,6 +174,10 @@ class Collections:
     def all(self) -> list[OpenCollection]:
         """Every collection, of whatever model."""
         return [self._open(record) for record in self._catalog.list_settings()]
+
+    def owners(self, tenant: str) -> set[str]:
+        """Whose the KV of a tenant's collections is."""
+        return {own.owner for own in self.all() if own.owner is not None and tenant_of(own.name) == tenant}
 
     def any(self, name: str) -> OpenCollection:
         """A collection of whatever model, to delete from it. Raises NotFoundError."""
@@ -116,14 +192,29 @@ class Collections:
         """Those names of passage KV that no collection's passages have."""
         return set(names) - self._held(names)
 
+    def absent(self, name: str, passage_ids: Collection[str]) -> set[str]:
+        """Those of these passages that a collection does not hold: all where there is none of that name."""
+        try:
+            return set(passage_ids).difference(self._catalog.passage_lengths(name, passage_ids))
+        except NotFoundError:
+            return set(passage_ids)
+
     def document_names(self, name: str, document_id: str) -> set[KVName]:
         """The names of the KV of a document's passages; none where there is no such document."""
-        context = self.any(name).encode_context.hash
+        collection = self.any(name)
         try:
-            passages = self._catalog.document_passages(name, document_id)
+            places = self._catalog.document_places(name, document_id)
         except NotFoundError:
             return set()
-        return {(context, passage.passage_id) for passage in passages}
+        return {(context, place.passage_id) for place in places for context in collection.contexts([place.context])}
+
+    def document_runs(self, name: str, document_id: str) -> list[EncodeRun]:
+        """How the passages of a document are encoded; none where there is no such document."""
+        try:
+            passages = self._catalog.document_passages(name, document_id)
+            return self.any(name).runs([passage.token_ids for passage in passages])
+        except NotFoundError:
+            return []
 
     def require_document(self, name: str, document_id: str) -> None:
         """Raise NotFoundError where there is no such collection or document."""
@@ -144,29 +235,54 @@ class Collections:
 
     def _held(self, names: Collection[KVName], *, but: str | None = None) -> set[KVName]:
         """Those names of passage KV that some collection's passages have, of any but one."""
-        contexts = {own.name: own.encode_context.hash for own in self.all() if own.name != but}
-        holders = self._catalog.collections_holding(sorted({passage_id for _, passage_id in names}))
-        return {
-            (context, passage_id)
-            for context, passage_id in names
-            if any(contexts.get(holder) == context for holder in holders.get(passage_id, ()))
+        collections = {own.name: own for own in self.all() if own.name != but}
+        wanted = {*names, *(("", passage_id) for _, passage_id in names)}  # "" is the collection's own context
+        places = self._catalog.places_of(sorted(wanted))
+        held = {
+            (context, place.passage_id)
+            for place in places
+            if place.collection in collections
+            for context in collections[place.collection].contexts([place.context])
         }
+        return held & set(names)
 
     def _open(self, record: CollectionSettings) -> OpenCollection:
         settings = record.settings
-        context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"])
+        context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"], settings.get("salt"))
+        quotas = settings.get("kv_quota_bytes"), self._tenant_quota(tenant_of(record.name))
         return OpenCollection(
             record.name,
             settings["preamble"],
             context,
+            settings.get("window_tokens"),
             f"{self.service_id}/{record.name}",
-            settings.get("kv_quota_bytes"),
+            min((bound for bound in quotas if bound is not None), default=None),
             settings.get("kv_ttl_s"),
+            settings["warm_context"] in (DOCUMENT, NEUTRAL, default_warm_context()),
+            settings.get("order") or "rank",
+            settings.get("mode") or "hybrid",
         )
 
     def _encode_context(self, preamble: str, warm_context: str) -> EncodeContext:
         warm_ids = self._prompts.passage_ids(warm_context) if warm_context.strip() else ()
         return make_encode_context(self._prompts.preamble_ids(preamble), warm_ids)
+
+
+def _window_tokens(context: EncodeContext, warm_context: str, passage_tokens: int, max_model_len: int | None) -> int:
+    """How long the windows of documents are, where they have any. Raises InvalidRequestError where no passage would fit
+    the model."""
+    num_before = len(context.token_ids)
+    if warm_context == DOCUMENT:
+        num_before = max(num_before, context.num_preamble + LEAD_TOKENS)
+    num_tokens = num_before + passage_tokens + 1
+    if max_model_len is not None and num_tokens > max_model_len:
+        raise InvalidRequestError(
+            f"preamble, warm context and a passage of {passage_tokens} tokens take {num_tokens} tokens; the "
+            f"model takes {max_model_len}",
+            param="passage_tokens",
+        )
+    most = LEAST_MODEL_LEN if max_model_len is None else max_model_len
+    return max(passage_tokens, min(WINDOW_TOKENS, most - num_before - 1))
 
 
 def _service_id(catalog: Catalog) -> str:
@@ -179,7 +295,7 @@ def _service_id(catalog: Catalog) -> str:
 
 def _view(record: CollectionRecord) -> rest.Collection:
     return rest.Collection(
-        name=record.name,
+        name=name_in_tenant(record.name),
         model=record.settings["model"],
         embedding_model=record.settings["embedding_model"],
         preamble=record.settings["preamble"],
@@ -190,4 +306,6 @@ def _view(record: CollectionRecord) -> rest.Collection:
         created_at=record.created_at,
         kv_quota_bytes=record.settings.get("kv_quota_bytes"),
         kv_ttl_s=record.settings.get("kv_ttl_s"),
+        order=record.settings.get("order") or "rank",
+        mode=record.settings.get("mode") or "hybrid",
     )

@@ -1,17 +1,27 @@
 """What the service counts for Prometheus."""
 
 import math
-from typing import Literal
+from collections.abc import Callable, Collection
+from statistics import fmean
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
+from kvblend.api.quality.guard_sample import Comparison
 from kvblend.core.report import BlendReport
 
 __all__ = ["Metrics"]
 
 KL_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
+
+
+class Shunnable(Protocol):
+    """A remote tier, or a vLLM server."""
+
+    @property
+    def is_shunned(self) -> bool: ...
 
 
 class Metrics:
@@ -23,6 +33,12 @@ class Metrics:
             "kvblend_requests",
             "Requests by route, method and status.",
             ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self._tenants = Counter(
+            "kvblend_tenant_requests",
+            "Requests by tenant and status; the tenant is empty where there was no valid key.",
+            ["tenant", "status"],
             registry=self._registry,
         )
         self._decisions = Counter(
@@ -58,6 +74,15 @@ class Metrics:
             ["tier"],
             registry=self._registry,
         )
+        self._standing = Counter(
+            "kvblend_standing_tokens",
+            "Passage tokens of prompts, by how their stored KV suits their place: exact, fits, reused, missing.",
+            ["standing"],
+            registry=self._registry,
+        )
+        self._variants = Counter(
+            "kvblend_encoded_variants", "Variants that were encoded while engines idled.", registry=self._registry
+        )
         self._steps = Counter(
             "kvblend_blend_seconds",
             "Time that blends took by step: load, probe, repair.",
@@ -89,14 +114,51 @@ class Metrics:
             registry=self._registry,
         )
         self._guard_mean_kl.set(math.nan)
-        self._guard_above_target = Gauge(
-            "kvblend_guard_above_target",
-            "1 where the mean KL of the answers that are held to a target is above it.",
+        self._guard_agreement = Gauge(
+            "kvblend_guard_agreement",
+            "Share of places, of all and of the answers' first ones, in which the answers compared last have the token "
+            "that full prefill holds likeliest.",
+            ["of"],
+            registry=self._registry,
+        )
+        self._guard_misses_target = Gauge(
+            "kvblend_guard_misses_target",
+            "1 where the answers that are held to targets of KL and agreement miss one.",
             registry=self._registry,
         )
 
-    def request(self, *, route: str, method: str, status: int) -> None:
+        self._breakers = Gauge(
+            "kvblend_breaker_open",
+            "1 where a circuit breaker keeps requests from a remote tier or a vLLM server that failed again and again.",
+            ["of"],
+            registry=self._registry,
+        )
+        self._pending_deletions = Gauge(
+            "kvblend_pending_deletions",
+            "Passages whose KV is to be deleted, where nothing holds it any more, and is not yet gone from every tier.",
+            registry=self._registry,
+        )
+        self._swept = Counter(
+            "kvblend_swept_passages",
+            "Passages whose KV a sweep found that no collection held.",
+            registry=self._registry,
+        )
+
+    def breaker(self, of: str, asked: Shunnable) -> None:
+        """Have whether it is shunned among these; it is asked when the text is."""
+        self._breakers.labels(of).set_function(lambda: float(asked.is_shunned))
+
+    def pending_deletions(self, count: Callable[[], int]) -> None:
+        """Likewise how many passages' KV is to be deleted."""
+        self._pending_deletions.set_function(lambda: float(count()))
+
+    def swept(self, num_passages: int) -> None:
+        """A sweep deleted the KV of so many passages."""
+        self._swept.inc(num_passages)
+
+    def request(self, *, route: str, method: str, status: int, tenant: str) -> None:
         """Count one answered HTTP request; `route` is the route's pattern."""
+        self._tenants.labels(tenant, status).inc()
         self._requests.labels(route, method, status).inc()
 
     def answer(self, report: BlendReport) -> None:
@@ -127,6 +189,14 @@ class Metrics:
         self._encoded.inc()
         self._encoded_tokens.inc(num_tokens)
 
+    def standing(self, standing: str, num_tokens: int) -> None:
+        """A passage was put into a prompt, where its KV stands in such a way."""
+        self._standing.labels(standing).inc(num_tokens)
+
+    def variants(self, count: int) -> None:
+        """Variants were encoded."""
+        self._variants.inc(count)
+
     def job(self, status: str) -> None:
         """Count one ended ingest job."""
         self._jobs.labels(status).inc()
@@ -135,12 +205,14 @@ class Metrics:
         """Count one sampled answer that was not compared."""
         self._guard_samples.labels(outcome).inc()
 
-    def guard_compared(self, kl: float, *, mean_kl: float, above_target: bool) -> None:
-        """Count one compared answer and keep what the last ones together say."""
+    def guard_compared(self, found: Comparison, *, last: Collection[Comparison], misses_target: bool) -> None:
+        """Count one compared answer and keep what the `last` ones together say."""
         self._guard_samples.labels("compared").inc()
-        self._guard_kl.observe(kl)
-        self._guard_mean_kl.set(mean_kl)
-        self._guard_above_target.set(above_target)
+        self._guard_kl.observe(found.kl)
+        self._guard_mean_kl.set(fmean(one.kl for one in last))
+        self._guard_agreement.labels("tokens").set(fmean(one.agreement for one in last))
+        self._guard_agreement.labels("first tokens").set(fmean(one.first_agrees for one in last))
+        self._guard_misses_target.set(misses_target)
 
     def watch(self, collector: Collector) -> None:
         """Have somebody else's metrics among these."""

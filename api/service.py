@@ -2,40 +2,62 @@
 
 import asyncio
 import contextlib
+import fcntl
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from fastapi import Request
 
-from kvblend.api.blender import Blender
+from kvblend.api.access.admission import Admission
+from kvblend.api.access.key_ring import KeyRing
+from kvblend.api.access.rate_limits import RateLimits
+from kvblend.api.access.tenant_kv import TenantKV
 from kvblend.api.collections import Collections
-from kvblend.api.completion import KVCompletion
-from kvblend.api.cost_fit import CostFit
-from kvblend.api.encode_context import default_warm_context
-from kvblend.api.encode_room import EncodeRoom
-from kvblend.api.encoder import Encoder
-from kvblend.api.gate import Gate
-from kvblend.api.home_lock import lock_home
-from kvblend.api.ingest import Ingest
-from kvblend.api.kv_control import KVControl
-from kvblend.api.kv_deletions import KVDeletions
-from kvblend.api.kv_ledger import DeletionLedger
-from kvblend.api.kv_limits import KVLimits
-from kvblend.api.live_guard import LiveGuard
+from kvblend.api.engine.blender import Blender
+from kvblend.api.engine.passthrough import Passthrough
+from kvblend.api.engine.plain import PlainAnswers
+from kvblend.api.engine.replicas import Replica, Replicas
+from kvblend.api.ingest.document_writer import DocumentWriter
+from kvblend.api.ingest.ingest import Ingest
+from kvblend.api.ingest.jobs import Jobs
+from kvblend.api.ingest.journal import IngestJournal
+from kvblend.api.kv.completion import KVCompletion
+from kvblend.api.kv.control import KVControl
+from kvblend.api.kv.deletions import KVDeletions
+from kvblend.api.kv.encode_context import default_warm_context
+from kvblend.api.kv.encode_room import EncodeRoom
+from kvblend.api.kv.encoder import Encoder
+from kvblend.api.kv.ledger import DeletionLedger
+from kvblend.api.kv.limits import KVLimits
+from kvblend.api.kv.passage_kv import PassageKV
+from kvblend.api.kv.variant_encodes import VariantEncodes
 from kvblend.api.metrics import Metrics
-from kvblend.api.passage_kv import PassageKV
-from kvblend.api.plain import PlainAnswers
-from kvblend.api.prompt import PromptBuilder
-from kvblend.api.replica import Replica, Replicas
-from kvblend.api.retrieval import Retrieval
-from kvblend.api.served_calibration import ServedCalibration
+from kvblend.api.prompt.builder import PromptBuilder
+from kvblend.api.prompt.chat_frames import ChatFrames
+from kvblend.api.prompt.drop_in import DropIn
+from kvblend.api.prompt.neighbours import PairLedger, VariantLedger
+from kvblend.api.prompt.order import PromptOrder
+from kvblend.api.prompt.retrieval import Retrieval
+from kvblend.api.quality.cost_fit import CostFit
+from kvblend.api.quality.gate import Gate
+from kvblend.api.quality.live_guard import LiveGuard
+from kvblend.api.quality.served_calibration import ServedCalibration
+from kvblend.api.retrieval_models import open_embedder, open_reranker
 from kvblend.api.tier_metrics import TierMetrics
-from kvblend.core.errors import EngineUnavailableError
+from kvblend.core.errors import ConflictError, EngineUnavailableError
 from kvblend.core.settings import Settings
-from kvblend.retriever import Embedder, Retriever, SplitLimits, SplitPool
+from kvblend.retriever import (
+    EmbeddingModel,
+    PassageMatcher,
+    RemoteEmbedder,
+    RemoteReranker,
+    Retriever,
+    SplitLimits,
+    SplitPool,
+)
 from kvblend.store import TieredStore
 
 __all__ = ["Service", "ServiceConfig", "running_service", "service_of"]
@@ -59,7 +81,11 @@ class Service:
     """The parts that routes use."""
 
     settings: Settings
+    keys: KeyRing
+    rate_limits: RateLimits
+    admission: Admission
     prompts: PromptBuilder
+    chat_frames: ChatFrames
     retriever: Retriever
     collections: Collections
     retrieval: Retrieval
@@ -68,7 +94,10 @@ class Service:
     calibration: ServedCalibration
     blender: Blender
     plain: PlainAnswers
+    passthrough: Passthrough
     ingest: Ingest
+    order: PromptOrder
+    drop_in: DropIn
     kv: KVControl
     deletions: KVDeletions
     guard: LiveGuard
@@ -95,22 +124,46 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
     Raises KVBlendError where a folder of the settings cannot be used, ConflictError where another service uses it.
     """
     settings = config.settings
+    keys = KeyRing(settings.keys, api_key=settings.api_key)
+
+    def tenant_quota(tenant: str) -> int | None:
+        return keys.limits(tenant).kv_quota_bytes
+
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(lock_home(settings.home_path))
+        stack.enter_context(_lock_home(settings.home_path))
         tokenizer = await asyncio.to_thread(_load_tokenizer, config.model)
         prompts = PromptBuilder(tokenizer)
-        embedder = Embedder(config.embedding_model)
-        retriever = Retriever(settings.home_path / "collections", embedder=embedder, tokenizer=tokenizer)
+        embedder, reranker = open_embedder(config.embedding_model, settings), open_reranker(settings)
+        for remote in (embedder, reranker):
+            if isinstance(remote, RemoteEmbedder | RemoteReranker):
+                stack.callback(remote.close)
+        retriever = Retriever(
+            settings.home_path / "collections", embedder=embedder, tokenizer=tokenizer, reranker=reranker
+        )
         stack.callback(retriever.close)
         collections = Collections(
-            retriever.catalog, prompts, model=config.model, embedding_model=str(config.embedding_model)
+            retriever.catalog,
+            prompts,
+            model=config.model,
+            embedding_model=embedder.name,
+            share_tenants=settings.share_tenants,
+            tenant_quota=tenant_quota,
         )
         metrics = Metrics()
         store = TieredStore.from_settings(settings)
         metrics.watch(TierMetrics(store))
+        metrics.watch(TenantKV(store, collections.service_id))
         passage_kv = PassageKV(store, deadline_s=settings.remote_deadline)
         stack.push_async_callback(passage_kv.close)
-        replicas = Replicas([Replica(url, control, api_key=settings.engine_api_key) for url, control in config.engines])
+        each_replica = [
+            Replica(url, control, api_key=settings.engine_api_key, timeout_s=settings.engine_timeout)
+            for url, control in config.engines
+        ]
+        for replica in each_replica:
+            metrics.breaker(f"vLLM at {replica.engine.url}", replica)
+        for tier in store.remotes:
+            metrics.breaker(f"{tier.name} tier at {tier.location}", tier)
+        replicas = Replicas(each_replica)
         replicas.start()
         stack.push_async_callback(replicas.close)
         encoder = Encoder(replicas, passage_kv, metrics)
@@ -127,7 +180,12 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         )
         ledger = DeletionLedger(settings.home_path / "kv_deletions.sqlite3")
         stack.callback(ledger.close)
-        deletions = KVDeletions(ledger, collections, encoder, passage_kv, completion)
+        variants = VariantLedger(settings.home_path / "kv_variants.sqlite3")
+        stack.callback(variants.close)
+        pairs = PairLedger(settings.home_path / "passage_pairs.sqlite3")
+        stack.callback(pairs.close)
+        deletions = KVDeletions(ledger, collections, encoder, passage_kv, completion, variants, metrics)
+        metrics.pending_deletions(ledger.count)
         deletions.start()
         stack.push_async_callback(deletions.close)
         splits = SplitPool(
@@ -135,38 +193,90 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         )
         stack.callback(splits.close)
         room = EncodeRoom(settings.encode, passage_kv)
-        ingest = Ingest(retriever, splits, collections, encoder, deletions, room, metrics)
+        writer = DocumentWriter(retriever, splits, collections, encoder, deletions, room, pairs)
+        journal = IngestJournal(settings.home_path / "ingest.sqlite3")
+        stack.callback(journal.close)
+        jobs = Jobs(journal)
+        ingest = Ingest(writer, retriever, collections, deletions, pairs, metrics, jobs, max_jobs=settings.max_jobs)
         stack.push_async_callback(ingest.close)
-        limits = KVLimits(collections, passage_kv)
+        guard = LiveGuard(metrics, ratio=settings.guard_ratio)
+        variant_encodes = VariantEncodes(
+            replicas,
+            collections,
+            retriever.catalog,
+            passage_kv,
+            encoder,
+            deletions,
+            pairs,
+            variants,
+            metrics,
+            guard,
+            share=settings.variants,
+        )
+        variant_encodes.start()
+        stack.push_async_callback(variant_encodes.close)
+        order = PromptOrder(replicas, passage_kv, pairs, metrics)
+        stack.push_async_callback(order.close)
+        drop_in = DropIn(PassageMatcher(retriever.catalog), collections, prompts, is_on=settings.drop_in)
+        drop_in.start()
+        stack.push_async_callback(drop_in.close)
+        limits = KVLimits(collections, passage_kv, tenant_quota=tenant_quota)
         limits.start()
         stack.push_async_callback(limits.close)
-        completion.start()
+        completion.start(deletions)
         stack.push_async_callback(completion.close)
-        guard = LiveGuard(metrics, ratio=settings.guard_ratio)
         guard.start()
         stack.push_async_callback(guard.close)
-        warm_up = asyncio.create_task(asyncio.to_thread(embedder.encode_query, "warm up"))
+        warm_up = asyncio.create_task(asyncio.to_thread(_warm_up, embedder))
         stack.push_async_callback(asyncio.wait, {warm_up})
+        await ingest.take_up()
         yield Service(
             settings=settings,
+            keys=keys,
+            rate_limits=RateLimits(lambda tenant: keys.limits(tenant).requests_per_minute),
+            admission=Admission(settings.max_requests),
             prompts=prompts,
+            chat_frames=ChatFrames(replicas, prompts),
             retriever=retriever,
             collections=collections,
             retrieval=Retrieval(retriever, collections, prompts),
             replicas=replicas,
             calibration=calibration,
             passage_kv=passage_kv,
-            blender=Blender(replicas, passage_kv, encoder, Gate(calibration, costs.model), guard, metrics),
+            blender=Blender(
+                replicas, collections, passage_kv, encoder, Gate(calibration, costs.model), guard, metrics, prompts
+            ),
             plain=PlainAnswers(replicas, metrics),
+            passthrough=Passthrough(replicas, metrics),
             ingest=ingest,
-            kv=KVControl(collections, completion, encoder, passage_kv),
+            order=order,
+            drop_in=drop_in,
+            kv=KVControl(collections, completion, encoder, passage_kv, variants),
             deletions=deletions,
             guard=guard,
             metrics=metrics,
         )
 
 
+def _warm_up(embedder: EmbeddingModel) -> None:
+    with contextlib.suppress(EngineUnavailableError):  # whoever asks first says so
+        embedder.encode_query("warm up")
+
+
 def _load_tokenizer(model: str) -> object:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model)
+
+
+@contextlib.contextmanager
+def _lock_home(home: Path) -> Iterator[None]:
+    """Hold the folder, made where it is not there: two services on one catalog and index would undo each other's work.
+    Raises ConflictError where another one holds it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "service.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(f"another kvblend service uses {home}; give this one another KVBLEND_HOME") from error
+        yield

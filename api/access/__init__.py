@@ -1,0 +1,1 @@
+"""Who may do what: keys, roles and tenants, and how much at a time."""

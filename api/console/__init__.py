@@ -1,0 +1,1 @@
+"""The console that the service shows at `/`: a page, its styles and its scripts, as they are sent."""

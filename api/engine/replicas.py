@@ -1,0 +1,135 @@
+"""The choice among vLLM servers that serve the same model, and the second try where one dies."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+from kvblend.api.background import end_task
+from kvblend.api.engine.replica import RETRY_DOWN_S, EngineFacts, Replica
+from kvblend.core.errors import EngineFailedError, EngineTimeoutError, EngineUnavailableError
+
+__all__ = ["EngineFacts", "Replica", "Replicas"]
+
+logger = logging.getLogger(__name__)
+
+WATCH_EVERY_S = 5.0
+SECOND_TRY_S = 60.0
+"""How long an answer waits for a server to try again."""
+Item = TypeVar("Item")
+Ask = Callable[[Replica, EngineFacts], AsyncGenerator[Item, None]]
+"""Sends a request to a server and yields what comes back."""
+
+
+class Replicas:
+    """vLLM servers of one model on one store, so that each holds every passage: the least busy answers."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        if not replicas:
+            raise ValueError("a service needs at least one vLLM server")
+        self._replicas = list(replicas)
+        self._watcher: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch for servers that hang."""
+        self._watcher = asyncio.create_task(self._watch(), name="kvblend replicas")
+
+    async def close(self) -> None:
+        await end_task(self._watcher)
+        for replica in self._replicas:
+            await replica.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no server works on a request of this service."""
+        return not any(replica.load.num_requests for replica in self._replicas)
+
+    async def choose(self) -> tuple[Replica, EngineFacts]:
+        """The least busy of the servers that are known to answer; where none is, the first that does.
+
+        One that hangs is asked beside the requests, and none waits for it while another answers. Raises
+        EngineUnavailableError where none does.
+        """
+        for replica in self._replicas:
+            replica.look()
+        known = [replica for replica in self._replicas if replica.is_known]
+        for replica in sorted(known, key=lambda replica: replica.load.num_requests):
+            with contextlib.suppress(EngineUnavailableError):
+                return replica, await replica.facts()
+        asked = {asyncio.create_task(replica.facts()): replica for replica in self._replicas}
+        left, failure = set(asked), EngineUnavailableError("no vLLM server answers")
+        try:
+            while left:
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    try:
+                        return asked[task], task.result()
+                    except EngineUnavailableError as error:
+                        failure = error
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        raise failure
+
+    async def answers(self, ask: Ask[Item]) -> AsyncGenerator[Item, None]:
+        """Yield what `ask` yields of the least busy server.
+
+        Where that server dies before the first item, another one is asked, or the same one once it is back: one second
+        try, and none where the server lives and failed on this request alone. `ask` counts its request by
+        `Replica.request`. Raises what it raises, and EngineUnavailableError.
+        """
+        replica, facts = await self.choose()
+        begun = False
+        try:
+            async with aclosing(ask(replica, facts)) as items:
+                async for item in items:
+                    begun = True
+                    yield item
+            return
+        except EngineUnavailableError as error:
+            if begun or await self._lives(replica, error):
+                raise
+            logger.warning("%s: its request is tried again", error.message)
+        replica, facts = await self._choose_later()
+        async with aclosing(ask(replica, facts)) as items:
+            async for item in items:
+                yield item
+
+    async def ready(self) -> list[tuple[bool, bool]]:
+        """For each server whether it is healthy, and whether its control channel answers."""
+        return list(await asyncio.gather(*(self._ready(replica) for replica in self._replicas)))
+
+    async def _choose_later(self) -> tuple[Replica, EngineFacts]:
+        """`choose`, as soon as a server answers. Raises EngineUnavailableError where none does for long."""
+        until = time.monotonic() + SECOND_TRY_S
+        while True:
+            try:
+                return await self.choose()
+            except EngineUnavailableError:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(RETRY_DOWN_S / 4)
+
+    @staticmethod
+    async def _lives(replica: Replica, error: EngineUnavailableError) -> bool:
+        """Whether a server that failed a request has only failed that request."""
+        return isinstance(error, EngineFailedError | EngineTimeoutError) and await replica.engine.is_healthy()
+
+    async def _watch(self) -> None:
+        """A server that hangs takes requests and ends none: it looks idle once those who wait have left."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            await asyncio.gather(*(replica.check() for replica in self._replicas if replica.is_known))
+
+    @staticmethod
+    async def _ready(replica: Replica) -> tuple[bool, bool]:
+        healthy, info = await asyncio.gather(replica.engine.is_healthy(), replica.control.info())
+        if healthy:
+            replica.revive()
+        else:
+            replica.forget()
+        return healthy, info is not None

@@ -1,0 +1,1 @@
+"""HTTP: routes, bodies as they arrive, errors, streams."""

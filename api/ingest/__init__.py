@@ -1,0 +1,1 @@
+"""Documents' way in: uploads, jobs, and what becomes of them."""

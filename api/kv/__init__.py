@@ -1,0 +1,1 @@
+"""Passage KV as the service keeps it: encoded, completed, limited, controlled, deleted."""

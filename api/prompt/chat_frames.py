@@ -1,0 +1,121 @@
+"""Frames of conversations, rendered by vLLM itself: tools, and whatever else a template is told, are its own business.
+
+vLLM renders the messages with a mark where the passages go, and what it gives is cut there. A server that cannot do so
+leaves it to the model's own template here.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kvblend.api.engine.replicas import Replicas
+from kvblend.api.prompt.builder import BEFORE_PASSAGES, BEFORE_QUESTION, Frame, Message, PromptBuilder
+from kvblend.core.errors import NotFoundError, RefusedByEngineError
+from kvblend.retriever.tokenizer import SEPARATOR
+
+__all__ = ["ChatFrames", "messages_with_passages"]
+
+RENDER_FIELDS = (
+    "model",
+    "tools",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "chat_template_kwargs",
+)
+"""Fields of a chat request that vLLM's `/tokenize` takes under the same names."""
+
+TEMPLATE_FIELDS = ("documents", "reasoning_effort")
+"""Those that a chat's template is told of besides."""
+
+
+class ChatFrames:
+    """Asks the least busy vLLM server."""
+
+    def __init__(self, replicas: Replicas, prompts: PromptBuilder) -> None:
+        self._replicas = replicas
+        self._prompts = prompts
+
+    async def frame(
+        self,
+        later: Sequence[Message],
+        question: str,
+        *,
+        preamble: str,
+        earlier: Sequence[Message],
+        fields: Mapping[str, Any],
+    ) -> Frame | None:
+        """As `PromptBuilder.frame`; `fields` are the chat request's. None where vLLM refuses to render them: why, it
+        says in the words that fit to the request itself. Raises InvalidRequestError and EngineUnavailableError."""
+        layouts = self._prompts.layouts(later, question, preamble=preamble, earlier=earlier)
+        try:
+            token_ids = await self._rendered(layouts, fields)
+        except RefusedByEngineError:
+            return None
+        if token_ids is not None:
+            frame = await asyncio.to_thread(self._prompts.frame_of, token_ids, recurs=not earlier)
+            if frame is not None:
+                return frame
+        return await asyncio.to_thread(
+            self._prompts.frame,
+            later,
+            question,
+            preamble=preamble,
+            earlier=earlier,
+            template_options=_template_options(fields),
+        )
+
+    async def _rendered(self, layouts: Sequence[Sequence[Message]], fields: Mapping[str, Any]) -> list[int] | None:
+        """The tokens of the first layout that the template takes; None where this server does not render."""
+        body = {name: fields[name] for name in RENDER_FIELDS if fields.get(name) is not None}
+        if told := _told(fields):
+            body["chat_template_kwargs"] = told
+        replica, facts = await self._replicas.choose()
+        refusal: RefusedByEngineError | None = None
+        for messages in layouts:
+            try:
+                with replica.request():
+                    answer = await replica.engine.post(
+                        "/tokenize", {"model": facts.model, **body, "messages": list(messages)}
+                    )
+            except RefusedByEngineError as error:
+                refusal = refusal or error
+            except NotFoundError:  # no such route; or no such model, which the request itself will be told
+                return None
+            else:
+                token_ids: list[int] | None = answer.get("tokens")
+                return token_ids
+        if refusal is None or not self._prompts.has_template:
+            return None
+        raise refusal
+
+
+def messages_with_passages(
+    messages: Sequence[Message], passages: Sequence[str], *, preamble: str | None
+) -> list[dict[str, Any]]:
+    """The messages with the passages' text in the last user message, where they would otherwise stand as tokens.
+
+    `preamble` is the system message that they lack, if any.
+    """
+    last = max(index for index, message in enumerate(messages) if message.get("role") == "user")
+    content = messages[last]["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    told = f"{BEFORE_PASSAGES}{''.join(passage + SEPARATOR for passage in passages)}{BEFORE_QUESTION}"
+    changed = {**messages[last], "content": [{"type": "text", "text": told}, *parts]}
+    system = [] if preamble is None else [{"role": "system", "content": preamble}]
+    return [*system, *map(dict, messages[:last]), changed, *map(dict, messages[last + 1 :])]
+
+
+def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chat request tells the template, put together as vLLM does it."""
+    told: dict[str, Any] = dict(fields.get("chat_template_kwargs") or {})
+    effort = fields.get("reasoning_effort")
+    if effort is not None:
+        told.setdefault("enable_thinking", effort != "none")
+    return told | {name: fields[name] for name in TEMPLATE_FIELDS if fields.get(name) is not None}
+
+
+def _template_options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    own = ("tools", "chat_template", "add_generation_prompt", "continue_final_message")
+    return {**_told(fields), **{name: fields[name] for name in own if fields.get(name) is not None}}

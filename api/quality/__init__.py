@@ -1,0 +1,1 @@
+"""At which ratio a prompt is blended, or why it is not: calibration, costs, gate, live guard."""
