@@ -1,11 +1,20 @@
-"""What `/v1/chat/completions` answers, as far as the SDK reads it: OpenAI's shapes and our `kvblend` field."""
+"""OpenAI's chats with our `kvblend` field: what is sent in it, and what of an answer the SDK reads."""
+
+from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from kvblend.core.report import BlendReport
-from kvblend.core.rest import Source
+from kvblend.core.rest import BlendOptions, Source
 
-__all__ = ["BlendResult", "ChatChunk", "ChatCompletion"]
+__all__ = ["BlendResult", "ChatChunk", "ChatCompletion", "blend_field"]
+
+
+def blend_field(options: BlendOptions) -> dict[str, Any]:
+    """The `kvblend` field of a request. A document's metadata may hold anything: what JSON does not know is text."""
+    field: dict[str, Any] = to_jsonable_python(options, exclude_none=True, fallback=str)
+    return field
 
 
 class BlendResult(BaseModel):

@@ -7,6 +7,7 @@ from kvblend.core.errors import (
     ConflictError,
     DocumentTooLargeError,
     EngineUnavailableError,
+    ForbiddenError,
     InvalidRequestError,
     KVBlendError,
     NotFoundError,
@@ -20,6 +21,7 @@ __all__ = ["connection_error", "error_of", "status_error"]
 
 BY_STATUS: dict[int, type[KVBlendError]] = {
     401: UnauthorizedError,
+    403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
     413: DocumentTooLargeError,

@@ -6,7 +6,6 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_jsonable_python
 
 from kvblend.core.errors import InvalidRequestError, KVBlendError
 from kvblend.core.rest import (
@@ -14,6 +13,7 @@ from kvblend.core.rest import (
     Collection,
     CollectionCreate,
     CollectionList,
+    CollectionRebuild,
     CollectionUpdate,
     Document,
     DocumentCreate,
@@ -29,18 +29,21 @@ from kvblend.core.rest import (
     KVStats,
     KVSweep,
     KVVerifyReport,
+    MetadataFilter,
+    OrderName,
     QueryDelta,
     QueryRequest,
     QueryResponse,
+    SearchMode,
     SearchRequest,
     SearchResponse,
     Source,
 )
-from kvblend.sdk.chat import ChatChunk, ChatCompletion
+from kvblend.sdk.chat import ChatChunk, ChatCompletion, blend_field
 from kvblend.sdk.errors import error_of
 from kvblend.sdk.sse import ServerSentEvent
 
-__all__ = ["Call", "CollectionLimits", "QueryEvent", "StreamCall"]
+__all__ = ["Call", "CollectionLimits", "QueryEvent", "RetrievalFields", "StreamCall", "checked"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -91,7 +94,7 @@ def checked(model: type[M], **values: Any) -> dict[str, Any]:
         InvalidRequestError: names the field and the bound.
     """
     try:
-        return model(**values).model_dump(mode="json", exclude_none=True)
+        return model(**values).model_dump(mode="json", by_alias=True, exclude_none=True)
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"])
@@ -107,10 +110,24 @@ def create_collection(**values: Any) -> Call[Collection]:
 
 
 class CollectionLimits(TypedDict, total=False):
-    """What a collection's KV may take; None is no limit. As `CollectionUpdate` has them."""
+    """What of a collection can change: what its KV may take, None is no limit; the order of its passages in prompts;
+    the mode of its searches. As `CollectionUpdate` has them."""
 
     kv_quota_bytes: int | None
     kv_ttl_s: float | None
+    order: OrderName | None
+    mode: SearchMode | None
+
+
+class RetrievalFields(TypedDict, total=False):
+    """How passages are retrieved, beside their number; as `RetrievalChoices` has it."""
+
+    mode: SearchMode | None
+    filter: MetadataFilter | Mapping[str, Any] | None
+    min_score: float | None
+    neighbors: int
+    rerank: bool
+    rerank_candidates: int
 
 
 def update_collection(name: str, changes: CollectionLimits) -> Call[Collection]:
@@ -124,6 +141,11 @@ def get_collection(name: str) -> Call[Collection]:
 
 def list_collections() -> Call[list[Collection]]:
     return Call("GET", "/v1/collections", lambda body: CollectionList.model_validate_json(body).collections)
+
+
+def rebuild_collection(name: str, **values: Any) -> Call[IngestJob]:
+    path = f"/v1/collections/{segment(name)}/rebuild"
+    return Call("POST", path, IngestJob.model_validate_json, json=checked(CollectionRebuild, **values))
 
 
 def delete_collection(name: str) -> Call[None]:
@@ -151,6 +173,11 @@ def list_documents(collection: str, *, after: str | None) -> Call[DocumentList]:
 
 def get_document(collection: str, document_id: str) -> Call[Document]:
     return Call("GET", f"{documents_path(collection)}/{segment(document_id)}", Document.model_validate_json)
+
+
+def document_source(collection: str, document_id: str) -> Call[bytes]:
+    path = f"/v1/collections/{segment(collection)}/source"
+    return Call("GET", path, bytes, params={"document_id": document_id})
 
 
 def delete_document(collection: str, document_id: str) -> Call[None]:
@@ -244,9 +271,7 @@ def list_models() -> Call[list[str]]:
 def _chat_body(
     messages: Sequence[Mapping[str, Any]], model: str | None, blend: BlendOptions, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    # A document's metadata may hold anything: what JSON does not know goes as text.
-    options = to_jsonable_python(blend, exclude_none=True, fallback=str)
-    body = {"messages": list(messages), **extra, "kvblend": options}
+    body = {"messages": list(messages), **extra, "kvblend": blend_field(blend)}
     return body if model is None else {"model": model, **body}
 
 

@@ -1,7 +1,7 @@
-"""The synchronous client."""
+"""A client of every route. `make sdk` makes the synchronous client of the asynchronous one: change that alone."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -14,13 +14,16 @@ from kvblend.core.rest import (
     BlendOptions,
     Collection,
     Document,
+    HistoryMessage,
     IngestJob,
     KVCompressed,
     KVLookup,
     KVStats,
     KVVerifyReport,
+    OrderName,
     QueryResponse,
     Reuse,
+    SearchMode,
     Source,
 )
 from kvblend.sdk import routes
@@ -31,17 +34,18 @@ from kvblend.sdk.sse import EventDecoder
 from kvblend.sdk.upload import UploadProgress, open_files
 from kvblend.sdk.waiting import JobProgress, finished, pauses
 
-__all__ = ["Client"]
+__all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
 
-class Client:
-    """A kvblend service.
+class AsyncClient:
+    """A kvblend service. `Client` blocks; the methods of `AsyncClient` are awaited, or iterated by `async for`.
 
     Every method raises what the service answers as an error of `kvblend.core.errors`: `InvalidRequestError`,
     `NotFoundError`, `ConflictError` and so on; and `EngineUnavailableError` where the service or its vLLM does not
-    answer. `timeout_s` bounds each wait for the next bytes, not a whole answer. Close it, or use it in a `with`.
+    answer. `timeout_s` bounds each wait for the next bytes, not a whole answer. Close it, or use it in a
+    `with`.
     """
 
     def __init__(
@@ -50,39 +54,39 @@ class Client:
         *,
         api_key: str | None = None,
         timeout_s: float = 600.0,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(**http_options(base_url, api_key, timeout_s), transport=transport)
+        self._http = httpx.AsyncClient(**http_options(base_url, api_key, timeout_s), transport=transport)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        await self._http.aclose()
 
-    def _send(self, call: routes.Call[T], files: Any = None) -> T:
+    async def _send(self, call: routes.Call[T], files: Any = None) -> T:
         try:
-            response = self._http.request(call.method, call.path, json=call.json, params=call.params, files=files)
+            response = await self._http.request(call.method, call.path, json=call.json, params=call.params, files=files)
         except httpx.TransportError as error:
             raise connection_error(self._http.base_url, error) from error
         if not response.is_success:
             raise status_error(response)
         return call.read(response.content)
 
-    def _stream(self, call: routes.StreamCall[T]) -> Iterator[T]:
+    async def _stream(self, call: routes.StreamCall[T]) -> AsyncIterator[T]:
         decoder = EventDecoder()
         try:
-            with self._http.stream("POST", call.path, json=call.json) as response:
+            async with self._http.stream("POST", call.path, json=call.json) as response:
                 if not response.is_success:
-                    response.read()
+                    await response.aread()
                     raise status_error(response)
-                for text in response.iter_text():
+                async for text in response.aiter_text():
                     for event in decoder.feed(text):
                         item = call.read(event)
                         if item is None:
@@ -94,7 +98,7 @@ class Client:
         except httpx.TransportError as error:
             raise connection_error(self._http.base_url, error) from error
 
-    def create_collection(
+    async def create_collection(
         self,
         name: str,
         *,
@@ -103,10 +107,12 @@ class Client:
         passage_tokens: int = 256,
         kv_quota_bytes: int | None = None,
         kv_ttl_s: float | None = None,
+        order: OrderName | None = None,
+        mode: SearchMode | None = None,
     ) -> Collection:
         """Create a collection. What is None takes the service's default, which for the limits of its KV is none; the
         others cannot change later."""
-        return self._send(
+        return await self._send(
             routes.create_collection(
                 name=name,
                 preamble=preamble,
@@ -114,50 +120,59 @@ class Client:
                 passage_tokens=passage_tokens,
                 kv_quota_bytes=kv_quota_bytes,
                 kv_ttl_s=kv_ttl_s,
+                order=order,
+                mode=mode,
             )
         )
 
-    def update_collection(self, name: str, **limits: Unpack[routes.CollectionLimits]) -> Collection:
-        """Change the limits of a collection's KV that are named, of `kv_quota_bytes` and `kv_ttl_s`; None is none."""
-        return self._send(routes.update_collection(name, limits))
+    async def update_collection(self, name: str, **limits: Unpack[routes.CollectionLimits]) -> Collection:
+        """Change what is named: `kv_quota_bytes` and `kv_ttl_s`, limits of a collection's KV, of which None is none;
+        `order`, that of its passages in prompts; `mode`, that of its searches."""
+        return await self._send(routes.update_collection(name, limits))
 
-    def get_collection(self, name: str) -> Collection:
+    async def rebuild_collection(self, name: str, *, passage_tokens: int | None = None) -> IngestJob:
+        """Start to split and embed a collection's documents anew, from what the service keeps of them."""
+        return await self._send(routes.rebuild_collection(name, passage_tokens=passage_tokens))
+
+    async def get_collection(self, name: str) -> Collection:
         """Return a collection as it stands."""
-        return self._send(routes.get_collection(name))
+        return await self._send(routes.get_collection(name))
 
-    def list_collections(self) -> list[Collection]:
+    async def list_collections(self) -> list[Collection]:
         """Return all collections."""
-        return self._send(routes.list_collections())
+        return await self._send(routes.list_collections())
 
-    def delete_collection(self, name: str) -> None:
+    async def delete_collection(self, name: str) -> None:
         """Delete a collection: its documents, vectors and passage KV."""
-        self._send(routes.delete_collection(name))
+        await self._send(routes.delete_collection(name))
 
-    def add_document(
+    async def add_document(
         self,
         collection: str,
         text: str,
         *,
         id: str | None = None,
         name: str | None = None,
-        media_type: Literal["text/plain", "text/markdown", "text/html"] = "text/plain",
+        media_type: Literal["text/plain", "text/markdown", "text/html", "text/csv"] = "text/plain",
         metadata: Mapping[str, str | int | float | bool] | None = None,
     ) -> IngestJob:
         """Start the ingest of one text. Without an id the name is the id; without either, a hash of the text."""
-        return self._send(
+        return await self._send(
             routes.add_document(
                 collection, id=id, name=name, text=text, media_type=media_type, metadata=dict(metadata or {})
             )
         )
 
-    def upload(
+    async def upload(
         self,
         collection: str,
         paths: Sequence[str | Path] | Mapping[str, str | Path],
         *,
         progress: UploadProgress | None = None,
     ) -> IngestJob:
-        """Upload files (txt, md, html, pdf) and start their ingest; `progress(bytes_sent, bytes_total)` as they go.
+        """Upload files (txt, md, html, pdf, docx, pptx, xlsx, csv) and start their ingest.
+
+        `progress(bytes_sent, bytes_total)` is called as they go.
 
         A document is named after its file; `{name: path}` names it otherwise, and the name is its id.
 
@@ -165,31 +180,38 @@ class Client:
             OSError: a file cannot be read.
         """
         with open_files(paths, progress) as files:
-            return self._send(routes.upload(collection), files)
+            return await self._send(routes.upload(collection), files)
 
-    def list_documents(self, collection: str) -> Iterator[Document]:
+    async def list_documents(self, collection: str) -> AsyncIterator[Document]:
         """Yield the documents of a collection, asking for more as they are used."""
         after = None
         while True:
-            page = self._send(routes.list_documents(collection, after=after))
-            yield from page.documents
+            page = await self._send(routes.list_documents(collection, after=after))
+            for document in page.documents:
+                yield document
             after = page.next_after
             if after is None:
                 return
 
-    def get_document(self, collection: str, document_id: str) -> Document:
+    async def get_document(self, collection: str, document_id: str) -> Document:
         """Return a document as it stands."""
-        return self._send(routes.get_document(collection, document_id))
+        return await self._send(routes.get_document(collection, document_id))
 
-    def delete_document(self, collection: str, document_id: str) -> None:
+    async def document_source(self, collection: str, document_id: str) -> bytes:
+        """Return a document as it was uploaded."""
+        return await self._send(routes.document_source(collection, document_id))
+
+    async def delete_document(self, collection: str, document_id: str) -> None:
         """Delete a document: its text, vectors and passage KV, where nothing else uses it."""
-        self._send(routes.delete_document(collection, document_id))
+        await self._send(routes.delete_document(collection, document_id))
 
-    def get_job(self, collection: str, job_id: str) -> IngestJob:
+    async def get_job(self, collection: str, job_id: str) -> IngestJob:
         """Return an ingest job as it stands."""
-        return self._send(routes.get_job(collection, job_id))
+        return await self._send(routes.get_job(collection, job_id))
 
-    def wait(self, job: IngestJob, *, progress: JobProgress | None = None, timeout_s: float | None = None) -> IngestJob:
+    async def wait(
+        self, job: IngestJob, *, progress: JobProgress | None = None, timeout_s: float | None = None
+    ) -> IngestJob:
         """Wait until an ingest job is done, and return it; `progress(job)` at each look.
 
         Raises:
@@ -197,15 +219,15 @@ class Client:
             TimeoutError: `timeout_s` seconds have passed. The job goes on.
         """
         for pause in pauses(timeout_s):
-            job = self.get_job(job.collection, job.id)
+            job = await self.get_job(job.collection, job.id)
             if progress is not None:
                 progress(job)
             if finished(job):
                 break
-            time.sleep(pause)
+            await asyncio.sleep(pause)
         return job
 
-    def query(
+    async def query(
         self,
         collection: str,
         question: str,
@@ -215,14 +237,23 @@ class Client:
         target_kl: float | None = None,
         selector: SelectorName | None = None,
         reuse: Reuse = "blend",
+        order: OrderName | None = None,
+        history: Sequence[HistoryMessage | Mapping[str, str]] = (),
+        rewrite: bool = False,
         max_tokens: int = 128,
         temperature: float = 0.0,
+        report_tokens: bool = False,
+        **retrieval: Unpack[routes.RetrievalFields],
     ) -> QueryResponse:
         """Ask a collection. What is None the service chooses; name one of `recompute_ratio` and `target_kl` at most.
 
         `target_kl` asks for the smallest ratio that is calibrated for such a mean KL (nats) to full prefill.
+        `history`: the conversation so far, `{"role": ..., "content": ...}` each; `rewrite`: retrieve for the question
+        as vLLM makes it stand alone. `retrieval`: `mode` (hybrid, vector or keyword), `filter` of metadata,
+        `min_score`, `neighbors`, `rerank`, `rerank_candidates`.
+        `report_tokens`: the report's `tokens` tells the fate of every context token.
         """
-        return self._send(
+        return await self._send(
             routes.query(
                 collection,
                 question=question,
@@ -231,12 +262,17 @@ class Client:
                 target_kl=target_kl,
                 selector=selector,
                 reuse=reuse,
+                order=order,
+                history=list(history),
+                rewrite=rewrite,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                report_tokens=report_tokens,
+                **retrieval,
             )
         )
 
-    def stream_query(
+    async def stream_query(
         self,
         collection: str,
         question: str,
@@ -246,11 +282,16 @@ class Client:
         target_kl: float | None = None,
         selector: SelectorName | None = None,
         reuse: Reuse = "blend",
+        order: OrderName | None = None,
+        history: Sequence[HistoryMessage | Mapping[str, str]] = (),
+        rewrite: bool = False,
         max_tokens: int = 128,
         temperature: float = 0.0,
-    ) -> Iterator[routes.QueryEvent]:
+        report_tokens: bool = False,
+        **retrieval: Unpack[routes.RetrievalFields],
+    ) -> AsyncIterator[routes.QueryEvent]:
         """Ask a collection; yield one SearchResponse, then QueryDeltas, then one QueryResponse."""
-        yield from self._stream(
+        async for item in self._stream(
             routes.stream_query(
                 collection,
                 question=question,
@@ -259,16 +300,24 @@ class Client:
                 target_kl=target_kl,
                 selector=selector,
                 reuse=reuse,
+                order=order,
+                history=list(history),
+                rewrite=rewrite,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                report_tokens=report_tokens,
+                **retrieval,
             )
-        )
+        ):
+            yield item
 
-    def search(self, collection: str, query: str, *, top_k: int = 8) -> list[Source]:
-        """Retrieve passages, best first, and answer nothing."""
-        return self._send(routes.search(collection, query=query, top_k=top_k))
+    async def search(
+        self, collection: str, query: str, *, top_k: int = 8, **retrieval: Unpack[routes.RetrievalFields]
+    ) -> list[Source]:
+        """Retrieve passages, best first, and answer nothing. `retrieval`: as of `query`."""
+        return await self._send(routes.search(collection, query=query, top_k=top_k, **retrieval))
 
-    def chat(
+    async def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
@@ -277,52 +326,53 @@ class Client:
         extra: Mapping[str, Any] | None = None,
     ) -> ChatCompletion:
         """Chat in OpenAI's message format over the passages of `blend`; `extra` holds OpenAI's other fields."""
-        return self._send(routes.chat(messages, model, blend or BlendOptions(), extra or {}))
+        return await self._send(routes.chat(messages, model, blend or BlendOptions(), extra or {}))
 
-    def stream_chat(
+    async def stream_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,
         blend: BlendOptions | None = None,
         extra: Mapping[str, Any] | None = None,
-    ) -> Iterator[ChatChunk]:
+    ) -> AsyncIterator[ChatChunk]:
         """Chat as `chat` does; yield the answer in chunks."""
-        yield from self._stream(routes.stream_chat(messages, model, blend or BlendOptions(), extra or {}))
+        async for item in self._stream(routes.stream_chat(messages, model, blend or BlendOptions(), extra or {})):
+            yield item
 
-    def list_models(self) -> list[str]:
+    async def list_models(self) -> list[str]:
         """Return the names of the models that the service serves."""
-        return self._send(routes.list_models())
+        return await self._send(routes.list_models())
 
-    def kv_stats(self) -> KVStats:
+    async def kv_stats(self) -> KVStats:
         """Return what the store's tiers hold."""
-        return self._send(routes.kv_stats())
+        return await self._send(routes.kv_stats())
 
-    def kv_lookup(
+    async def kv_lookup(
         self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
     ) -> KVLookup:
         """Return every file of the KV of a collection, of one document or of passages, by tier."""
-        return self._send(routes.kv_lookup(routes.selected(collection, document_id, passage_ids)))
+        return await self._send(routes.kv_lookup(routes.selected(collection, document_id, passage_ids)))
 
-    def kv_pin(
+    async def kv_pin(
         self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
     ) -> int:
         """Keep KV from eviction until it is unpinned; return the number of files."""
-        return self._send(routes.kv_change("pin", routes.selected(collection, document_id, passage_ids)))
+        return await self._send(routes.kv_change("pin", routes.selected(collection, document_id, passage_ids)))
 
-    def kv_unpin(
+    async def kv_unpin(
         self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
     ) -> int:
         """Let KV be evicted again; return the number of files."""
-        return self._send(routes.kv_change("unpin", routes.selected(collection, document_id, passage_ids)))
+        return await self._send(routes.kv_change("unpin", routes.selected(collection, document_id, passage_ids)))
 
-    def kv_clear(
+    async def kv_clear(
         self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None
     ) -> int:
         """Delete KV from every tier, and keep the documents; return the number of files."""
-        return self._send(routes.kv_change("clear", routes.selected(collection, document_id, passage_ids)))
+        return await self._send(routes.kv_change("clear", routes.selected(collection, document_id, passage_ids)))
 
-    def kv_move(
+    async def kv_move(
         self,
         collection: str,
         to: Literal["faster", "slower"],
@@ -331,9 +381,9 @@ class Client:
         passage_ids: Sequence[str] | None = None,
     ) -> int:
         """Bring KV to the fastest shared tier, or to the next slower one; return how many files are there now."""
-        return self._send(routes.kv_move(routes.selected(collection, document_id, passage_ids), to))
+        return await self._send(routes.kv_move(routes.selected(collection, document_id, passage_ids), to))
 
-    def kv_compress(
+    async def kv_compress(
         self,
         collection: str,
         codec: Literal["int8", "entropy", "fp8", "int4"] = "entropy",
@@ -342,12 +392,12 @@ class Client:
         passage_ids: Sequence[str] | None = None,
     ) -> KVCompressed:
         """Encode raw KV by a codec, in place; return how many files, and the bytes that this freed."""
-        return self._send(routes.kv_compress(routes.selected(collection, document_id, passage_ids), codec))
+        return await self._send(routes.kv_compress(routes.selected(collection, document_id, passage_ids), codec))
 
-    def kv_verify(self) -> KVVerifyReport:
+    async def kv_verify(self) -> KVVerifyReport:
         """Read and check every file of the shared tiers; damaged ones are put aside."""
-        return self._send(routes.kv_verify())
+        return await self._send(routes.kv_verify())
 
-    def kv_sweep(self) -> int:
+    async def kv_sweep(self) -> int:
         """Delete the KV that no collection holds any more; return the number of passages."""
-        return self._send(routes.kv_sweep())
+        return await self._send(routes.kv_sweep())
