@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kvblend.core.calibration import MAX_RATIO, Calibration
+from kvblend.core.calibration import MAX_RATIO, Calibration, smallest_ratio
 from kvblend.core.errors import InvalidRequestError
 
 __all__ = ["calibrate"]
@@ -28,6 +28,9 @@ def calibrate(
         ),
     ],
     target: Annotated[float, typer.Option(min=1e-6, help="Largest mean KL to full prefill, in nats an answer token.")],
+    agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Least share of tokens, and of first ones, that are full prefill's.")
+    ] = 0.9,
     questions: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's shape; else our own set.")
     ] = None,
@@ -42,16 +45,22 @@ def calibrate(
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="As `kvblend serve` takes it.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the calibration as one JSON object.")] = False,
 ) -> None:
-    """Measure divergence from full prefill against recompute ratio, and write the smallest ratio whose 95% upper bound
-    meets the target beside the model, where `kvblend serve` finds it. Ends with status 3 where no ratio below 0.6 does:
-    the model is then served by full prefill. Arguments after `--` go to vLLM as they are."""
+    """Find the recompute ratio that a model needs.
+
+    Measures divergence from full prefill against recompute ratio, for each kind of text that passages are encoded
+    behind, and writes the smallest ratios whose 95% upper bound meets the target beside the model, where `kvblend
+    serve` finds them. Ends with status 3 where no ratio below 0.6 does for any kind: the model is then served by full
+    prefill.
+
+    Arguments after `--` go to vLLM as they are."""
     if engine_url and (context.args or dtype or tensor_parallel_size > 1):
         raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
     if control and not engine_url:
         raise InvalidRequestError("--control names the channel of an --engine-url, which is not given", param="control")
-    from kvblend.cli.bench.question_set import load_questions
-    from kvblend.cli.calibrate_run import calibrate_model, child_of, running_engine
+    from kvblend.cli.calibrate_engine import child_of, running_engine
     from kvblend.cli.models import resolve_model
+    from kvblend.eval.calibration.run import calibrate_model
+    from kvblend.eval.questions.question_set import load_questions
 
     signal.signal(signal.SIGTERM, _exit)
     console = Console(stderr=True)
@@ -70,6 +79,7 @@ def calibrate(
         model,
         asked,
         target_kl=target,
+        target_agreement=agreement,
         num_passages=num_passages,
         passage_tokens=passage_tokens,
         engine=engine,
@@ -81,7 +91,7 @@ def calibrate(
         Console().print(_table(calibration))
     console.print(_conclusion(calibration), markup=False, highlight=False)
     console.print(f"written to {path}", markup=False, highlight=False, soft_wrap=True)
-    if calibration.recompute_ratio is None:
+    if calibration.is_unable:
         sys.exit(NOT_MET)
 
 
@@ -92,22 +102,41 @@ def _exit(number: int, frame: object) -> None:
 
 def _table(calibration: Calibration) -> Table:
     title = f"{Path(calibration.model).name}, {calibration.dtype}, {calibration.num_questions} questions"
-    table = Table("recompute ratio", "mean KL", "95% upper bound", "agreement", "meets the target", title=title)
-    for column in table.columns:
+    columns = (
+        "recompute ratio",
+        "mean KL",
+        "95% upper bound",
+        "agreement",
+        "first tokens",
+        "answers",
+        "meets the target",
+    )
+    table = Table("encoded behind", *columns, title=title)
+    for column in table.columns[1:]:
         column.justify = "right"
-    for point in calibration.curve:
-        table.add_row(
-            f"{point.recompute_ratio:.2f}",
-            f"{point.kl:.4f}",
-            f"{point.kl_upper95:.4f}",
-            f"{point.agreement:.3f}",
-            "yes" if point.kl_upper95 <= calibration.target_kl else "no",
-        )
+    for kind, own in calibration.kinds.items():
+        for point in own.curve:
+            meets = smallest_ratio([point], calibration.target_kl, calibration.target_agreement) is not None
+            table.add_row(
+                kind if point is own.curve[0] else "",
+                f"{point.recompute_ratio:.2f}",
+                f"{point.kl:.4f}",
+                f"{point.kl_upper95:.4f}",
+                f"{point.agreement:.3f}",
+                f"{point.first_agreement:.2f}",
+                f"{point.same_answer:.2f}",
+                "yes" if meets else "no",
+                end_section=point is own.curve[-1],
+            )
     return table
 
 
 def _conclusion(calibration: Calibration) -> str:
     target = f"a mean KL of at most {calibration.target_kl:g}"
-    if calibration.recompute_ratio is None:
+    if calibration.is_unable:
         return f"no recompute ratio below {MAX_RATIO:g} meets {target}: the model will be served by full prefill"
-    return f"a recompute ratio of {calibration.recompute_ratio:g} meets {target} with 95% confidence"
+    ratios = (
+        f"{kind} {'recomputed in full' if own.recompute_ratio is None else format(own.recompute_ratio, 'g')}"
+        for kind, own in calibration.kinds.items()
+    )
+    return f"{target} is met with 95% confidence at these recompute ratios, by what is in front: {', '.join(ratios)}"

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,17 +11,38 @@ from kvblend.cli.engine import default_dtype, engine_command, engine_environment
 from kvblend.cli.progress import status_progress
 from kvblend.cli.server_process import ServerProcess
 from kvblend.core.settings import Settings
+from kvblend.eval.calibration.engine import CalibratedEngine, EngineFor
 
-__all__ = ["CalibratedEngine", "child_engine"]
+__all__ = ["child_engine", "child_of", "running_engine"]
 
 
-@dataclass(frozen=True)
-class CalibratedEngine:
-    """Where it answers, its control channel, and settings that name its store."""
+ROOM_TOKENS = 64
+"""Beyond the longest sequence, for what vLLM itself keeps free."""
 
-    url: str
-    control: str
-    settings: Settings
+
+def running_engine(url: str, control: str | None) -> EngineFor:
+    """A server that runs; its store is this process's settings' own."""
+
+    @contextmanager
+    def engine(num_tokens: int) -> Iterator[CalibratedEngine]:
+        settings = Settings()
+        yield CalibratedEngine(url, control or settings.control, settings)
+
+    return engine
+
+
+def child_of(
+    model: str, *, dtype: str | None, tensor_parallel_size: int, extra: Sequence[str], console: Console
+) -> EngineFor:
+    """A server of this process's own, with room for the prompts and no more."""
+    return lambda num_tokens: child_engine(
+        model,
+        dtype=dtype,
+        max_model_len=num_tokens + ROOM_TOKENS,
+        tensor_parallel_size=tensor_parallel_size,
+        extra=extra,
+        console=console,
+    )
 
 
 @contextmanager

@@ -23,13 +23,16 @@ def demo(
     passages: Annotated[int, typer.Option(min=1, max=64, help="Passages in a prompt.")] = 12,
     max_model_len: Annotated[int, typer.Option(min=2048, help="vLLM's longest prompt and answer.")] = 4096,
 ) -> None:
-    """Start a service, ingest Python's library documentation, ask questions, and compare the time to first token with
-    vLLM's full prefill and prefix cache on the same prompts. Ends by itself and leaves nothing running."""
+    """Start a service, ask it questions, and compare it with vLLM alone.
+
+    Ingests Python's library documentation, and compares the time to first token with vLLM's full prefill and prefix
+    cache on the same prompts. Ends by itself and leaves nothing running.
+    """
     from kvblend.cli.comparison import ask, compared, summary, warm_up
     from kvblend.cli.demo_model import choose_demo_model
-    from kvblend.cli.machine import this_machine
     from kvblend.cli.model_sources import NAMED_MODELS
     from kvblend.cli.models import fetch_embedding_model, resolve_model
+    from kvblend.core.machine import this_machine
 
     console = Console(highlight=False)
     if model is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kvblend.cli.machine import Machine
+from kvblend.core.machine import Machine
 
 __all__ = ["DemoModel", "choose_demo_model"]
 

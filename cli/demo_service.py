@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kvblend.cli.corpus import MODULES, module_document
 from kvblend.cli.progress import count_progress, status_progress
 from kvblend.core.rest import IngestJob
 from kvblend.core.settings import Settings
+from kvblend.eval.corpus import MODULES, module_document
 from kvblend.sdk import Client
 
 __all__ = ["COLLECTION", "QUESTIONS", "demo_server", "demo_service", "ingest_corpus"]
@@ -98,7 +98,7 @@ def ingest_corpus(client: Client, console: Console) -> None:
 
         def show(state: IngestJob) -> None:
             states[state.id] = state
-            done = sum(job.passages_encoded + job.passages_reused + job.passages_deferred for job in states.values())
+            done = sum(job.passages_done for job in states.values())
             progress.update(encoding, completed=done, total=sum(job.passages_total for job in states.values()))
 
         jobs = [client.wait(job, progress=show) for job in jobs]

@@ -6,7 +6,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from kvblend.cli.machine import Machine, runs_on_cpu, this_machine
+from kvblend.cli.extras import require_vllm
+from kvblend.core.machine import Machine, runs_on_cpu, this_machine
 
 __all__ = ["default_dtype", "dtype_of", "engine_command", "engine_environment", "free_port"]
 
@@ -31,11 +32,14 @@ def engine_command(
 ) -> list[str]:
     """The command line of a vLLM server on the loopback interface; `extra` are vLLM's own arguments, as they are.
 
-    Without `blends` it is a plain vLLM without the connector.
+    Without `blends` it is a plain vLLM without the connector. Raises KVBlendError where vLLM is not installed.
     """
+    require_vllm()
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enable-prompt-tokens-details"]
     command += ["--tensor-parallel-size", str(tensor_parallel_size)]
+    if "--disable-log-stats" not in extra:
+        command.append("--enable-per-request-metrics")  # an answer that is not streamed has its time to first token
     if served_name:
         command += ["--served-model-name", served_name]
     if dtype:
@@ -43,6 +47,7 @@ def engine_command(
     if max_model_len:
         command += ["--max-model-len", str(max_model_len)]
     if blends:
+        command += ["--scheduling-policy", "priority"]  # encodes go behind answers
         command += ["--kv-transfer-config", json.dumps(CONNECTOR), "--load-format", "kvblend"]
     return [*command, *extra]
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
+from kvblend.cli.connection import URL, APIKey, CollectionOption, connect
+from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.progress import count_progress
 from kvblend.core.errors import InvalidRequestError, KVBlendError, NotFoundError
 from kvblend.core.media_type import guess_media_type
@@ -23,13 +24,20 @@ BATCH_BYTES = 64 << 20
 
 def ingest(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files, or folders to search for them.")],
-    collection: Annotated[str, typer.Option("--collection", "-c", help="Made where it is not there.")] = "default",
+    collection: CollectionOption = "default",
     passage_tokens: Annotated[int, typer.Option(min=32, max=2048, help="For a new collection.")] = 256,
-    url: URL = DEFAULT_URL,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Else only begin, and print the jobs for `kvblend jobs show`.")
+    ] = True,
+    url: URL = None,
     api_key: APIKey = None,
+    as_json: AsJSON = False,
 ) -> None:
-    """Put txt, Markdown, HTML and PDF files into a collection. A file's name, or its path within the folder given, is
-    its document's id; an unchanged one costs nothing, a file that cannot be read is named and passed over."""
+    """Put txt, Markdown, HTML and PDF files into a collection.
+
+    The collection is made where it is not there. A file's name, or its path within the folder given, is its document's
+    id; an unchanged one costs nothing, a file that cannot be read is named and passed over.
+    """
     files = dict(named for path in paths for named in _files(path))
     if not files:
         raise InvalidRequestError("no txt, Markdown, HTML or PDF file found")
@@ -40,9 +48,9 @@ def ingest(
         except NotFoundError:
             client.create_collection(collection, passage_tokens=passage_tokens)
         sending = progress.add_task("files", total=len(files))
-        encoding = progress.add_task("passages", total=0)
+        encoding = progress.add_task("passages", total=0, visible=wait)
         done: list[IngestJob] = []
-        num_failed = 0
+        failures: dict[str, str] = {}
         for batch in _batches(files):
             jobs: list[IngestJob] = []
             for part in [batch, *([name] for name in batch)]:  # all together, or one by one where one is refused
@@ -50,26 +58,34 @@ def ingest(
                     jobs.append(client.upload(collection, {name: files[name] for name in part}))
                 except InvalidRequestError as error:
                     if len(part) == 1:
-                        console.print(f"{part[0]}: {error.message}", style="red", markup=False)
-                        num_failed += 1
+                        failures[part[0]] = error.message
                     continue
                 if part is batch:
                     break
             progress.advance(sending, len(batch))
+            if not wait:
+                done += jobs
+                continue
             for job in jobs:
                 total_before = sum(each.passages_total for each in done)
-                count_before = sum(_num_done(each) for each in done)
+                count_before = sum(each.passages_done for each in done)
 
                 def show(state: IngestJob, total: int = total_before, count: int = count_before) -> None:
-                    progress.update(encoding, total=total + state.passages_total, completed=count + _num_done(state))
+                    progress.update(encoding, total=total + state.passages_total, completed=count + state.passages_done)
 
                 done.append(_wait(client, job, show))
-                for name, reason in done[-1].failures.items():
-                    console.print(f"{name}: {reason}", style="red", markup=False)
-                num_failed += len(done[-1].failures)
-    _summarize(console, done)
-    if num_failed:
-        raise KVBlendError(f"{num_failed} of {len(files)} files were not taken")
+                failures |= done[-1].failures
+    for name, reason in failures.items():
+        console.print(f"{name}: {reason}", style="red", markup=False, soft_wrap=True)
+    if as_json:
+        print_json({"jobs": [job.model_dump() for job in done], "failures": failures})
+    elif wait:
+        _summarize(console, done)
+    else:
+        for job in done:
+            typer.echo(job.id)
+    if failures:
+        raise KVBlendError(f"{len(failures)} of {len(files)} files were not taken")
 
 
 def _wait(client: Client, job: IngestJob, progress: JobProgress) -> IngestJob:
@@ -106,10 +122,6 @@ def _batches(files: dict[str, Path]) -> Iterator[list[str]]:
         num_bytes += size
     if batch:
         yield batch
-
-
-def _num_done(job: IngestJob) -> int:
-    return job.passages_encoded + job.passages_reused + job.passages_deferred
 
 
 def _summarize(console: Console, jobs: Sequence[IngestJob]) -> None:

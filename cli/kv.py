@@ -1,30 +1,24 @@
 """`kvblend kv`: the store of passage KV, seen and steered."""
 
-import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
-from pydantic import BaseModel, ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
+from kvblend.cli.connection import URL, APIKey, Collection, connect
+from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.kv_size_command import size
 from kvblend.sdk import Client
-from kvblend.sdk.routes import CollectionLimits
 
 __all__ = ["kv_app"]
 
 kv_app = typer.Typer(help="The store of passage KV.", no_args_is_help=True)
 
-Number = TypeVar("Number", int, float)
-
-Collection = Annotated[str, typer.Argument(help="Whose passages.")]
 DocumentId = Annotated[str | None, typer.Option("--document", help="Only this document's.")]
 PassageIds = Annotated[list[str] | None, typer.Option("--passage", help="Only this passage's; repeatable.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @kv_app.callback()
@@ -36,14 +30,14 @@ kv_app.command()(size)
 
 
 @kv_app.command()
-def stats(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
+def stats(url: URL = None, api_key: APIKey = None, as_json: AsJSON = False) -> None:
     """Print what each tier holds, fastest first."""
     with connect(url, api_key) as client:
         found = client.kv_stats()
     if as_json:
-        _print(found)
+        print_json(found)
         return
-    table = Table("tier", "files", "pinned", "used", "budget", "where")
+    table = Table("tier", "files", "pinned", "used", "budget", "where", box=None, header_style="dim")
     for tier in found.tiers:
         budget = decimal(tier.budget_bytes) if tier.budget_bytes else "-"
         table.add_row(tier.name, str(tier.num_files), str(tier.num_pinned), decimal(tier.used_bytes), budget, tier.path)
@@ -55,7 +49,7 @@ def lookup(
     collection: Collection,
     document: DocumentId = None,
     passage: PassageIds = None,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -63,9 +57,9 @@ def lookup(
     with connect(url, api_key) as client:
         found = client.kv_lookup(collection, document_id=document, passage_ids=passage)
     if as_json:
-        _print(found)
+        print_json(found)
         return
-    table = Table("passage", "tier", "heads", "bytes", "uses", "pinned")
+    table = Table("passage", "tier", "heads", "bytes", "uses", "pinned", box=None, header_style="dim")
     for file in found.files:
         heads, pinned = f"{file.heads[0]}-{file.heads[1]}", "yes" if file.pinned else ""
         table.add_row(file.passage_id[:12], file.tier, heads, decimal(file.num_bytes), str(file.num_uses), pinned)
@@ -79,7 +73,7 @@ def pin(
     collection: Collection,
     document: DocumentId = None,
     passage: PassageIds = None,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -92,7 +86,7 @@ def unpin(
     collection: Collection,
     document: DocumentId = None,
     passage: PassageIds = None,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -106,7 +100,7 @@ def move(
     to: Annotated[Literal["faster", "slower"], typer.Option("--to", help="The fastest shared tier, or a slower one.")],
     document: DocumentId = None,
     passage: PassageIds = None,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -121,7 +115,7 @@ def clear(
     collection: Collection,
     document: DocumentId = None,
     passage: PassageIds = None,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -134,10 +128,10 @@ def compress(
     collection: Collection,
     codec: Annotated[
         Literal["int8", "entropy", "fp8", "int4"], typer.Option(help="docs/store.md has each one's cost.")
-    ] = ("entropy"),
+    ] = "entropy",
     document: DocumentId = None,
     passage: PassageIds = None,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -145,43 +139,18 @@ def compress(
     with connect(url, api_key) as client:
         done = client.kv_compress(collection, codec, document_id=document, passage_ids=passage)
     if as_json:
-        _print(done)
+        print_json(done)
         return
     Console().print(f"{done.num_files} files, {decimal(done.saved_bytes)} freed")
 
 
 @kv_app.command()
-def limit(
-    collection: Collection,
-    quota: Annotated[str | None, typer.Option(help="Bytes of KV in any one tier, such as 20GiB, or 'none'.")] = None,
-    ttl: Annotated[str | None, typer.Option(help="Seconds without use after which KV goes, or 'none'.")] = None,
-    url: URL = DEFAULT_URL,
-    api_key: APIKey = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Print the limits of a collection's KV, having set those that are named."""
-    limits = CollectionLimits()
-    if quota is not None:
-        limits["kv_quota_bytes"] = None if quota == "none" else _checked("--quota", quota, ByteSize)
-    if ttl is not None:
-        limits["kv_ttl_s"] = None if ttl == "none" else _checked("--ttl", ttl, float)
-    with connect(url, api_key) as client:
-        found = client.update_collection(collection, **limits)
-    if as_json:
-        _print(found)
-        return
-    held = "none" if found.kv_quota_bytes is None else decimal(found.kv_quota_bytes)
-    lives = "none" if found.kv_ttl_s is None else f"{found.kv_ttl_s:g} s"
-    Console().print(f"quota {held}, time to live {lives}")
-
-
-@kv_app.command()
-def verify(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
+def verify(url: URL = None, api_key: APIKey = None, as_json: AsJSON = False) -> None:
     """Read and check every file, and put aside what is damaged."""
     with connect(url, api_key) as client:
         report = client.kv_verify()
     if as_json:
-        _print(report)
+        print_json(report)
         return
     Console().print(f"{report.num_files} files, {decimal(report.num_bytes)}: {len(report.quarantined)} damaged")
     for name in report.quarantined:
@@ -189,27 +158,20 @@ def verify(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = Fal
 
 
 @kv_app.command()
-def sweep(url: URL = DEFAULT_URL, api_key: APIKey = None, as_json: AsJSON = False) -> None:
+def sweep(url: URL = None, api_key: APIKey = None, as_json: AsJSON = False) -> None:
     """Delete the KV that no collection holds any more."""
     with connect(url, api_key) as client:
         num_passages = client.kv_sweep()
-    Console().print(json.dumps({"num_passages": num_passages}) if as_json else f"{num_passages} passages")
+    if as_json:
+        print_json({"num_passages": num_passages})
+    else:
+        Console().print(f"{num_passages} passages")
 
 
-def _count(url: str, api_key: str | None, as_json: bool, change: Callable[[Client], int]) -> None:
+def _count(url: str | None, api_key: str | None, as_json: bool, change: Callable[[Client], int]) -> None:
     with connect(url, api_key) as client:
         num_files = change(client)
-    Console().print(json.dumps({"num_files": num_files}) if as_json else f"{num_files} files")
-
-
-def _checked(option: str, value: str, wanted: type[Number]) -> Number:
-    """Raises typer.BadParameter, which names the value."""
-    try:
-        return TypeAdapter(wanted).validate_python(value)
-    except ValidationError as error:
-        raise typer.BadParameter(f"{value!r}: {error.errors()[0]['msg']}", param_hint=option) from error
-
-
-def _print(answer: BaseModel) -> None:
-    shown: Any = answer.model_dump_json()
-    typer.echo(shown)
+    if as_json:
+        print_json({"num_files": num_files})
+    else:
+        Console().print(f"{num_files} files")

@@ -20,6 +20,10 @@ def size(
         float | None, typer.Option(min=0.001, help="Prefill's speed (`kvblend bench ingest`), for seconds a passage.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    passages: Annotated[int, typer.Option(min=1, help="How many are to be stored, for --helm.")] = 10_000,
+    as_helm: Annotated[
+        bool, typer.Option("--helm", help="Print values of the Helm chart: memory and volumes for so many passages.")
+    ] = False,
 ) -> None:
     """What a model's passage KV takes by codec, and how many passages fit in the tiers that the settings give."""
     from kvblend.cli.kv_size import kv_size
@@ -27,6 +31,17 @@ def size(
     from kvblend.core.settings import STORED_SHARE, Settings
 
     settings, own = Settings(), kv_size(resolve_model(model))
+    if as_helm:
+        import yaml
+
+        from kvblend.cli.pod_size import chart_values
+
+        values = chart_values(
+            model, own, num_passages=passages, passage_tokens=passage_tokens, codec=settings.codec,
+            tensor_parallel=tensor_parallel,
+        )  # fmt: skip
+        sys.stdout.write(yaml.safe_dump(values, sort_keys=False))
+        return
     tiers = {"gpu": settings.gpu_bytes, "cpu": settings.cpu_bytes, "disk": settings.disk_bytes}
     rows: list[dict[str, Any]] = [
         {

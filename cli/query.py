@@ -1,23 +1,30 @@
 """`kvblend query`: ask a collection."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from kvblend.cli.connection import DEFAULT_URL, URL, APIKey, connect
+from kvblend.cli.chat import chat as converse
+from kvblend.cli.connection import URL, APIKey, CollectionOption, connect
+from kvblend.cli.json_output import AsJSON, print_json
+from kvblend.cli.report_line import report_line
+from kvblend.cli.retrieval_options import Filter, MinScore, Mode, Neighbors, Rerank, TopK, parse_filter
+from kvblend.cli.source_table import source_table
 from kvblend.core.plan import SelectorName
-from kvblend.core.report import BlendReport
-from kvblend.core.rest import QueryDelta, QueryResponse, Reuse, SearchResponse
+from kvblend.core.rest import BlendOptions, OrderName, QueryDelta, QueryResponse, Reuse
+from kvblend.sdk.routes import checked
 
-__all__ = ["describe", "query"]
+__all__ = ["query"]
 
 
 def query(
-    question: Annotated[str, typer.Argument(help="The question.")],
-    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to ask.")] = "default",
-    top_k: Annotated[int, typer.Option(min=1, max=64, help="Passages to retrieve.")] = 8,
+    question: Annotated[str | None, typer.Argument(help="The question; with --chat the first one.")] = None,
+    collection: CollectionOption = "default",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="A conversation: questions are typed, or lines of standard input.")
+    ] = False,
+    top_k: TopK = 8,
     recompute_ratio: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="The calibrated or default one where not given.")
     ] = None,
@@ -26,43 +33,50 @@ def query(
     ] = None,
     selector: Annotated[SelectorName | None, typer.Option(help="The engine's where not given.")] = None,
     reuse: Annotated[Reuse, typer.Option(help="`prefix_cache` and `none` are there for comparison.")] = "blend",
+    order: Annotated[
+        OrderName | None, typer.Option(help="Of the passages in the prompt; the collection's where not given.")
+    ] = None,
+    mode: Mode = None,
+    filter: Filter = None,
+    min_score: MinScore = None,
+    neighbors: Neighbors = 0,
+    rerank: Rerank = False,
     max_tokens: Annotated[int, typer.Option(min=1, max=8192, help="The longest answer.")] = 128,
-    url: URL = DEFAULT_URL,
+    url: URL = None,
     api_key: APIKey = None,
+    as_json: AsJSON = False,
 ) -> None:
-    """Ask a collection; the answer is printed as it comes, then its sources and how its context was made."""
+    """Ask a collection.
+
+    The answer is printed as it comes, then its sources and how its context was made.
+    """
+    choices: dict[str, Any] = {
+        "top_k": top_k,
+        "recompute_ratio": recompute_ratio,
+        "target_kl": target_kl,
+        "selector": selector,
+        "reuse": reuse,
+        "order": order,
+        "mode": mode,
+        "filter": parse_filter(filter),
+        "min_score": min_score,
+        "neighbors": neighbors,
+        "rerank": rerank,
+    }
     console = Console(highlight=False)
     with connect(url, api_key) as client:
-        for item in client.stream_query(
-            collection,
-            question,
-            top_k=top_k,
-            recompute_ratio=recompute_ratio,
-            target_kl=target_kl,
-            selector=selector,
-            reuse=reuse,
-            max_tokens=max_tokens,
-        ):
-            if isinstance(item, QueryDelta):
+        if chat:
+            blend = BlendOptions(**checked(BlendOptions, collection=collection, **choices))
+            converse(client, blend, question, max_tokens=max_tokens, as_json=as_json)
+            return
+        if question is None:
+            raise typer.BadParameter("give a question, or --chat", param_hint="QUESTION")
+        for item in client.stream_query(collection, question, max_tokens=max_tokens, **choices):
+            if isinstance(item, QueryDelta) and not as_json:
                 console.print(item.text, end="", markup=False, soft_wrap=True)
+            elif isinstance(item, QueryResponse) and as_json:
+                print_json(item)
             elif isinstance(item, QueryResponse):
                 console.print("\n")
-                console.print(_sources(SearchResponse(sources=item.sources)))
-                console.print(describe(item.report), style="dim")
-
-
-def describe(report: BlendReport) -> str:
-    """How a context was made, in one line."""
-    counts = f"{report.reused_tokens} reused, {report.selected_tokens} selected, {report.recomputed_tokens} recomputed"
-    ttft = "" if report.ttft_ms is None else f", first token after {report.ttft_ms:.0f} ms"
-    reason = f" ({report.reason})" if report.reason else ""
-    held = ", held to its calibration" if report.calibrated else ""
-    return f"{report.outcome}{reason}: of {report.context_tokens} context tokens {counts}{ttft}{held}"
-
-
-def _sources(found: SearchResponse) -> Table:
-    table = Table("score", "document", "passage", box=None, header_style="dim")
-    for source in found.sources:
-        score = "" if source.score is None else f"{source.score:.3f}"
-        table.add_row(score, source.document_name or "", " ".join(source.text.split())[:90])
-    return table
+                console.print(source_table(item.sources))
+                console.print(report_line(item.report), style="dim", markup=False)

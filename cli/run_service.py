@@ -1,16 +1,22 @@
 """Run the REST service in this process until a signal ends it."""
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 import uvicorn
 from rich.console import Console
 
 from kvblend.api import ServiceConfig, create_app
+from kvblend.api.http.drain import Drain
 from kvblend.core.settings import Settings
 
-__all__ = ["run_service"]
+__all__ = ["DrainingServer", "run_service"]
 
-SHUTDOWN_GRACE_S = 10
+CLOSE_S = 1
+END_AFTER_S = 8.0
+"""Behind the first signal, whatever is still under way: all of it goes on after the next start."""
 
 
 def run_service(
@@ -22,9 +28,39 @@ def run_service(
     host: str,
     port: int,
     console: Console,
+    at_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve on host and port; returns after SIGINT or SIGTERM. `engines`: URL and control address of each vLLM."""
+    """Serve on host and port. `engines`: URL and control address of each vLLM.
+
+    SIGINT or SIGTERM drains the service, and this returns. Where that takes too long, `at_end` is called, in another
+    thread, and the process ends with status 0.
+    """
     app = create_app(ServiceConfig(model=model, embedding_model=embedding_model, engines=engines, settings=settings))
     console.print(f"kvblend serves {model} at http://{host}:{port}", markup=False, highlight=False)
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_GRACE_S)
-    uvicorn.Server(config).run()
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=CLOSE_S)
+    DrainingServer(config, app.state.drain, at_end).run()
+
+
+class DrainingServer(uvicorn.Server):
+    """Goes on listening while it drains, so that who comes then hears it; a second signal ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, at_end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain, self._at_end = drain, at_end
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drain.is_draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._drain.begin()
+        timer = threading.Timer(END_AFTER_S, self._end)
+        timer.daemon = True
+        timer.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self._drain.is_over()
+        return await super().on_tick(counter)
+
+    def _end(self) -> None:
+        self._at_end()
+        os._exit(0)

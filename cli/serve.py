@@ -21,6 +21,9 @@ Host = Annotated[
     str, typer.Option(help="Where the service listens; vLLM itself listens on the loopback interface only.")
 ]
 
+ENGINE_GRACE_S = 1.0
+"""vLLM has nothing left to do by then: what it has stored is whole, and what it has not is made again."""
+
 
 def serve(
     context: typer.Context,
@@ -48,7 +51,10 @@ def serve(
     max_model_len: Annotated[int | None, typer.Option(min=1, help="vLLM's longest prompt and answer.")] = None,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs, or on a CPU processes.")] = 1,
 ) -> None:
-    """Serve a model. Arguments after `--` go to vLLM as they are."""
+    """Serve a model.
+
+    Arguments after `--` go to vLLM as they are.
+    """
     if home is not None:
         os.environ["KVBLEND_HOME"] = str(home.absolute())
     settings = Settings()
@@ -63,7 +69,9 @@ def serve(
     from kvblend.cli.run_service import run_service
 
     model = resolve_model(model)
-    embedding = embedding_model or str(fetch_embedding_model())
+    embedding = embedding_model or ("" if settings.embedding_url else str(fetch_embedding_model()))
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _exit)
     if engine_url:
         run_service(model, embedding, engines, settings=settings, host=host, port=port, console=console)
         return
@@ -92,17 +100,18 @@ def serve(
             log_path=settings.home_path / "logs" / f"vllm-{port}.log",
             health_url=f"{url}/health",
         )
-        signal.signal(signal.SIGTERM, _exit)
-        signal.signal(signal.SIGINT, _exit)
         try:
             engine.start()
             with status_progress(console) as progress:
                 task = progress.add_task("starting vLLM")
                 engine.wait_ready(tick=lambda line: progress.update(task, description=f"starting vLLM: {line[-90:]}"))
             engine.supervise(lambda message: console.print(message, style="yellow", markup=False))
-            run_service(model, embedding, [(url, address)], settings=settings, host=host, port=port, console=console)
+            run_service(
+                model, embedding, [(url, address)], settings=settings, host=host, port=port, console=console,
+                at_end=lambda: engine.stop(grace_s=ENGINE_GRACE_S),
+            )  # fmt: skip
         finally:
-            engine.stop()
+            engine.stop(grace_s=ENGINE_GRACE_S)
 
 
 def _engines(urls: list[str], controls: list[str]) -> list[tuple[str, str]]:
@@ -119,5 +128,5 @@ def _engines(urls: list[str], controls: list[str]) -> list[tuple[str, str]]:
 
 
 def _exit(number: int, frame: object) -> None:
-    """End on a signal by way of every `finally`; the service has stopped by then, or not begun."""
+    """End on a signal by way of every `finally`: the service has not begun; once it has, it drains."""
     sys.exit(0)

@@ -92,8 +92,8 @@ class ServerProcess:
         )
         self._supervisor.start()
 
-    def stop(self) -> None:
-        """End the server and everything it started."""
+    def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
+        """End the server and everything it started, at the latest after `grace_s`. Idempotent; from any thread."""
         self._stopping.set()
         if self._supervisor:
             self._supervisor.join()
@@ -102,7 +102,7 @@ class ServerProcess:
         if self._child.poll() is None:
             self._child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(STOP_GRACE_S)
+                self._child.wait(grace_s)
         self._kill_group()
 
     def tail(self, num_lines: int = 20) -> str:

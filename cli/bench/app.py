@@ -14,6 +14,10 @@ from kvblend.cli.bench.kernels import kernels
 from kvblend.cli.bench.load_command import load
 from kvblend.cli.bench.needle_command import needle
 from kvblend.cli.bench.quality_command import quality
+from kvblend.cli.bench.replay_command import replay
+from kvblend.cli.bench.retrieval_command import retrieval
+from kvblend.cli.bench.retrieval_quality_command import retrieval_quality
+from kvblend.cli.bench.soak_command import soak
 from kvblend.cli.bench.store_command import store
 from kvblend.cli.bench.table import result_table
 
@@ -25,9 +29,13 @@ bench_app = typer.Typer(
 
 bench_app.command()(quality)
 bench_app.command()(needle)
+bench_app.command()(replay)
 bench_app.command()(kernels)
 bench_app.command()(load)
 bench_app.command()(store)
+bench_app.command()(retrieval)
+bench_app.command()(soak)
+bench_app.command()(retrieval_quality)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, that of `kvblend serve` here.")]
@@ -43,13 +51,14 @@ def ttft(
     as_json: AsJSON = False,
 ) -> None:
     """Time to first token: full prefill, prefix cache on reordered passages, full reuse, and blends by step."""
-    from kvblend.cli.bench.ttft import ttft_bench
+    from kvblend.cli.bench.served_dtype import served_dtype
     from kvblend.cli.bench.ttft_table import ttft_table
+    from kvblend.eval.bench.ttft import ttft_bench
 
     lengths = context_tokens or [1000, 3000, 6000]
 
     def bench(path: str, console: Console) -> dict[str, Any]:
-        return ttft_bench(path, lengths, dtype=dtype, repeats=repeats, console=console)
+        return ttft_bench(path, lengths, dtype=served_dtype(path, dtype), repeats=repeats, console=console)
 
     _run(model, bench, as_json, table=ttft_table)
 
@@ -66,7 +75,8 @@ def kl(
     as_json: AsJSON = False,
 ) -> None:
     """Divergence from full prefill through the connector, by recompute ratio."""
-    from kvblend.cli.bench.kl import kl_bench
+    from kvblend.cli.bench.served_dtype import served_dtype
+    from kvblend.eval.bench.kl import kl_bench
 
     def bench(path: str, console: Console) -> dict[str, Any]:
         return kl_bench(
@@ -76,7 +86,7 @@ def kl(
             num_passages=num_passages,
             passage_tokens=passage_tokens,
             ratios=ratio or [0.0, 0.05, 0.15, 0.30],
-            dtype=dtype,
+            dtype=served_dtype(path, dtype),
             console=console,
         )
 
@@ -86,17 +96,24 @@ def kl(
 @bench_app.command()
 def ingest(
     model: Model = "demo",
-    num_passages: Annotated[int, typer.Option(min=4, max=128)] = 24,
-    passage_tokens: Annotated[int, typer.Option(min=32, max=2048)] = 500,
+    num_documents: Annotated[int, typer.Option(min=1, max=16)] = 6,
+    num_passages: Annotated[int, typer.Option(min=2, max=64, help="Of a document.")] = 12,
+    passage_tokens: Annotated[int, typer.Option(min=32, max=2048)] = 256,
     dtype: DType = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Passages encoded and stored, in tokens a second, beside vLLM's prefill of the same passages."""
-    from kvblend.cli.bench.ingest import ingest_bench
+    """Documents encoded and stored, in tokens a second, beside vLLM's prefill of the same documents."""
+    from kvblend.cli.bench.served_dtype import served_dtype
+    from kvblend.eval.bench.ingest import ingest_bench
 
     def bench(path: str, console: Console) -> dict[str, Any]:
         return ingest_bench(
-            path, num_passages=num_passages, passage_tokens=passage_tokens, dtype=dtype, console=console
+            path,
+            num_documents=num_documents,
+            num_passages=num_passages,
+            passage_tokens=passage_tokens,
+            dtype=served_dtype(path, dtype),
+            console=console,
         )
 
     _run(model, bench, as_json)
@@ -111,10 +128,13 @@ def itl(
     as_json: AsJSON = False,
 ) -> None:
     """Decode gaps of a blended request beside those of the same request plain."""
-    from kvblend.cli.bench.itl import itl_bench
+    from kvblend.cli.bench.served_dtype import served_dtype
+    from kvblend.eval.bench.itl import itl_bench
 
     def bench(path: str, console: Console) -> dict[str, Any]:
-        return itl_bench(path, context_tokens=context_tokens, pairs=pairs, dtype=dtype, console=console)
+        return itl_bench(
+            path, context_tokens=context_tokens, pairs=pairs, dtype=served_dtype(path, dtype), console=console
+        )
 
     _run(model, bench, as_json)
 
@@ -127,7 +147,7 @@ def rest(
     as_json: AsJSON = False,
 ) -> None:
     """What the service adds to the engine's time to first token: a client's beside vLLM's, request by request."""
-    from kvblend.cli.bench.rest import rest_bench
+    from kvblend.cli.bench.rest_command import rest_bench
 
     def bench(path: str, console: Console) -> dict[str, Any]:
         return rest_bench(path, repeats=repeats, passages=passages, console=console)

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -47,10 +49,12 @@ def load(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """The service under load: time to first token, throughput and other requests' decode gaps on a request trace."""
-    from kvblend.cli.bench.load import LoadSettings, load_bench
-    from kvblend.cli.bench.load_run import MODES
-    from kvblend.cli.bench.load_trace import read_trace, zipf_trace
-    from kvblend.cli.models import resolve_model
+    from kvblend.cli.bench.served_dtype import served_machine
+    from kvblend.cli.demo_service import demo_server
+    from kvblend.cli.models import fetch_embedding_model, resolve_model
+    from kvblend.eval.bench.load import LoadSettings, load_bench
+    from kvblend.eval.bench.load_run import MODES
+    from kvblend.eval.trace import read_trace, zipf_trace
 
     require_known("--mode", mode or (), MODES)
     settings = LoadSettings(
@@ -66,10 +70,16 @@ def load(
         repeat=repeat,
         num_curve=curve_requests if curve else 0,
         seed=seed,
-        dtype=dtype,
     )
     requests_of = read_trace(trace) if trace else zipf_trace(seed)
-    result = load_bench(resolve_model(model), requests_of, settings, Console(stderr=True))
+    path, console = resolve_model(model), Console(stderr=True)
+    embedding_model = fetch_embedding_model()
+
+    def service(max_model_len: int, variables: Mapping[str, str]) -> AbstractContextManager[str]:
+        return demo_server(path, embedding_model, None, max_model_len, console, variables=variables, dtype=dtype)
+
+    measured = load_bench(path, requests_of, settings, console, service=service)
+    result = {"machine": served_machine(path, dtype), **measured}
     if as_json:
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")

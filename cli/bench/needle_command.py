@@ -57,12 +57,12 @@ def needle(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Facts put into real text: how often a blend's answer is full prefill's, where it needs one fact or two."""
-    from kvblend.blend import LAB_SELECTORS
-    from kvblend.cli.bench.needle import NeedleSettings, needle_bench
-    from kvblend.cli.bench.needle_cases import KINDS
-    from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
     from kvblend.cli.bench.served_dtype import served_dtype
     from kvblend.cli.models import resolve_model
+    from kvblend.eval.needles.cases import KINDS
+    from kvblend.eval.needles.needle_bench import NeedleSettings, needle_bench
+    from kvblend.eval.quality.encodes import ENCODES as KNOWN_ENCODES
+    from kvblend.eval.rivals import LAB_SELECTORS
 
     encodes, selectors, kinds = encode or ENCODES, selector or SELECTORS, kind or list(KINDS)
     require_known("--selector", selectors, LAB_SELECTORS)

@@ -1,6 +1,7 @@
 """The command `kvblend bench quality`."""
 
 import json
+import signal
 import sys
 from itertools import product
 from pathlib import Path
@@ -10,8 +11,8 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.known import require_known
-from kvblend.cli.bench.question_set import Half
 from kvblend.cli.bench.table import rows_table
+from kvblend.eval.questions.question_set import Half
 
 __all__ = ["quality"]
 
@@ -26,6 +27,7 @@ TABLE_COLUMNS = (
     "kl_ci95",
     "agreement",
     "f1",
+    "same_sentence",
     "kl_fraction",
 )
 
@@ -36,9 +38,18 @@ def quality(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A JSON file in MuSiQue's or SQuAD's shape; our own small set."),
     ] = None,
+    mix: Annotated[
+        bool,
+        typer.Option(
+            "--mix", help="Ask the mixes of a SQuAD file: of five passages two are neighbours in one article."
+        ),
+    ] = False,
     num_questions: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     half: Annotated[Half, typer.Option(help="Which half of the questions.")] = "all",
     num_passages: Annotated[int, typer.Option(min=1, max=64)] = 5,
+    order: Annotated[
+        str, typer.Option(help="How passages stand in the prompt: rank, reversed, document, fit.")
+    ] = "rank",
     passage_tokens: Annotated[int, typer.Option(min=16, max=4096)] = 220,
     encode: Annotated[list[str] | None, typer.Option(help="What passages are encoded behind; repeatable.")] = None,
     selector: Annotated[list[str] | None, typer.Option(help="Repeatable; all where not given.")] = None,
@@ -55,15 +66,19 @@ def quality(
         Path | None, typer.Option(dir_okay=False, help="Measurements done, to go on from; beside the output.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw KL against FLOPs into this PNG.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Measure nothing: the rows of the questions that the state has complete.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Divergence, agreement and F1 of every selector against full prefill, at counted FLOPs, on a question set."""
-    from kvblend.blend import LAB_SELECTORS
-    from kvblend.cli.bench.quality import QualitySettings, quality_bench
-    from kvblend.cli.bench.quality_encodes import ENCODES as KNOWN_ENCODES
-    from kvblend.cli.bench.quality_plot import quality_plot
     from kvblend.cli.bench.served_dtype import served_dtype
     from kvblend.cli.models import resolve_model
+    from kvblend.eval.quality.encodes import ENCODES as KNOWN_ENCODES
+    from kvblend.eval.quality.orders import ORDERS
+    from kvblend.eval.quality.plot import quality_plot
+    from kvblend.eval.quality.quality_bench import QualitySettings, quality_bench
+    from kvblend.eval.rivals import LAB_SELECTORS
 
     if method and (encode or selector):
         raise typer.BadParameter("give either methods, or encodes and selectors", param_hint="--method")
@@ -71,17 +86,26 @@ def quality(
     methods = [_pair(text) for text in method] if method else list(product(encode or ENCODES, selectors))
     require_known("--method" if method else "--encode", {encode for encode, _ in methods}, KNOWN_ENCODES)
     require_known("--method" if method else "--selector", {selector for _, selector in methods}, LAB_SELECTORS)
+    signal.signal(signal.SIGTERM, _interrupt)
+    require_known("--order", [order], ORDERS)
     path = resolve_model(model)
     dtype = served_dtype(path, dtype)
     rows = quality_bench(
         path,
         QualitySettings(
-            questions=questions, num_passages=num_passages, passage_tokens=passage_tokens, half=half, dtype=dtype
+            questions=questions,
+            mix=mix,
+            num_passages=num_passages,
+            passage_tokens=passage_tokens,
+            half=half,
+            dtype=dtype,
+            order=order,
         ),
         methods=methods,
         ratios=ratio or RATIOS,
         num_questions=num_questions,
         state_path=state or (output and output.with_suffix(".state.jsonl")),
+        only_report=report,
         console=Console(stderr=True),
     )
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -93,6 +117,11 @@ def quality(
         sys.stdout.write(lines)
     else:
         Console().print(rows_table(rows, TABLE_COLUMNS, title=f"{rows[0]['num_questions']} questions, {dtype}"))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Stop measuring and report, as on Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _pair(method: str) -> tuple[str, str]:

@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from kvblend.cli.bench.vllm_environment import set_vllm_environment
 from kvblend.cli.engine import default_dtype, engine_environment
-from kvblend.cli.machine import cpu_name
+from kvblend.core.machine import cpu_name
+from kvblend.eval.bench.vllm_environment import set_vllm_environment
 
 __all__ = ["served_dtype", "served_machine"]
 

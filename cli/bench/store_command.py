@@ -46,28 +46,29 @@ def store(
     result: dict[str, Any] = {}
     with TemporaryDirectory(dir=folder) as disk, TemporaryDirectory(dir="/dev/shm") as memory:
         if "io" in wanted:
-            from kvblend.cli.bench.store_io import io_rows
+            from kvblend.eval.bench.store_io import io_rows
 
             result["results"] = list(io_rows(Path(memory), Path(disk), size or SIZES))
         if "remote" in wanted:
-            from kvblend.cli.bench.store_remote import remote_rows
+            from kvblend.cli.engine import free_port
+            from kvblend.eval.bench.store_remote import remote_rows
 
-            far = list(remote_rows(remote or (), size or SIZES))
+            far = list(remote_rows(remote or (), size or SIZES, valkey_port=free_port()))
             result["results"] = result.get("results", []) + far
             if not far:
                 console.print("No remote tier: there is no --remote, and no Valkey or Redis server to start.")
         if "lookup" in wanted:
-            from kvblend.cli.bench.store_lookup import lookup_rows
+            from kvblend.eval.bench.store_lookup import lookup_rows
 
             result["lookup"] = lookup_rows(Path(memory), Path(disk), passages or [1_000, 100_000, 1_000_000])
     if "evict" in wanted:
-        from kvblend.cli.bench.store_eviction import eviction_rows
+        from kvblend.eval.bench.store_eviction import eviction_rows
 
         result["evict"] = eviction_rows(trace)
     if "codecs" in wanted:
         from kvblend.cli.bench.served_dtype import served_machine
-        from kvblend.cli.bench.store_codecs import codec_rows
         from kvblend.cli.models import resolve_model
+        from kvblend.eval.bench.store_codecs import codec_rows
 
         path = resolve_model(model)
         dtype = served_machine(path)["dtype"]

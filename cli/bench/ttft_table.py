@@ -6,9 +6,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kvblend.cli.bench.efficiency import TARGETS
 from kvblend.cli.bench.table import result_title, shown
-from kvblend.cli.bench.ttft_row import STEPS
+from kvblend.eval.bench.efficiency import TARGETS
+from kvblend.eval.bench.ttft_row import STEPS
 
 __all__ = ["ttft_table"]
 
