@@ -39,6 +39,22 @@ __all__ = ["demo_model_path", "dtype", "embedding_model_path", "service", "tiny_
 
 MODELS = ROOT / ".cache" / "models"
 
+LONGEST = (
+    "service",
+    "tests/cli/test_bench.py",
+    "tests/vllm_connector/test_models.py",
+    "tests/store/peers/test_peer_faults.py",
+    "tests/store/peers/test_peer_tier.py",
+    "tests/cli/test_calibrate.py",
+    "tests/store/peers/test_peer_claims.py",
+    "tests/vllm_connector/test_faults.py",
+    "tests/vllm_connector/test_refusals.py",
+    "tests/api/engine/test_two_servers.py",
+    "tests/blend/paged/test_interpreted.py",
+    "tests/vllm_connector/test_stepping.py",
+)
+"""The groups that come first under xdist, the longest one of all at the head: what is short fills the workers' ends."""
+
 settings.register_profile("kvblend", deadline=None)  # servers of other tests share the cores
 settings.load_profile("kvblend")
 
@@ -54,9 +70,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under xdist, one worker runs everything that asks the service, and a module's slow fixture is made once."""
+    places = dict[pytest.Item, int]()
     for item in items:
         asks_service = "service" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("service" if asks_service else item.nodeid.partition("::")[0]))
+        group = "service" if asks_service else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+        places[item] = LONGEST.index(group) if group in LONGEST else len(LONGEST)
+        if item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+    items.sort(key=places.__getitem__)
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,7 @@ def service(
     command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(demo_model_path), "--port", str(port)]
     command += ["--home", str(home), "--embedding-model", str(embedding_model_path), "--dtype", dtype]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16", "--enforce-eager"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--trust-request-chat-template"]
     environment = {
         **os.environ,
         "KVBLEND_CPU_PATH": str(cpu_path),

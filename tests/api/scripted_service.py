@@ -1,6 +1,6 @@
 """A whole service in front of a scripted engine with the connector's control channel: all of it but the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from kvblend.api import ServiceConfig
 from kvblend.core.control import EngineInfo
+from kvblend.core.plan import EncodeOrder, KVBlendParams
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
 from tests.api.front import running
@@ -39,10 +40,21 @@ class ScriptedService:
 
 @contextmanager
 def scripted_service(
-    folder: Path, *, model: Path, embedding_model: Path, others: Sequence[ScriptedEngine] = (), **settings: Any
+    folder: Path,
+    *,
+    model: Path,
+    embedding_model: Path,
+    others: Sequence[ScriptedEngine] = (),
+    info: EngineInfo = INFO,
+    blend: Callable[[list[int], KVBlendParams], BlendReport] | None = None,
+    encode: Callable[[list[int], EncodeOrder], None] | None = None,
+    **settings: Any,
 ) -> Iterator[ScriptedService]:
-    """Run it in a thread. Encodes fail at once and without harm: there is no KV. `others` are engines beside its own,
-    with silent control channels."""
+    """Run it in a thread. `others` are engines beside its own, with silent control channels.
+
+    `blend` makes the report of a blend, `encode` keeps the KV of an encode order, both from the prompt's tokens.
+    Without it encodes fail at once and without harm: there is no KV.
+    """
     from kvblend.vllm_connector.scheduler.control import ControlServer
 
     engine = ScriptedEngine(max_model_len=INFO.max_model_len)
@@ -50,15 +62,20 @@ def scripted_service(
         for each in (engine, *others):
             if not each.url:
                 stack.enter_context(each.running())
-        control = ControlServer(f"ipc://{folder}/control.sock", INFO)
+        control = ControlServer(f"ipc://{folder}/control.sock", info)
         stack.callback(control.close)
 
         def ordered(params: dict[str, Any]) -> None:
             order = params.get("kvblend") or {}
-            if "encode" in order:
+            prompt = params.get("prompt_token_ids") or engine.bodies[-1].get("prompt", [])  # a chat's, a completion's
+            if "encode" in order and encode is not None:
+                encode(prompt, EncodeOrder.model_validate(order["encode"]))
+                control.set_encoded(order["report_id"], None)
+            elif "encode" in order:
                 control.set_encoded(order["report_id"], "this engine keeps nothing")
             elif "blend" in order:
-                control.set_report(order["report_id"], BlendReport(outcome="blended"))
+                told = blend(prompt, KVBlendParams.model_validate(order)) if blend else BlendReport(outcome="blended")
+                control.set_report(order["report_id"], told)
 
         engine.ordered = ordered
         home = folder / "home"
@@ -68,7 +85,7 @@ def scripted_service(
             model=str(model),
             embedding_model=embedding_model,
             engines=engines,
-            settings=Settings(home=home, cpu_bytes=0, disk_bytes=1 << 30, cost_model=False, **settings),
+            settings=Settings(**{"home": home, "cpu_bytes": 0, "disk_bytes": 1 << 30, "cost_model": False, **settings}),
         )
         url = stack.enter_context(running(config))
         yield ScriptedService(url, home, engine, others)

@@ -1,7 +1,6 @@
 """A prompt of megabytes costs its own request time, and no other."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,10 @@ async def test_nobody_waits_for_its_tokens(scripted: ScriptedService, path: str,
         body["messages"] = [{"role": "user", "content": question}]
     async with httpx.AsyncClient(base_url=scripted.url, timeout=120) as client:
         long = [asyncio.create_task(client.post(path, json=body)) for _ in range(2)]
-        waits = []
+        num_answered = 0
         while not all(each.done() for each in long):
-            began = time.monotonic()
             assert (await client.get("/healthz")).status_code == 200
-            waits.append(time.monotonic() - began)
-            await asyncio.sleep(0.05)
+            num_answered += 1
         for each in long:
             assert each.result().status_code == 400 and "more than the model's" in each.result().text
-    assert max(waits) < 1.0, waits
+    assert num_answered > 20, "others are answered in between"

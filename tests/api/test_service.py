@@ -170,20 +170,24 @@ def test_a_prompt_beyond_the_model_says_by_how_much(client: Client, halden: str)
 
 
 def test_lost_kv_is_prefilled_now_and_encoded_in_the_background(service: RunningService, client: Client) -> None:
-    def kv_files() -> list[Path]:
-        roots = (service.cpu_path, service.home / "kv")
-        return [path for root in roots for id in passage_ids for path in root.rglob(f"{id}/*.kv")]
+    roots = (service.cpu_path, service.home / "kv")
+
+    def kv_files() -> dict[tuple[Path, str], list[Path]]:
+        """By tier and passage, which may have variants, too."""
+        found = {(root, id): list(root.rglob(f"{id}/*.kv")) for root in roots for id in passage_ids}
+        return {place: paths for place, paths in found.items() if paths}
 
     client.create_collection("lost", passage_tokens=64)
     client.wait(client.add_document("lost", BRIDGES, id="b", media_type="text/markdown"))
     passage_ids = {source.passage_id for source in client.search("lost", "Orm", top_k=64)}
-    num_files = len(kv_files())
-    assert num_files >= len(passage_ids)
-    for path in kv_files():
-        path.unlink()
+    places = set(kv_files())
+    assert {passage_id for _, passage_id in places} == passage_ids
+    for paths in kv_files().values():
+        for path in paths:
+            path.unlink()
     report = client.query("lost", "How long is the Orm?", top_k=64, max_tokens=4).report
     assert (report.reused_tokens, report.missed_passages) == (0, len(passage_ids))
-    wait_until(lambda: len(kv_files()) == num_files)
+    wait_until(lambda: set(kv_files()) == places)
 
 
 def test_two_services_of_one_store_encode_a_passage_once(

@@ -45,9 +45,12 @@ def test_a_running_server_is_calibrated_and_nothing_is_left_in_its_store(
     assert "no recompute ratio below 0.6 meets" in done.stderr
     calibration = Calibration.model_validate_json(done.stdout)
     assert calibration == Calibration.model_validate_json((model / CALIBRATION_FILE).read_text())
-    assert calibration.recompute_ratio is None
-    assert [point.recompute_ratio for point in calibration.curve] == [0.0, 0.05, 0.15, 0.3, 0.55]
-    assert 0 < calibration.curve[-1].kl < calibration.curve[0].kl < calibration.curve[0].kl_upper95
+    assert calibration.is_unable
+    for own in calibration.kinds.values():
+        assert [point.recompute_ratio for point in own.curve] == [0.0, 0.05, 0.15, 0.3, 0.55]
+        assert 0 < own.curve[-1].kl < own.curve[0].kl < own.curve[0].kl_upper95
+    reused = {kind: own.curve[0].kl for kind, own in calibration.kinds.items()}
+    assert reused["fits"] < reused["neutral"], "a prompt's own order fits best"
     assert kv_files() <= before
 
 
@@ -56,11 +59,12 @@ def test_a_child_is_calibrated_to_the_smallest_ratio_that_meets_the_target(
 ) -> None:
     """A target that everything meets: not even full reuse misses it."""
     model = linked_model(tiny_model_path("llama3rope"), tmp_path / "model")
-    options = ("--target", "50", "--dtype", dtype, *SMALL)
+    options = ("--target", "50", "--agreement", "0", "--dtype", dtype, *SMALL)
     done = run_calibrate(str(model), *options, environment={"KVBLEND_HOME": str(tmp_path / "home")})
     assert done.returncode == 0, done.stderr[-3000:]
     calibration = Calibration.model_validate_json(done.stdout)
-    assert (calibration.recompute_ratio, calibration.target_kl) == (0.0, 50.0)
+    assert {own.recompute_ratio for own in calibration.kinds.values()} == {0.0}
+    assert (calibration.target_kl, calibration.target_agreement) == (50.0, 0.0)
     assert calibration.dtype == dtype
     assert (calibration.num_questions, calibration.num_passages, calibration.passage_tokens) == (5, 2, 49.0)
     assert str(model / CALIBRATION_FILE) in done.stderr

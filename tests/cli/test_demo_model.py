@@ -3,8 +3,8 @@
 import pytest
 
 from kvblend.cli.demo_model import QWEN_CODER_BYTES, choose_demo_model
-from kvblend.cli.machine import Machine
 from kvblend.cli.model_sources import NAMED_MODELS
+from kvblend.core.machine import Machine
 
 AVX2 = frozenset({"sse4_2", "avx2"})
 AVX512 = AVX2 | {"avx512f", "avx512_bf16"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from kvblend.cli.app import app
@@ -13,6 +14,7 @@ from kvblend.core.settings import CodecName
 from kvblend.store import PassageKVKey
 from kvblend.store.codecs import codec_spec
 from kvblend.store.content import TensorContent
+from tests.deploy.tools import CHART, kinds, rendered
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 3])
@@ -41,3 +43,23 @@ def test_the_command(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert told["passage_seconds"] == 0.5 and {row["codec"] for row in told["codecs"]} >= {"raw", "int8", "entropy"}
     for row in told["codecs"]:
         assert row["fit_disk"] == (1 << 30) // row["passage_bytes"] and "fit_cpu" not in row
+
+
+def test_values_for_the_chart(demo_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have room for what they are to hold, and Helm renders the chart with them."""
+    monkeypatch.setenv("KVBLEND_CODEC", "raw")
+    command = ["kv", "size", str(demo_model_path), "--passages", "20000", "--passage-tokens", "500", "--helm"]
+    values = yaml.safe_load(CliRunner().invoke(app, command).output)
+    size = kv_size(str(demo_model_path))
+    assert values["tiers"]["diskGiB"] << 30 >= 20_000 * size.file_bytes(500)
+    assert values["engine"]["memoryGiB"] << 30 > size.num_parameters * 2 + (values["engine"]["kvCacheGiB"] << 30)
+    assert values["engine"]["kvCacheGiB"] << 30 >= 65_536 * size.token_bytes
+    assert values["settings"] == {"KVBLEND_CODEC": "raw"}
+    arguments = [
+        f"--set={group}.{name}={value}"
+        for group in ("tiers", "home", "engine")
+        for name, value in values[group].items()
+    ]
+    manifests = rendered(CHART, f"--set=model={values['model']}", *arguments)
+    (claim,) = kinds(manifests, "PersistentVolumeClaim")
+    assert claim["spec"]["resources"]["requests"]["storage"] == f"{values['home']['storageGiB']}Gi"

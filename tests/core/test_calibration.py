@@ -10,6 +10,9 @@ from tests.core.calibrations import a_calibration, a_curve
 
 RATIOS = st.integers(0, 20).map(lambda steps: steps / 20)
 BOUNDS = st.floats(0, 2, allow_nan=False)
+CURVE = a_curve({0.05: 0.08, 0.15: 0.04, 0.3: 0.02})
+KINDS = a_calibration(CURVE, target_kl=0.05).model_dump()["kinds"]
+WRONG = {**KINDS["neutral"], "recompute_ratio": 0.3}
 CURVES = st.dictionaries(RATIOS, BOUNDS, min_size=1).map(a_curve)
 
 
@@ -40,6 +43,24 @@ def test_the_order_of_points_does_not_matter(curve: tuple[CurvePoint, ...], targ
     assert smallest_ratio(reversed(curve), target) == smallest_ratio(curve, target)
 
 
+def test_answers_that_differ_do_not_meet_a_target_however_small_their_kl() -> None:
+    """By the share of tokens, and of the answers' first ones."""
+    points = a_curve({0.05: 0.01, 0.15: 0.01, 0.3: 0.01})
+    for field in ("agreement", "first_agreement"):
+        curve = (points[0], points[1].model_copy(update={field: 0.85}), points[2])
+        assert (smallest_ratio(curve, 0.05, 0.9), smallest_ratio(curve, 0.05, 0.8)) == (0.3, 0.05)
+
+
+def test_each_kind_has_its_own_ratio() -> None:
+    calibration = a_calibration(
+        CURVE, target_kl=0.05, curves={"fits": a_curve({0.0: 0.01}), "neutral": a_curve({0.3: 1.0})}
+    )
+    ratios = {kind: own.recompute_ratio for kind, own in calibration.kinds.items()}
+    assert ratios == {"fits": 0.0, "document": 0.15, "neutral": None}
+    assert calibration.ratio_for("own", 2.0) == 0.3, "as neutral"
+    assert not calibration.is_unable and a_calibration(CURVE, target_kl=0.001).is_unable
+
+
 def test_a_lucky_point_below_one_that_fails_is_not_chosen() -> None:
     assert smallest_ratio(a_curve({0.05: 0.01, 0.15: 0.09, 0.3: 0.02}), 0.05) == 0.3
 
@@ -53,17 +74,21 @@ def test_a_calibration_survives_its_text(curve: tuple[CurvePoint, ...], target: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"recompute_ratio": 0.3}, "0.3 is not what the curve gives for target_kl 0.05: 0.15"),
-        ({"recompute_ratio": None}, "None is not what the curve gives"),
-        ({"version": 2}, "version"),
+        (
+            {"kinds": {**KINDS, "neutral": WRONG}},
+            "0.3 is not what the curve of 'neutral' gives for target_kl 0.05: 0.15",
+        ),
+        ({"kinds": {"neutral": KINDS["neutral"]}}, "the kinds are .'neutral'.; they must be"),
+        ({"target_agreement": 0.99}, "0.15 is not what the curve of .* gives for target_kl 0.05: None"),
+        ({"version": 1}, "version"),
         ({"target_kl": 0}, "target_kl"),
         ({"model_fingerprint": "abc"}, "model_fingerprint"),
-        ({"curve": []}, "curve"),
-        ({"curve": [p.model_dump() for p in reversed(a_curve({0.15: 0.04, 0.3: 0.02}))]}, "ascend"),
+        ({"kinds": {**KINDS, "fits": {**WRONG, "curve": []}}}, "curve"),
+        ({"kinds": {**KINDS, "fits": {**WRONG, "curve": WRONG["curve"][::-1]}}}, "ascend"),
         ({"surprise": 1}, "surprise"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(change: dict[str, object], said: str) -> None:
-    whole = a_calibration(a_curve({0.05: 0.08, 0.15: 0.04, 0.3: 0.02}), target_kl=0.05).model_dump()
+    whole = a_calibration(CURVE, target_kl=0.05).model_dump()
     with pytest.raises(ValidationError, match=said):
         Calibration.model_validate({**whole, **change})

@@ -47,7 +47,7 @@ def test_a_newer_one_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{", "Invalid JSON"),
-        (json.dumps({**CALIBRATION.model_dump(mode="json"), "version": 2}), "version: Input should be 1"),
+        (json.dumps({**CALIBRATION.model_dump(mode="json"), "version": 1}), "version: Input should be 2"),
         (CALIBRATION.model_copy(update={"model_fingerprint": "cd" * 32}).model_dump_json(), "another model or dtype"),
     ],
 )

@@ -50,6 +50,7 @@ class StoredSpan:
     codec: PassageCodec
     packed: list[Tensor]
     """Layers that must be unpacked first; none where they are read from the file."""
+    left_out: int = 0
 
     @classmethod
     def random(
@@ -61,6 +62,7 @@ class StoredSpan:
         skipped: int,
         delta: int,
         codec_name: CodecName = "raw",
+        left_out: int = 0,
     ) -> "StoredSpan":
         numbers = (torch.randn(*shape) * torch.rand(shape[-1]).add(0.01) * 4).to(dtype)
         codec = codec_of(codec_spec(codec_name, shape[-1]))
@@ -75,7 +77,7 @@ class StoredSpan:
         file.write(b"header".ljust(PAYLOAD_START, b"\0") + b"".join(extents))
         checksums = [xxhash.xxh3_64_intdigest(extent) for extent in extents]
         packed = encoded if codec.packs else []
-        return cls(kv, start, skipped, delta, file, extent_bytes, checksums, codec, packed)
+        return cls(kv, start, skipped, delta, file, extent_bytes, checksums, codec, packed, left_out)
 
     def extents(self, tables: Sequence[RotaryTable]) -> ExtentSpan:
         return ExtentSpan(
@@ -88,6 +90,7 @@ class StoredSpan:
             [table.angles(self.delta) for table in tables] if self.delta else [],
             self.codec.staged_as,
             self.codec.scales_at(layer_shape(self.kv[0]), self.kv.dtype),
+            left_out=self.left_out,
         )
 
     def unpack(self, layer: int, extent: Tensor) -> None:
@@ -132,8 +135,9 @@ class Loaded:
             if shape.rotary is not None:
                 keys = rerotate(keys, self.tables[shape.rotary], delta=span.delta)
             first = max(span.skipped, shape.write_from - span.start)
+            stop = len(keys) - span.left_out
             for half, own in zip(dense, (keys, values), strict=True):
-                half[span.start + first : span.start + len(keys)] = own[first:]
+                half[span.start + first : span.start + stop] = own[first:stop]
         table = self.page_tables[layer]
         return paged_cache(shape.order, [(dense[0], dense[1])], [table], shape.page_size, behind=UNTOUCHED)
 

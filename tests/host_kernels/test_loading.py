@@ -25,7 +25,7 @@ SPANS = st.lists(
     min_size=1,
     max_size=4,
 )
-"""(positions before it that nobody fills, tokens, of which skipped at most, delta)"""
+"""(positions before it that nobody fills, and as many of its last tokens; tokens, of which skipped at most, delta)"""
 
 
 @contextmanager
@@ -49,7 +49,8 @@ def stored(
         start += gap
         shape = (num_layers, 2, length, heads, dim)
         skipped = min(skipped, length)
-        made.append(StoredSpan.random(shape, dtype, start=start, skipped=skipped, delta=delta, codec_name=codec))
+        kept = {"start": start, "skipped": skipped, "left_out": min(gap, length - skipped)}
+        made.append(StoredSpan.random(shape, dtype, **kept, delta=delta, codec_name=codec))
         start += length
     return made
 

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from kvblend.core.errors import NotFoundError
 from kvblend.retriever import Retriever
+from kvblend.retriever.index import IndexSizes
 
 COLLECTION = "crash"
 
@@ -60,7 +61,8 @@ def make_text(rng: random.Random) -> str:
 def ingest_until_killed(folder: Path, tokenizer: Tokenizer, seed: int) -> None:
     """Print `ready` and the process's id, then each document's id and its text's first word once it is committed."""
     rng = random.Random(seed)
-    retriever = Retriever(folder, embedder=HashEmbedder(), tokenizer=tokenizer, index_save_after=8)
+    sizes = IndexSizes(tail=16, clustered=64)  # parts fill up and are merged all the time
+    retriever = Retriever(folder, embedder=HashEmbedder(), tokenizer=tokenizer, index_sizes=sizes)
     print("ready", os.getpid(), flush=True)
     for _ in count():
         document_id = f"d{rng.randrange(20)}"

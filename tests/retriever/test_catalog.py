@@ -1,5 +1,6 @@
 """The catalog against a model of it in plain dictionaries, and its errors."""
 
+import sqlite3
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,9 @@ from kvblend.core.errors import ConflictError, NotFoundError
 from kvblend.core.identity import token_hash
 from kvblend.retriever import Catalog, NewDocument, PassageText
 from kvblend.retriever.passage_table import MissingVectorsError
+from kvblend.retriever.records import Place
+from kvblend.retriever.schema import SCHEMA
+from kvblend.retriever.word_table import find_words
 
 NAMES = st.sampled_from(["a", "b"])
 DOCUMENT_IDS = st.sampled_from(["d", "../e", "\u00e9 f" * 20])
@@ -21,6 +25,11 @@ DOCUMENT_IDS = st.sampled_from(["d", "../e", "\u00e9 f" * 20])
 
 def make_passage(number: int) -> PassageText:
     return PassageText(f"text {number}", (number, number + 1, 2**31 - 1))
+
+
+def context_of(numbers: list[int], position: int) -> str:
+    """What the caller calls the place of a passage: here, all that precedes it in its document."""
+    return " ".join(map(str, numbers[:position]))
 
 
 def make_document(document_id: str, *, content_hash: str = "h") -> NewDocument:
@@ -72,7 +81,8 @@ class CatalogMachine(RuleBasedStateMachine):
         if needed:
             with pytest.raises(MissingVectorsError):
                 self.catalog.put_document(name, make_document(document_id), passages, make_vectors(needed[:-1]))
-        change = self.catalog.put_document(name, make_document(document_id), passages, make_vectors(needed))
+        contexts = [context_of(numbers, position) for position in range(len(numbers))]
+        change = self.catalog.put_document(name, make_document(document_id), passages, make_vectors(needed), contexts)
         self.model[name][document_id] = numbers
         after = self.held(name)
         assert set(change.new) == {make_passage(number).passage_id for number in after - before}
@@ -125,10 +135,18 @@ class CatalogMachine(RuleBasedStateMachine):
                 ]
                 vectors = self.catalog.vectors([passage.row for passage in stored])
                 assert all(vectors[passage.row][0] == passage.token_ids[0] for passage in stored)
-        holders = self.catalog.collections_holding(ids)
-        for number in range(7):
-            names = sorted(name for name in self.model if number in self.held(name))
-            assert holders.get(make_passage(number).passage_id, []) == names
+        contexts = {
+            context_of(numbers, position)
+            for documents in self.model.values()
+            for numbers in documents.values()
+            for position in range(len(numbers))
+        }
+        assert self.catalog.places_of([(context, id) for context in {*contexts, "none"} for id in ids]) == {
+            Place(name, context_of(numbers, position), make_passage(number).passage_id)
+            for name, documents in self.model.items()
+            for numbers in documents.values()
+            for position, number in enumerate(numbers)
+        }
 
 
 CatalogMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
@@ -180,8 +198,9 @@ def test_deleted_text_leaves_the_disk(catalog: Catalog, tmp_path: Path) -> None:
     catalog.put_document("c", make_document("d"), [secret], make_vectors([secret]))
     files = list(tmp_path.glob("catalog.sqlite3*"))
     assert any(b"a secret that" in file.read_bytes() for file in files)
+    assert any(b"secret" in file.read_bytes().replace(b"a secret that", b"") for file in files)  # of its word index
     catalog.delete_document("c", "d")
-    assert not any(b"a secret that" in file.read_bytes() for file in tmp_path.glob("catalog.sqlite3*"))
+    assert not any(b"secret" in file.read_bytes() for file in tmp_path.glob("catalog.sqlite3*"))
 
 
 def test_a_catalog_of_another_version_is_refused(catalog: Catalog, tmp_path: Path) -> None:
@@ -189,6 +208,44 @@ def test_a_catalog_of_another_version_is_refused(catalog: Catalog, tmp_path: Pat
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(RuntimeError, match="schema version 99"):
         Catalog(tmp_path / "catalog.sqlite3")
+
+
+def test_a_catalog_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    """Its passages' places have no context."""
+    with sqlite3.connect(tmp_path / "catalog.sqlite3") as old:
+        added = ("num_documents", "num_passages", "words")
+        counts = "".join(f",\n    {name} INTEGER NOT NULL DEFAULT 0" for name in added)
+        first = SCHEMA.replace("    context TEXT NOT NULL DEFAULT '',\n", "").replace(counts, "")
+        for statement in first.split(";"):
+            if "places_by_context" not in statement and "document_sources" not in statement:
+                old.execute(statement)
+        old.execute("INSERT INTO collections VALUES (1, 'c', 64, '{}', 0, x'00')")
+        old.execute("INSERT INTO documents VALUES (1, 1, 'd', 'd', 'text/plain', 'h', '{}', 1, 3, 0)")
+        old.execute("INSERT INTO passages VALUES (1, 1, 'p', 'words', x'010000000200000003000000', x'0000803f')")
+        old.execute("INSERT INTO document_passages VALUES (1, 0, 1)")
+        old.execute("PRAGMA user_version=1")
+    old.close()
+    for _ in range(2):
+        catalog = Catalog(tmp_path / "catalog.sqlite3")
+        assert catalog.document_places("c", "d") == [Place("c", "", "p")]
+        assert [passage.token_ids for passage in catalog.document_passages("c", "d")] == [(1, 2, 3)]
+        record = catalog.get_collection("c")
+        assert (record.num_documents, record.num_passages) == (1, 1)
+        with catalog.reading("c") as reading:
+            assert [row for row, _ in find_words(reading.connection, 1, "a word", top_k=3)] == [1]
+        catalog.check_integrity()
+        catalog.close()
+
+
+def test_a_passage_found_has_the_contexts_of_all_its_places(catalog: Catalog) -> None:
+    passage = make_passage(1)
+    catalog.put_document("c", make_document("d"), [passage, passage], make_vectors([passage]), ["first", "second"])
+    catalog.put_document("c", make_document("e"), [passage], {}, ["other"])
+    (row,) = (found.row for found in catalog.document_passages("c", "e"))
+    with catalog.reading("c") as reading:
+        found = reading.found_passages([row])[row]
+    assert (found.document.id, found.position) == ("d", 0)
+    assert set(found.contexts) == {"first", "second", "other"} and found.contexts[-1] == "other"
 
 
 def test_many_threads_write_and_read(catalog: Catalog) -> None:
@@ -204,3 +261,19 @@ def test_many_threads_write_and_read(catalog: Catalog) -> None:
         list(pool.map(work, range(12)))
     catalog.check_integrity()
     assert catalog.get_collection("c").num_documents == 12
+
+
+def test_passages_are_found_by_id_in_every_collection(catalog: Catalog) -> None:
+    one, other = make_passage(1), make_passage(2)
+    catalog.create_collection("b", passage_tokens=64, settings={})
+    catalog.put_document("c", make_document("d"), [one, other], make_vectors([one, other]), ["", "behind"])
+    catalog.put_document("b", make_document("e"), [other], make_vectors([other]))
+    held = catalog.find_passages([one.passage_id, other.passage_id, "missing"])
+    assert list(held) == ["c", "b"]
+    assert {name: set(found) for name, found in held.items()} == {
+        "c": {one.passage_id, other.passage_id},
+        "b": {other.passage_id},
+    }
+    found = held["c"][other.passage_id]
+    assert (found.document.id, found.position, found.contexts) == ("d", 1, ("behind",))
+    assert catalog.find_passages([]) == {}

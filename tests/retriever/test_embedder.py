@@ -70,7 +70,7 @@ def test_recall_on_xquad(embedder: Embedder, tmp_path: Path, tokenizer: Tokenize
     for article in articles:
         for paragraph in article["paragraphs"][::2]:
             for question in paragraph["qas"][:1]:
-                hits = retriever.search("xquad", question["question"], top_k=5)
+                hits = retriever.search("xquad", question["question"], top_k=5, mode="vector")
                 answer = " ".join(question["answers"][0]["text"].split())
                 found.append(
                     any(hit.document_id == article["title"] and answer in " ".join(hit.text.split()) for hit in hits)

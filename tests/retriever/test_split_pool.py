@@ -44,16 +44,23 @@ def test_a_document_that_takes_long_ends_its_own_parse(pool: SplitPool) -> None:
     assert pool.split(b"A text.", "text/plain", "a", 64), "another worker has taken its place"
 
 
-def test_a_document_that_takes_much_memory_ends_its_own_parse(passage_tokenizer: PassageTokenizer) -> None:
-    pool = SplitPool(passage_tokenizer, SplitLimits(seconds=120, memory_bytes=100 << 20), num_workers=1)
-    with pytest.raises(InvalidRequestError, match=r"'bomb.html' takes more than 104857600 bytes"):
+@pytest.mark.parametrize("memory_mib", [40, 104, 132, 153])
+def test_a_document_that_takes_much_memory_ends_its_own_parse(
+    passage_tokenizer: PassageTokenizer, memory_mib: int
+) -> None:
+    """Wherever in its parse it runs out, down to the interpreter's own code."""
+    pool = SplitPool(passage_tokenizer, SplitLimits(seconds=120, memory_bytes=memory_mib << 20), num_workers=1)
+    with pytest.raises(InvalidRequestError, match=rf"'bomb.html' takes more than {memory_mib << 20} bytes"):
         pool.split(b"<p>a" * 1_000_000, "text/html", "bomb.html", 64)
     assert pool.split(b"A text.", "text/plain", "a", 64)
     pool.close()
 
 
-def test_closing_ends_what_is_being_split(pool: SplitPool) -> None:
+@pytest.mark.parametrize("started", [True, False], ids=["a worker at work", "a worker that starts"])
+def test_closing_ends_what_is_being_split(pool: SplitPool, started: bool) -> None:
     failures: list[BaseException] = []
+    if started:
+        pool.split(b"A text.", "text/plain", "a", 64)
 
     def split() -> None:
         try:
@@ -63,9 +70,10 @@ def test_closing_ends_what_is_being_split(pool: SplitPool) -> None:
 
     thread = threading.Thread(target=split)
     thread.start()
-    time.sleep(1.0)
+    time.sleep(1.0 if started else 0.2)
     pool.close()
-    thread.join(10)
+    thread.join(120)
     assert not thread.is_alive() and len(failures) == 1
+    assert "stopping" in str(failures[0]) or "could not be parsed" in str(failures[0])
     with pytest.raises(KVBlendError, match="stopping"):
         pool.split(b"A text.", "text/plain", "a", 64)

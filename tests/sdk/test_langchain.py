@@ -6,15 +6,17 @@ import sys
 from datetime import date
 from typing import Any, ClassVar
 
+import openai
 import pytest
 from langchain_core.documents import Document
+from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnablePassthrough
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from pydantic import BaseModel
 
-from kvblend.core.errors import EngineUnavailableError, NotFoundError, PromptTooLongError
 from kvblend.sdk import Client
 from kvblend.sdk.langchain import ChatKVBlend, KVBlendRetriever, blend_documents
 from tests.service import RunningService
@@ -75,6 +77,16 @@ class TestConformance(ChatModelIntegrationTests):
         return {"base_url": UnderTest.url, "documents": [LAMP], "max_tokens": 4}
 
     @property
+    def has_tool_calling(self) -> bool:
+        """Not of a model this small; the service's tests hold it to tools."""
+        return False
+
+    @property
+    def has_structured_output(self) -> bool:
+        """Not within so few tokens; see below."""
+        return False
+
+    @property
     def model_override_value(self) -> str:
         return UnderTest.model
 
@@ -120,7 +132,8 @@ def test_a_streamed_answer_equals_the_whole_one(url: str) -> None:
     assert isinstance(whole, AIMessage)
     assert total.content == whole.content
     assert total.usage_metadata == whole.usage_metadata
-    assert {**total.response_metadata, "kvblend": ...} == {**whole.response_metadata, "kvblend": ...}
+    for name in ("model_name", "finish_reason"):
+        assert total.response_metadata[name] == whole.response_metadata[name]
     ours, reference = (message.response_metadata["kvblend"] for message in (total, whole))
     assert ours["sources"] == reference["sources"]
     assert ours["report"]["prompt_tokens"] == reference["report"]["prompt_tokens"]
@@ -134,7 +147,7 @@ def test_a_chain_of_retriever_and_chat_model(url: str) -> None:
     result = answer.response_metadata["kvblend"]
     assert (result["report"]["outcome"], result["report"]["missed_passages"]) == ("blended", 0)
     assert len(result["sources"]) == 2
-    found = result["sources"][0]["metadata"]
+    found = result["sources"][0]["metadata"]["kvblend"]
     assert (found["document_id"], found["document_name"]) == ("lamp", "lamp") and 0.5 < found["score"] <= 1
     again = chain.invoke(QUESTION)  # finds in vLLM's cache what the stream will find there
     assert "".join((chain | StrOutputParser()).stream(QUESTION)) == again.content
@@ -157,13 +170,54 @@ def test_a_chain_runs_in_one_event_loop_after_another(url: str) -> None:
         assert len(pieces) > 1 and "".join(pieces) == whole
 
 
-def test_errors_are_those_of_core(url: str, odd_url: str) -> None:
-    with pytest.raises(PromptTooLongError, match="1 passages the first 0 would fit"):
+def test_errors_are_langchains(url: str, odd_url: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="1 passages the first 0 would fit") as failure:
         ChatKVBlend(base_url=url, max_tokens=100_000).with_documents([OVEN]).invoke("?")
-    with pytest.raises(NotFoundError, match="ghost"):
+    assert failure.value.code == "context_length_exceeded"
+    with pytest.raises(openai.NotFoundError, match="ghost"):
         ChatKVBlend(base_url=url, model="ghost", documents=[OVEN]).invoke("?")
-    with pytest.raises(EngineUnavailableError, match="died"):
+    with pytest.raises(openai.APIError, match="died"):
         list(ChatKVBlend(base_url=odd_url).stream("fail"))
+
+
+def test_the_environment_says_where_the_service_is_and_its_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVBLEND_URL", url)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("KVBLEND_API_KEY", "secret")
+    chat = ChatKVBlend(max_tokens=2)
+    assert chat.openai_api_base == f"{url}/v1" and chat.root_client.api_key == "secret"
+    assert "secret" not in repr(chat) and "secret" not in dumps(chat)
+    assert chat.invoke("Hello").response_metadata["model_name"] == UnderTest.model
+    retriever = KVBlendRetriever(collection="sdk-vik", k=1)
+    assert [found.page_content for found in retriever.invoke(QUESTION)] == [FACTS["lamp"]]
+    assert "secret" not in repr(retriever)
+
+
+def test_tokens_are_the_served_models(url: str) -> None:
+    chat = ChatKVBlend(base_url=url)
+    assert len(chat.get_token_ids("The lamp of Vik burns seal oil.")) > 5
+    assert chat.get_num_tokens_from_messages([HumanMessage("Hi")]) > chat.get_num_tokens("Hi")
+
+
+def test_metadata_of_a_users_own_stays(url: str) -> None:
+    with Client(url) as client:
+        metadata: dict[str, str | int | float | bool] = {"document_id": "mine", "score": 7, "kvblend": "mine too"}
+        client.create_collection("sdk-metadata")
+        client.wait(client.add_document("sdk-metadata", FACTS["ferry"], id="ferry", metadata=metadata), timeout_s=120)
+        (found,) = KVBlendRetriever(base_url=url, collection="sdk-metadata", k=1).invoke("ferry")
+        client.delete_collection("sdk-metadata")
+    assert found.metadata == metadata
+
+
+def test_structured_output_beside_documents(url: str) -> None:
+    class Lamp(BaseModel):
+        """What a lamp burns."""
+
+        fuel: str
+
+    chat = ChatKVBlend(base_url=url, max_tokens=60, documents=[LAMP])
+    lamp = chat.with_structured_output(Lamp).invoke(QUESTION)
+    assert isinstance(lamp, Lamp)
 
 
 def test_the_sdk_needs_neither_torch_nor_langchain() -> None:

@@ -14,7 +14,7 @@ from kvblend.core.errors import (
     PromptTooLongError,
     UnsupportedDocumentError,
 )
-from kvblend.core.rest import BlendOptions, IngestJob, QueryDelta, QueryResponse, SearchResponse
+from kvblend.core.rest import BlendOptions, IngestJob, QueryDelta, QueryResponse, SearchResponse, Source
 from kvblend.sdk import AsyncClient, Client
 from tests.service import RunningService
 
@@ -79,13 +79,18 @@ def test_files_are_uploaded_with_progress(client: Client, tmp_path: Path) -> Non
 
 def test_a_query_is_answered_whole_and_streamed(client: Client, wiki: str) -> None:
     """Reference: query. Ours: stream_query. Both find the same in vLLM's cache: the same numbers, whatever they say."""
-    report = client.query(wiki, BUILDER, top_k=2, recompute_ratio=0.25, selector="probe", max_tokens=2).report
+    report = client.query(
+        wiki, BUILDER, top_k=2, recompute_ratio=0.25, selector="probe", max_tokens=2, report_tokens=True
+    ).report
     assert (report.outcome, report.recompute_ratio, report.missed_passages) == ("blended", 0.25, 0)
+    assert report.tokens is not None and sum(count for _, count in report.tokens.fates) == report.context_tokens
+    assert sum(n for fate, n in report.tokens.fates if fate in ("recomputed", "fresh")) == report.recomputed_tokens
     whole = client.query(wiki, BUILDER, top_k=2, recompute_ratio=0.25, selector="probe", max_tokens=16)
     first, *deltas, last = client.stream_query(
         wiki, BUILDER, top_k=2, recompute_ratio=0.25, selector="probe", max_tokens=16
     )
-    assert isinstance(first, SearchResponse) and first.sources == whole.sources == client.search(wiki, BUILDER, top_k=2)
+    assert isinstance(first, SearchResponse) and first.sources == whole.sources
+    assert _unplaced(whole.sources) == client.search(wiki, BUILDER, top_k=2)
     assert len(deltas) > 1 and "".join(delta.text for delta in deltas if isinstance(delta, QueryDelta)) == whole.answer
     assert isinstance(last, QueryResponse) and (last.answer, last.usage) == (whole.answer, whole.usage)
     plain = client.query(wiki, BUILDER, top_k=2, reuse="none", max_tokens=2)
@@ -185,7 +190,7 @@ async def test_the_asynchronous_client_does_all_of_it(service: RunningService, t
         whole = await client.query("sdk-async", BUILDER, top_k=2, max_tokens=16)
         events = [event async for event in client.stream_query("sdk-async", BUILDER, top_k=2, max_tokens=16)]
         assert isinstance(events[-1], QueryResponse) and events[-1].answer == whole.answer
-        assert await client.search("sdk-async", BUILDER, top_k=2) == whole.sources
+        assert await client.search("sdk-async", BUILDER, top_k=2) == _unplaced(whole.sources)
 
         (model,) = await client.list_models()
         blend = BlendOptions(collection="sdk-async")
@@ -209,3 +214,9 @@ async def test_the_asynchronous_client_does_all_of_it(service: RunningService, t
         await client.delete_collection("sdk-async")
         with pytest.raises(NotFoundError):
             await client.get_collection("sdk-async")
+
+
+def _unplaced(sources: list[Source]) -> list[Source]:
+    """As a search without a prompt has them."""
+    assert [source.place for source in sources] == list(range(len(sources)))
+    return [source.model_copy(update={"place": None}) for source in sources]

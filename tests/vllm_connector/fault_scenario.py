@@ -76,7 +76,7 @@ def strike(worker: Any, rank: int, fault: str) -> None:
     places: dict[str, Callable[[], None]] = {
         "encode: no memory": lambda: replace(half.caches, "empty", out_of_memory),
         "encode: a copy fails": lambda: replace(Encode, "take", out_of_memory),
-        "encode: the key fails": lambda: replace(Encodes, "_key", out_of_memory),
+        "encode: the key fails": lambda: replace(Encodes, "_keys", out_of_memory),
         "step": lambda: replace(Blends, "_batch", out_of_memory),
         "blend: cannot be made": lambda: replace(Blend, "__init__", out_of_memory),
         "reserve: no memory": lambda: replace(half._pages, "reserve", out_of_memory),
@@ -161,7 +161,7 @@ class Faults:
         }
 
     def drain(self) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         stepper = self.stepper
         while stepper.core.has_unfinished_requests() or stepper.scheduler.connector.has_pending_push_work():
             stepper.step()
@@ -203,7 +203,7 @@ class Faults:
         passage = [token + 1 for token in prompts.passages[0]]
         context = prompts.encode_context
         prompt, end = context + passage, len(context) + len(passage)
-        order = {"encode": {"start": len(context), "end": end}}
+        order = {"encode": {"spans": [[len(context), end]]}}
         plan = {**prompts.plan(1.0)}
         plan["spans"] = [plan["spans"][0], {**plan["spans"][1], "num_tokens": len(passage)}]
         blend = prompts.preamble + passage + prompts.question

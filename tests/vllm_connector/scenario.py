@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,14 +28,16 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.worker.gpu.kv_connector import ActiveKVConnector
 from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunnerMixin
 
-from kvblend.cli.bench.forced_answer import ForcedAnswer
-from kvblend.cli.bench.question_set import load_questions
 from kvblend.core.identity import token_hash
+from kvblend.eval.bench.forced_answer import ForcedAnswer
+from kvblend.eval.questions.question_set import load_questions
 from kvblend.vllm_connector.engine import caches as engine_caches
 
 PREAMBLE, WARM, PASSAGE, PASSAGES, QUESTION = 33, 43, 90, 4, 14
 """The preamble fills a block of 32, which is then a local hit of every blend."""
 ANSWER_TOKENS = 16
+STEP_TOKENS = 128
+"""A step's share of a blend's repair."""
 
 
 def connector_config(store: Path, gpu_bytes: int = 0) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def connector_config(store: Path, gpu_bytes: int = 0) -> dict[str, Any]:
         "cpu_bytes": 0,
         "disk_path": str(store),
         "control": f"ipc://{store}/control.sock",
-        "repair_tokens_per_step": 128,
+        "repair_tokens_per_step": STEP_TOKENS,
         "loading": "always",  # the interpreter takes longer to load than to compute
         "codec": "raw",  # answers are compared with those of KV that was never stored
     }
@@ -105,11 +108,25 @@ class Prompts:
         return self.preamble + [token for passage in self.passages for token in passage] + self.question
 
     def encodes(self) -> list[tuple[list[int], dict[str, Any]]]:
-        orders = [(self.preamble, {"start": 0, "end": PREAMBLE})]
+        orders = [(self.preamble, {"spans": [[0, PREAMBLE]]})]
         start = len(self.encode_context)
         for passage in self.passages:
-            orders.append((self.encode_context + passage, {"start": start, "end": start + len(passage)}))
+            orders.append((self.encode_context + passage, {"spans": [[start, start + len(passage)]]}))
         return orders
+
+    def document(self) -> tuple[list[int], dict[str, Any]]:
+        """All passages in one pass behind the preamble, each kept: as they stand in the prompt."""
+        ends = list(accumulate((len(passage) for passage in self.passages), initial=PREAMBLE))
+        return self.prompt[: ends[-1]], {"spans": [list(span) for span in pairwise(ends)]}
+
+    def document_plan(self) -> dict[str, Any]:
+        """Behind the encode contexts that `document` gives them, or, second best, the others'; nothing recomputed."""
+        plan, start = self.plan(0.0), 0
+        for span in plan["spans"]:
+            if span["kind"] == "passage":
+                span["encode_contexts"] = [token_hash(self.prompt[:start]), *span["encode_contexts"]]
+            start += span["num_tokens"]
+        return plan
 
     def plan(self, ratio: float, selector: str = "probe") -> dict[str, Any]:
         context = token_hash(self.encode_context)
@@ -250,6 +267,9 @@ def main() -> None:
     engine.llm.reset_prefix_cache()
     ask("damaged_fresh", prompt[:-1], None)
     ask("damaged", prompt[:-1], {"blend": prompts.plan(1.0)}, like="damaged_fresh")
+    tokens, order = prompts.document()
+    engine.run([(tokens, {"encode": order})])
+    ask("document", prompt, {"blend": prompts.document_plan()}, like="fresh")
     torch.save(results, output)
 
 

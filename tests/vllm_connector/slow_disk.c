@@ -1,4 +1,5 @@
 // A disk that takes 200 ms to answer whatever is asked of a path that holds $SLOW_PATH. For LD_PRELOAD.
+// It counts how often the process's first thread waited for it.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -10,9 +11,15 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+static int first_thread_waits;
+
+int num_first_thread_waits(void) { return first_thread_waits; }
+
 static void wait_for(const char* path) {
   const char* slow = getenv("SLOW_PATH");
-  if (slow && path && strstr(path, slow)) usleep(200000);
+  if (!slow || !path || !strstr(path, slow)) return;
+  if (gettid() == getpid()) first_thread_waits++;
+  usleep(200000);
 }
 
 static void wait_for_fd(int fd) {

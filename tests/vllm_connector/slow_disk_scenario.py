@@ -5,6 +5,7 @@ python slow_disk_scenario.py MODEL_FOLDER STORE_FOLDER DTYPE
 `slow_disk.c` makes the disk slow once SLOW_PATH is set.
 """
 
+import ctypes
 import json
 import os
 import runpy
@@ -76,7 +77,9 @@ def main() -> None:
         stays.append(max(own))
         blends.append(stepper.answers[f"blend {index}"]["report"])
     decoded = len(stepper.answers["decode"]["tokens"])
-    print("RESULTS " + json.dumps({"stays": stays, "waited": waited, "blends": blends, "decoded": decoded}))
+    waits = ctypes.CDLL(None).num_first_thread_waits()
+    results = {"stays": stays, "waits": waits, "waited": waited, "blends": blends, "decoded": decoded}
+    print("RESULTS " + json.dumps(results))
     sys.stdout.flush()
     os._exit(0)  # a decode is under way
 

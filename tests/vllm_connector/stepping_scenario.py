@@ -9,7 +9,6 @@ import json
 import os
 import runpy
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,14 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 from vllm.distributed.kv_transfer import get_kv_transfer_group
 
+from kvblend.vllm_connector.scheduler.admission import Admission
+
 SCENARIO = runpy.run_path(str(Path(__file__).with_name("scenario.py")))
 ANSWER_TOKENS = SCENARIO["ANSWER_TOKENS"]
+STEP_TOKENS = SCENARIO["STEP_TOKENS"]
 NUM_BLOCKS = 110
 BURST = 16
+UNBOUNDED = 1 << 20
 
 
 class Stepper:
@@ -62,22 +65,16 @@ class Stepper:
         self.engine.llm.reset_prefix_cache()
         return self.answers["alone"]
 
-    def step(self) -> float:
-        """One engine step; returns its seconds."""
-        began = time.perf_counter()
-        outputs = self.core.step()
-        spent = time.perf_counter() - began
-        for output in outputs:
+    def step(self) -> None:
+        """One engine step."""
+        for output in self.core.step():
             self.answers[output.request_id] = answer_of(output)
         self.preempted |= {name for name, request in self.scheduler.requests.items() if request.num_preemptions}
-        return spent
 
-    def drain(self) -> list[float]:
-        spent = []
+    def drain(self) -> None:
         while self.core.has_unfinished_requests() or self.scheduler.connector.has_pending_push_work():
-            spent.append(self.step())
+            self.step()
         self.step()  # what finished last is told to the worker half with the next step
-        return spent
 
     def leaks(self) -> dict[str, int]:
         """What is still held once nothing runs."""
@@ -177,29 +174,56 @@ def lifecycle(stepper: Stepper, ask: Questions) -> dict[str, Any]:
     return results
 
 
-def burst(stepper: Stepper, ask: Questions) -> dict[str, Any]:
-    """Sixteen blends beside a decode: its longest gap against what one step may do.
+class PassTokens:
+    """How many tokens the passes of blends have put through the model since it was last asked."""
 
-    That is to repair a step's cap (ratio 1), and to probe (a blend whose passages are all reused).
+    def __init__(self, model: Any) -> None:
+        self._forward, self._count = model.forward, 0
+        model.forward = self._counted
+
+    def _counted(self, token_ids: Any, *arguments: Any) -> None:
+        self._count += len(token_ids)
+        self._forward(token_ids, *arguments)
+
+    def take(self) -> int:
+        count, self._count = self._count, 0
+        return count
+
+
+def burst(stepper: Stepper, ask: Questions) -> dict[str, Any]:
+    """Sixteen blends beside a decode: what each step did, within the bound on a step's passes and without it."""
+    passed = PassTokens(get_kv_transfer_group().worker.model)
+    bounded = burst_steps(stepper, ask, passed, "bounded")
+    worker, scheduler = get_kv_transfer_group().worker, stepper.scheduler.connector.scheduler
+    worker._settings = worker._settings.model_copy(update={"repair_tokens_per_step": UNBOUNDED})
+    scheduler._admission = Admission(UNBOUNDED)
+    unbounded = burst_steps(stepper, ask, passed, "unbounded")
+    return {"bounded": bounded, "unbounded": unbounded, "probe": len(ask.prompts.question), "bound": STEP_TOKENS}
+
+
+def burst_steps(stepper: Stepper, ask: Questions, passed: PassTokens, name: str) -> dict[str, Any]:
+    """By step, until every blend has answered: the decode's new tokens, and the tokens that blends' passes were over.
+
+    Every other blend repairs all of its context, more than a step may.
     """
-    alone: dict[float, list[float]] = {1.0: [], 0.15: []}
-    for index in range(3):
-        for ratio, longest in alone.items():
-            stepper.add(f"lone {index} {ratio}", ask(40 + index), ask.plan(ratio), 1)
-            longest.append(max(stepper.drain()))
-    stepper.add("decode", ask.prompts.question, None, 120)
-    for _ in range(5):
+    stepper.engine.llm.reset_prefix_cache()
+    decode = f"{name} decode"
+    stepper.add(decode, ask.prompts.question, None, 900)
+    while len(stepper.answers[decode]["tokens"]) < 5:
         stepper.step()
-    for index in range(BURST):
-        stepper.add(f"burst {index}", ask(50 + index), ask.plan(0.15), 4)
-    gaps = []
-    while not stepper.answers[f"burst {BURST - 1}"]["tokens"]:
-        gaps.append(stepper.step())
-    decoded = len(stepper.answers["decode"]["tokens"])
+    names = [f"{name} {index}" for index in range(BURST)]
+    for index, own in enumerate(names):
+        stepper.add(own, ask(50 + index), ask.plan(1.0 if index % 2 else 0.15), 4)
+    decoded, tokens = [], []
+    while not all(stepper.answers[own]["tokens"] for own in names):
+        before = len(stepper.answers[decode]["tokens"])
+        stepper.step()
+        decoded.append(len(stepper.answers[decode]["tokens"]) - before)
+        tokens.append(passed.take())
+    stepper.core.abort_request([decode])
     stepper.drain()
-    repairing, probing = (sorted(longest)[1] for longest in alone.values())
-    steps = {"longest_gap_s": max(gaps), "repairing_step_s": repairing, "probing_step_s": probing}
-    return {**steps, "steps": len(gaps), "decoded": decoded}
+    outcomes = {stepper.answers[own]["report"]["outcome"] for own in names}
+    return {"decoded": decoded, "tokens": tokens, "outcomes": sorted(outcomes)}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from kvblend.cli.bench.divergence import mean_kl
+from kvblend.eval.quality.divergence import mean_kl
 from tests.tolerances import TOLERANCES
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
 
@@ -82,6 +82,9 @@ def check(demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_pat
         # lost, truncated and bit-flipped files are recomputed
         hold_to_full_prefill("damaged", "damaged_fresh")
         assert results["damaged"]["report"]["missed_passages"] == missed_passages
+        # passages cut out of one pass over the document stand in it as they were: nothing is to be recomputed
+        hold_to_full_prefill("document")
+        assert all(passage["exact"] for passage in results["document"]["report"]["passages"])
         assert "quarantine" in results["log"].lower() or missed_passages < 3
         # several blended and plain requests in one batch
         assert [report and report["outcome"] for report in results["together"]] == ["blended", "blended", None]

@@ -16,7 +16,7 @@ READ_S = 0.2
 def test_the_engine_does_not_wait_for_it(
     tiny_model_path: Callable[[str], Path], tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every open, stat and read takes 200 ms: no step stays that long in our code, and decodes go on meanwhile."""
+    """Every open, stat and read takes 200 ms: no step waits for that in our code, and decodes go on meanwhile."""
     shim = tmp_path / "slow_disk.so"
     compiler = shutil.which("cc") or "c++"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, HERE / "slow_disk.c", "-ldl"], check=True)
@@ -30,5 +30,5 @@ def test_the_engine_does_not_wait_for_it(
     assert all(report["outcome"] == "blended" and report["missed_passages"] == 0 for report in results["blends"])
     assert min(results["waited"]) > 3 * READ_S, "the negative control: the disk is slow"
     assert results["decoded"] > 50
-    assert max(results["stays"]) < READ_S / 2, results
-    assert min(results["stays"]) < 0.005, results  # other tests share the cores
+    assert results["waits"] == 0, "the engine's thread waited for the disk"
+    assert min(results["stays"]) < READ_S / 2, "nor for a thread that does; busy cores may hold up some"

@@ -81,7 +81,13 @@ def test_preempted_requests_end_as_they_do_alone(lifecycle: dict[str, Any], tole
 
 
 def test_a_burst_does_not_stop_a_decode(demo_model_path: Path, tmp_path: Path, dtype: str) -> None:
-    """Sixteen blended requests at once: the decode's longest gap is below twice the longest step of one alone."""
+    """Sixteen blended requests at once: every step gives the decode its token, and puts no more of the blends through
+    the model than a step may repair and one question. The negative control: without the bound a step does more."""
     burst = run_stepping(demo_model_path, tmp_path, dtype, "burst")
-    assert burst["steps"] > 1 and burst["decoded"] >= burst["steps"]
-    assert burst["longest_gap_s"] < 2 * max(burst["repairing_step_s"], burst["probing_step_s"]), burst
+    bounded, unbounded = burst["bounded"], burst["unbounded"]
+    most = burst["bound"] + burst["probe"]
+    for each in (bounded, unbounded):
+        assert each["outcomes"] == ["blended"], burst
+        assert set(each["decoded"]) == {1}, burst
+    assert burst["bound"] <= max(bounded["tokens"]) <= most, burst
+    assert max(unbounded["tokens"]) > 2 * most, burst

@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from kvblend.blend import LAB_SELECTORS, LabPrompt
+from kvblend.blend import SELECTORS, LabPrompt
 from kvblend.blend.hf import EncodedPassage, HuggingFaceModel, PassageEncoder, extend, lay_out, prefill
+from kvblend.blend.selectors import Serving
 from kvblend.core.errors import UnsupportedModelError
 from tests.tiny_models import TINY_MODELS
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
@@ -54,15 +55,15 @@ def test_blend(name: str, tiny_model_path: Callable[[str], Path]) -> None:
     torch.testing.assert_close(again, logits[1:], rtol=TOLERANCE, atol=TOLERANCE)
 
     prompt = laid_out(model)
-    for selector in ("probe", "all", "cacheblend_v", "cacheblend_k", "cacheblend_published", "gradual", "head"):
+    for selector in ("probe", "all"):
         blended = prompt.copy()
-        computed = LAB_SELECTORS[selector].blend(blended, recompute_ratio=1.0)
+        computed = Serving(SELECTORS[selector]).blend(blended, recompute_ratio=1.0)
         assert computed.selected.tolist() == prompt.candidates.tolist(), selector
         torch.testing.assert_close(answer_logprobs(model, blended), expected, rtol=TOLERANCE, atol=TOLERANCE)
         torch.testing.assert_close(blended.context.data, context.data[:, :, : prompt.num_context], rtol=1e-3, atol=1e-3)
 
     reused = prompt.copy()
-    assert len(LAB_SELECTORS["probe"].blend(reused, recompute_ratio=0.0).selected) == 0
+    assert len(Serving(SELECTORS["probe"]).blend(reused, recompute_ratio=0.0).selected) == 0
     ours = answer_logprobs(model, reused)
     reference = full_reuse_logprobs(
         path,
@@ -94,37 +95,6 @@ def test_counted_flops(name: str, tiny_model_path: Callable[[str], Path]) -> Non
     unseen = unseen_keys * flops.attention_per_key * flops.num_layers
     rotation = counter.get_total_flops() - unseen - flops.full_prefill(torch.arange(num_tokens))
     assert 0 <= rotation < 0.001 * counter.get_total_flops()  # the angles are a matrix product in some models
-
-
-def test_rivals_select(tiny_model_path: Callable[[str], Path]) -> None:
-    """Every selector takes its share, and what it says it computed costs what its parts do."""
-    model = HuggingFaceModel.load(tiny_model_path("llama3rope"))
-    prompt = laid_out(model)
-    before = prompt.context.data.clone()
-    question = model.flops.tokens(prompt.question_positions)
-    full = model.flops.full_prefill(torch.arange(len(PROMPT)))
-    for name, selector in LAB_SELECTORS.items():
-        blended = prompt.copy()
-        computed = selector.blend(blended, recompute_ratio=0.2)
-        cost = model.flops.blend(computed, prompt.question_positions)
-        assert len(computed.rows) == model.num_layers + 1, name
-        for wider, narrower in zip(computed.rows, computed.rows[1:], strict=False):
-            assert set(narrower.tolist()) <= set(wider.tolist()), name
-        share = len(computed.selected) / len(prompt.candidates)
-        if name not in ("none", "all", "probe_equal_flops", "gradual"):
-            assert share == pytest.approx(0.2, abs=0.01), name
-        assert question + model.flops.head <= cost < full, name
-        untouched = torch.ones(prompt.num_context, dtype=torch.bool)
-        untouched[torch.cat([*computed.rows])] = False
-        torch.testing.assert_close(blended.context.data[:, :, untouched], before[:, :, untouched], rtol=0, atol=0)
-    costs = {
-        name: model.flops.blend(
-            LAB_SELECTORS[name].blend(prompt.copy(), recompute_ratio=0.2), prompt.question_positions
-        )
-        for name in ("cacheblend_k", "probe_equal_flops")
-    }
-    assert costs["probe_equal_flops"] == pytest.approx(costs["cacheblend_k"], rel=0.02)
-    assert costs["probe_equal_flops"] <= 1.001 * costs["cacheblend_k"]
 
 
 def test_length_dependent_rotation_is_refused(tiny_model_path: Callable[[str], Path]) -> None:

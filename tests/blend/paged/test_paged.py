@@ -134,6 +134,25 @@ def test_codecs_and_local_hits() -> None:
         assert bool(loaded[:, :, :17].isnan().all()) and bool(loaded[:, :, 35:].isnan().all())
 
 
+def test_part_of_a_passage() -> None:
+    """Its middle goes where it belongs; what is cut off would stand outside of the context."""
+    model = make_model("Llama")
+    caches = vacant_caches(model, "split", NUM_BLOCKS)
+    context = PagedContextKV(caches, tables_of([20])[0], num_tokens=20)
+    staged = StagedPassage.raw(torch.randn(3, 2, 40, model.num_kv_heads, model.head_dim))
+    placed = PlacedPassage(staged, context, -5, 7, skipped=8, left_out=15)
+    PassageLoad([placed]).all_layers()
+    expected = staged.payload.clone()
+    model.rerotate(expected, delta=7)
+    loaded = read_paged(context, 20)
+    torch.testing.assert_close(loaded[:, :, 3:20], expected[:, :, 8:25], rtol=1e-4, atol=1e-5)
+    assert bool(loaded[:, :, :3].isnan().all())
+    with pytest.raises(ValueError, match="passage 0 goes to tokens 3 to 21; its context has 20"):
+        PassageLoad([PlacedPassage(staged, context, -5, 7, skipped=8, left_out=14)])
+    with pytest.raises(ValueError, match="passage 0 goes to tokens -1 to 20; its context has 20"):
+        PassageLoad([PlacedPassage(staged, context, -5, 7, skipped=4, left_out=15)])
+
+
 def test_positions_nobody_looks_at() -> None:
     """As a selection on a GPU leaves them."""
     model = make_model("Llama")

@@ -41,6 +41,14 @@ class FolderTierContract(BoundedTierContract):
         assert again.stats().used_bytes == FILE_BYTES
         again.close()
 
+    def test_a_file_whose_delete_was_cut_short_is_forgotten_by_the_next(self, tier: BoundedTier) -> None:
+        """Killed when the file was gone and the index did not know yet."""
+        for number in (1, 2):
+            put(tier, number)
+        (Path(tier.location) / make_key(1).file_name).unlink()
+        assert tier.delete([make_key(1).variant], NEVER) == 0
+        assert [entry.key for entry in tier.entries()] == [make_key(2)] and tier.stats().used_bytes == FILE_BYTES
+
     def test_a_full_file_system_is_a_full_store(self, tier: BoundedTier) -> None:
         with pytest.raises(StoreFullError, match="no room"):
             tier.put(HalfWritten(1, OSError(28, "No space left on device")), NEVER)

@@ -1,6 +1,7 @@
 """Several processes on one store, and processes that die in the middle of a write."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,11 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from kvblend.store import TieredStore
+from kvblend.store.content import TensorContent
+from kvblend.store.eviction import policy_of
+from kvblend.store.folder.folder_space import FolderSpace, Temporary
 from tests.store.folder.writer_process import make_settings
+from tests.store.samples import make_key, make_kv
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -68,3 +73,29 @@ def test_processes_share_a_store_that_is_too_small_for_them(folder: Path) -> Non
     with TieredStore.from_settings(make_settings(folder, disk_files=4)) as store:
         store.check_integrity()
         assert sum(tier.num_files for tier in store.stats()) > 0
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_opening_beside_others(tmp_path: Path) -> None:
+    """Negative control: what a living writer is at stays."""
+    header = TensorContent(make_key(1), make_kv(1), capture_position=0).header
+
+    def opened() -> FolderSpace:
+        return FolderSpace(tmp_path, budget_bytes=1 << 20, durable=False, policy=policy_of("lru"))
+
+    def write(space: FolderSpace, name: str) -> Temporary:
+        with space.change() as index:
+            return space.create(index, tmp_path / name, header, 4096)
+
+    others = opened()
+    living = write(others, "living.kv")
+    child = os.fork()
+    if child == 0:
+        write(opened(), "dead.kv")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.glob(".dead.kv.*"))) == 1
+    later = opened()
+    assert list(tmp_path.glob(".*.tmp")) == [living.path]
+    os.close(living.fd)
+    later.close()
+    others.close()

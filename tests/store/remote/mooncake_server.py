@@ -58,7 +58,7 @@ class MooncakeServer(Server):
         command += [f"--global_segment_size={SEGMENT_BYTES}"]
         out = subprocess.DEVNULL
         self.members.append(subprocess.Popen(command, stdout=out, stderr=out))
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not self._has_room():
             assert time.monotonic() < until and self.members[-1].poll() is None, "the member did not start"
             time.sleep(0.05)

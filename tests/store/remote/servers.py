@@ -38,7 +38,7 @@ class Server:
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -127,7 +127,7 @@ def make_cluster(ports: Sequence[int], *, first_bus_port: int, announced: Sequen
             client.config_set("cluster-announce-port", announced[number])
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
         client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0], first_bus_port)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while any(client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for client in clients):
         assert time.monotonic() < until
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from kvblend.store import NEVER, Deadline
 from kvblend.store.content import TensorContent
 from kvblend.store.remote import RemoteTier, remote_objects
 from tests.store.remote.mooncake_server import FAULT, MooncakeServer, needs_mooncake
-from tests.store.remote.remote_contract import DEADLINE_S, RemoteContract, fetch_in_time, until_it_answers
+from tests.store.remote.remote_contract import AMPLE_S, DEADLINE_S, RemoteContract, fetch_in_time, until_it_answers
 from tests.store.samples import make_key, make_kv
 from tests.store.tier_contract import contains, content, delete, is_miss, keys, opened, put
 
@@ -65,7 +65,7 @@ def test_a_member_that_is_gone_is_a_miss_and_never_corruption(
     for number in (1, 2):
         assert not tier.fetch_many([make_key(number)], Deadline.after(5.0))
     server.add_member()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while contains(tier, 1):  # the master has yet to notice
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -79,17 +79,17 @@ def test_a_stalled_member_costs_a_deadline_and_opens_the_breaker(
 ) -> None:
     caplog.set_level(logging.WARNING, "kvblend")
     put(tier, 1, 2)
-    assert fetch_in_time(tier, 1, 2) == keys(1, 2)
+    assert fetch_in_time(tier, 1, 2, deadline_s=AMPLE_S) == keys(1, 2)
     server.stall()
     for _ in range(5):
         assert fetch_in_time(tier, 1, 2) == set()
         assert tier.lookup_many([make_key(1)], Deadline.after(DEADLINE_S)) == set()
     began = time.monotonic()
-    assert fetch_in_time(tier, 1) == set()
-    assert time.monotonic() - began < 0.05, "the breaker is not open"
+    assert fetch_in_time(tier, 1, deadline_s=AMPLE_S) == set()
+    assert time.monotonic() - began < AMPLE_S / 2, "the breaker is not open"
     assert ["failed 3 times in a row" in record.message for record in caplog.records] == [True]
     server.go_on()
-    until = time.monotonic() + 60  # calls under way keep their threads for half a minute
+    until = time.monotonic() + 120  # calls under way keep their threads for half a minute
     while tier._breaker.is_open:
         assert time.monotonic() < until
         fetch_in_time(tier, 1)
@@ -106,7 +106,7 @@ def test_a_dead_master_and_one_that_comes_back(server: MooncakeServer, tier: Rem
     with pytest.raises(OSError, match="is not asked now"):
         tier.put(content(2), NEVER)
     server.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while True:
         try:
             assert tier.put(content(2), NEVER)
@@ -125,7 +125,7 @@ def test_a_master_that_was_never_there_costs_no_more_than_a_try(tmp_path: Path) 
     assert fetch_in_time(tier, 1) == set()
     with pytest.raises(OSError, match="refused"):
         tier.put(content(1), NEVER)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < AMPLE_S / 2
     tier.close()
 
 

@@ -201,6 +201,27 @@ def test_within_the_hit(tmp_path: Path, kernels: HostKernels, way: str) -> None:
         assert bool((cache == UNTOUCHED).all()) == (layer.group != SCRATCHED)
 
 
+@pytest.mark.parametrize("order", ["plain", "packed"])
+@pytest.mark.parametrize("way", WAYS)
+def test_part_of_a_passage(tmp_path: Path, kernels: HostKernels, way: str, order: str) -> None:
+    """Reference: its middle, laid out densely. Ours: each way; what is cut off would stand outside of the context."""
+    torch.manual_seed(0)
+    kv, start, skipped, left_out = torch.randn(LAYERS, 2, 150, HEADS, DIM), -13, 15, 20
+    pages = PagedLayers(torch.float32, order, [table_of(200), None, table_of(200), None, None])
+    with loader_of(way, kernels) as loader, put(store_of(tmp_path), 0, kv, capture_position=40) as file:
+        passage = PlacedKV(file, start, skipped, left_out=left_out)
+        assert loader.load(pages.context(), [passage], hit=0) == {}
+    for index, layer in enumerate(pages.layers):
+        keys, values = kv[index]
+        dense = empty(torch.float32)
+        for half, own in zip(
+            dense, (keys if layer.rotary is None else rerotate(keys, layer.rotary, delta=-53), values), strict=True
+        ):
+            half[start + skipped : start + 150 - left_out] = own[skipped : 150 - left_out]
+        expected = paged_cache(order, [dense], [pages.tables[layer.group]], PAGE_SIZE, behind=UNTOUCHED)
+        assert torch.equal(pages.caches[index], expected)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_beyond_the_rotary_table(tmp_path: Path, kernels: HostKernels, way: str) -> None:
     """An IndexError, before anything is written."""

@@ -1,6 +1,7 @@
 """What the store has of a plan, and where its last stored passage ends."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ TOKENS = list(range(100, 200))
 LENGTHS = [10, 20, 5, 30, 15]
 """Preamble, passage, fresh, passage, passage."""
 CONTEXT, OTHER = token_hash([1, 2]), token_hash([3])
+RATIOS = {OTHER: 0.5, CONTEXT: 0.25}
 HEADS = [(0, 2), (2, 4)]
 
 
 def plan() -> ContextPlan:
-    passages = [Span(kind="passage", num_tokens=length, encode_contexts=(OTHER, CONTEXT)) for length in LENGTHS]
+    contexts, ratios = tuple(RATIOS), tuple(RATIOS.values())
+    passages = [
+        Span(kind="passage", num_tokens=length, encode_contexts=contexts, recompute_ratios=ratios) for length in LENGTHS
+    ]
     exact, fresh = Span(kind="exact", num_tokens=LENGTHS[0]), Span(kind="fresh", num_tokens=LENGTHS[2])
     spans = [exact, passages[1], fresh, *passages[3:]]
     return ContextPlan(spans=tuple(spans), recompute_ratio=0.15)
@@ -47,4 +52,5 @@ def test_found(tmp_path: Path, context: str, stored: list[int], half_stored: lis
             key = PassageKVKey("model", context if index else EMPTY_CONTEXT, passage, *heads)
             store.put(key, torch.zeros(1, 2, LENGTHS[index], 2, 8), capture_position=0)
     with closing(Lookups(store, "model", HEADS, deadline_s=1.0)) as lookups:
-        assert lookups.begin(place_spans(plan(), TOKENS)).result(timeout=20) == found
+        expected = replace(found, recompute_ratio=RATIOS[context] if found.reused else 0.0)
+        assert lookups.begin(place_spans(plan(), TOKENS)).result(timeout=120) == expected

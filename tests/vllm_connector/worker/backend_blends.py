@@ -65,6 +65,12 @@ class Library:
         self.source.store.put(key, kv, capture_position=self._encoder.capture_position)
         return Path(self.source.store.shared[-1].location, key.file_name)
 
+    def moved(self, passage: Sequence[int], *, to: int) -> Tensor:
+        """What `add` stores of a passage, its first token turned to position `to`."""
+        kv = self._encoder.encode(passage)
+        self._model.rerotate(kv, delta=to - self._encoder.capture_position)
+        return kv
+
     def add_behind_preamble(self, passage: Sequence[int]) -> str:
         """Store a variant of a passage that is exact where it comes first; returns its encode context."""
         encoder = PassageEncoder(self._model, self.preamble)
@@ -180,7 +186,9 @@ class Engine:
     def has_windows(self) -> bool:
         return any(window is not None for window in self._windows)
 
-    def add(self, name: str, plan: ContextPlan, prompt: list[int], *, start: int = 0) -> BlendTask:
+    def add(
+        self, name: str, plan: ContextPlan, prompt: list[int], *, start: int = 0, report_tokens: bool = False
+    ) -> BlendTask:
         """Take up a blend whose first `start` tokens are an exact local hit, in blocks as vLLM would have them."""
         count = -(-len(prompt) // BLOCK)
         block_ids: list[list[int]] = []
@@ -189,7 +197,7 @@ class Engine:
             if window is not None:  # vLLM gives back what no token from the context's end on will see
                 ids = [0 if (place + 1) * BLOCK <= plan.num_tokens - window else own for place, own in enumerate(ids)]
             block_ids.append(ids)
-        task = BlendTask(name, plan, prompt, start, plan.num_tokens, tuple(block_ids))
+        task = BlendTask(name, plan, prompt, start, plan.num_tokens, tuple(block_ids), report_tokens)
         if start:
             exact = prefill(self._model, prompt[:start])[0].data
             for layer, (keys, values) in zip(self.caches.layers, exact, strict=True):
@@ -202,7 +210,7 @@ class Engine:
 
     def step(self) -> None:
         """One step, behind the end of whatever is staged."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 240
         while any(blend.state is State.STAGING and blend.poll()[0] == Readiness.WAITING for blend in self.staging()):
             assert time.monotonic() < until
             time.sleep(0.001)

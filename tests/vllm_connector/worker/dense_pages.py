@@ -54,8 +54,8 @@ class DensePages:
                 failed[place] = str(error)
                 continue
             self._model.rerotate(kv, delta=passage.delta)
-            first, end = passage.start + passage.skipped, passage.start + kv.shape[2]
-            context.data[:, :, first:end] = kv[:, :, passage.skipped :]
+            first, end = passage.start + passage.skipped, passage.start + passage.stop
+            context.data[:, :, first:end] = kv[:, :, passage.skipped : passage.stop]
         return failed
 
     def copy_back(

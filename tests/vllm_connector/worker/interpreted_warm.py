@@ -47,9 +47,9 @@ def test_steps_after_warming(
         assert bool(layer.layer.kv_cache[1:].isnan().all()) and not bool(layer.layer.kv_cache[0].any())
     with launched_variants(runs=True) as launched:
         num_groups = 1 + max(layer.group for layer in engine.caches.layers)
-        encode = Encode(EncodeOrder(start=7, end=43), engine.caches)
+        encode = Encode(EncodeOrder(spans=((7, 43),)), engine.caches)
         for start, end in ((0, 30), (30, 45)):
-            encode.take(EncodeTask("encode", EncodeOrder(start=7, end=43), [], start, end, ([5, 9, 20],) * num_groups))
+            encode.take(EncodeTask("encode", EncodeOrder(spans=((7, 43),)), [], start, end, ([5, 9, 20],) * num_groups))
         assert {variant.kernel for variant in launched} == ENCODES
         assert launched <= warmed
         for index, start in enumerate((BLOCK, 0)):

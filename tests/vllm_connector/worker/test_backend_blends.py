@@ -11,7 +11,7 @@ from torch import Tensor
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvblend.blend.hf import HuggingFaceModel, prefill
-from kvblend.core.plan import ContextPlan, EncodeOrder
+from kvblend.core.plan import ContextPlan, Cut, EncodeOrder, Span
 from kvblend.vllm_connector.metadata import EncodeTask
 from kvblend.vllm_connector.worker.encodes import Encode
 from tests.blend.paged.paged_models import make_model
@@ -88,6 +88,42 @@ def test_everything_recomputed(case: tuple[HuggingFaceModel, MakeEngine], tmp_pa
     assert reports["second"].recomputed_tokens == sum(map(len, second)) and reports["second"].tiers == {"disk": 77}
 
 
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_parts_of_passages(
+    case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, ratio: float, close: Close
+) -> None:
+    """Reference: at ratio 0 the same part of the passage's own KV, turned; at 1 full prefill. Ours: in blocks."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    spans, prompt, places = [Span(kind="exact", num_tokens=len(library.preamble))], list(library.preamble), []
+    for passage, (before, after) in zip(PASSAGES, [(0, 3), (30, 0), (0, 0), (5, 7)], strict=True):
+        library.add(passage)
+        part, between = passage[before : len(passage) - after], tokens(before + 1, before % 7)
+        cut = (
+            Cut(before=tuple(passage[:before]), after=tuple(passage[len(part) + before :])) if before + after else None
+        )
+        spans += [Span(kind="fresh", num_tokens=len(between))] if between else []
+        spans.append(Span(kind="passage", num_tokens=len(part), encode_contexts=(library.encode_context,), cut=cut))
+        prompt += between
+        places.append((passage, before, len(prompt), len(prompt) + len(part)))
+        prompt += part
+    engine = make_engine(library)
+    prompt += QUESTION
+    task = engine.add("parts", ContextPlan(spans=tuple(spans), recompute_ratio=ratio), prompt)
+    report = engine.run()[0]["parts"]
+    ours = engine.read(task)
+    assert report.missed_passages == 0 and report.tiers == {"disk": sum(end - start for *_, start, end in places)}
+    assert [(own.start, own.start + own.num_tokens) for own in report.passages] == [own[2:] for own in places]
+    whole = prefill(model, prompt)[0].data[:, :, : task.plan.num_tokens]
+    if ratio == 1.0:
+        close(ours, torch.where(ours.isnan(), ours, whole.to(ours.dtype)))
+        return
+    for passage, before, start, end in places:
+        kv = library.moved(passage, to=start - before)[:, :, before : before + end - start].to(ours.dtype)
+        close(ours[:, :, start:end], torch.where(ours[:, :, start:end].isnan(), torch.nan, kv))
+        assert not torch.allclose(kv, whole[:, :, start:end].to(kv.dtype), atol=0.01)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_what_a_dense_blend_gives(
     case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, ratio: float, close: Close, tolerances: Tolerances
@@ -155,6 +191,34 @@ def test_of_several_encode_contexts_the_first_that_is_stored_is_used(
     close(results["better"][1], results["none"][1])
 
 
+@pytest.mark.parametrize("first_share", [0.0, 1.0])
+def test_a_passage_that_fits_better_is_repaired_less(
+    case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, first_share: float
+) -> None:
+    """Each has its own share of the budget, which goes where scores, weighed by the shares, are highest; nothing of a
+    passage whose share is 0, and all of one whose share is 1, whatever the others' scores are."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    passages = PASSAGES[:3]
+    for passage in passages:
+        library.add(passage)
+    exact, *spans = library.plan(passages, 1.0).spans
+    shares = (first_share, 0.4, 0.2)
+    spans = [span.model_copy(update={"recompute_ratios": (share,)}) for span, share in zip(spans, shares, strict=True)]
+    selected: dict[str, Tensor] = {}
+    engine = make_engine(library, selected=selected, score_tie=0.0)
+    plan = ContextPlan(spans=(exact, *spans), recompute_ratio=0.5)
+    engine.add("one", plan, library.prompt(passages, QUESTION))
+    (report,) = engine.run()[0].values()
+    assert [passage.recompute_ratio for passage in report.passages] == list(shares)
+    budget = sum(share * len(passage) for share, passage in zip(shares[1:], passages[1:], strict=True))
+    num_first = int(first_share * len(passages[0]))
+    assert len(selected["one"]) == round(budget)
+    assert report.selected_tokens == report.recomputed_tokens == num_first + round(budget)
+    first = range(exact.num_tokens, exact.num_tokens + len(passages[0]))
+    assert not set(selected["one"].tolist()).intersection(first)
+
+
 def test_a_hit_that_windows_have_emptied(case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path) -> None:
     """Only the preamble can be brought back; a longer hit, or one without a stored preamble, is vLLM's to prefill."""
     model, make_engine = case
@@ -205,9 +269,12 @@ def test_encodes_across_steps(case: tuple[HuggingFaceModel, MakeEngine], tmp_pat
     kv = torch.randn(engine.caches.kv_shape(3 * BLOCK), dtype=engine.caches.dtype)
     for layer, (keys, values) in zip(engine.caches.layers, kv, strict=True):
         layer.write(block_ids[layer.group], 0, keys, values)
-    order, prompt = EncodeOrder(start=7, end=43), tokens(0, 45)
+    order, prompt = EncodeOrder(spans=((0, 4), (7, 43), (43, 45))), tokens(0, 45)
     encode = Encode(order, engine.caches)
-    encode.take(EncodeTask("encode", order, prompt, 0, 30, block_ids))
-    assert not encode.complete
-    encode.take(EncodeTask("encode", order, prompt, 30, 45, block_ids))
-    assert encode.complete and torch.equal(encode.kv, kv[:, :, 7:43])
+    first = encode.take(EncodeTask("encode", order, prompt, 0, 30, block_ids))
+    assert [span for span, _ in first] == [(0, 4)] and not encode.complete
+    assert encode.take(EncodeTask("encode", order, prompt, 0, 30, block_ids)) == []  # as after a preemption
+    whole = first + encode.take(EncodeTask("encode", order, prompt, 30, 45, block_ids))
+    assert encode.complete and [span for span, _ in whole] == list(order.spans)
+    for (start, end), own in whole:
+        assert torch.equal(own, kv[:, :, start:end])

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,10 +44,13 @@ def test_nothing_is_told_from_little() -> None:
 
 
 def test_a_slow_tier_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "RETRY_S", 0.3)
+    now = 0.0
+    monkeypatch.setattr(loading, "time", SimpleNamespace(monotonic=lambda: now))
     controller = measured(load_s=12.0, repair_s=1.0)
     assert controller.too_slow() == {"disk"}
-    time.sleep(0.35)
+    now += loading.RETRY_S - 0.1
+    assert controller.too_slow() == {"disk"}
+    now += 0.2
     assert [controller.too_slow() for _ in range(2)] == [set(), {"disk"}], "one blend tries it"
     for _ in range(20):
         controller.loaded({"disk": 100}, 0.1)

@@ -23,7 +23,7 @@ class SlowStore(TieredStore):
     go: threading.Event
 
     def put(self, key: PassageKVKey, kv: torch.Tensor, *, capture_position: int, owners: Sequence[str] = ()) -> str:
-        assert self.go.wait(20)
+        assert self.go.wait(120)
         if capture_position == 13:
             raise StoreFullError("no room")
         return super().put(key, kv, capture_position=capture_position, owners=owners)
@@ -43,9 +43,9 @@ def key(number: int) -> PassageKVKey:
 
 def all_results(writer: PassageWriter, count: int) -> dict[str, str | None]:
     results: dict[str, str | None] = {}
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while len(results) < count and time.monotonic() < until:
-        results |= writer.take_results()
+        results |= dict(writer.take_results())
         time.sleep(0.005)
     return results
 
@@ -53,7 +53,7 @@ def all_results(writer: PassageWriter, count: int) -> dict[str, str | None]:
 def test_a_commit_is_told_when_the_file_is_whole(store: SlowStore) -> None:
     writer = PassageWriter(store)
     writer.put("one", key(1), HostCopy(KV), capture_position=5, owners=("news",))
-    assert writer.take_results() == {} and not store.lookup_many([key(1)])
+    assert writer.take_results() == [] and not store.lookup_many([key(1)])
     store.go.set()
     assert all_results(writer, 1) == {"one": None}
     file = store.open_many([key(1)])[key(1)]
@@ -69,13 +69,13 @@ def test_over_its_bound_it_fails_at_once_and_one_failure_is_not_the_next_ones(st
     writer.put("bad", key(1), HostCopy(KV), capture_position=13)
     writer.put("good", key(2), HostCopy(KV), capture_position=0)
     writer.put("over", key(3), HostCopy(KV), capture_position=0)
-    refused = writer.take_results()
+    refused = dict(writer.take_results())
     assert list(refused) == ["over"] and "over the bound of" in str(refused["over"])
     store.go.set()
     assert all_results(writer, 2) == {"bad": "no room", "good": None}
     writer.put("later", key(3), HostCopy(KV), capture_position=0)
     writer.close()  # what waits is written
-    assert writer.take_results() == {"later": None}
+    assert writer.take_results() == [("later", None)]
     assert store.lookup_many([key(3)]) == {key(3): "disk"}
 
 
@@ -87,3 +87,18 @@ def test_a_passage_is_whole_when_every_rank_has_written_its_own() -> None:
     assert pending.count("request", (None,)) == ("report", "no room") and len(pending) == 0
     pending.begin("nobody asks", None)
     assert pending.count("nobody asks", (None, None, None)) is None and len(pending) == 0
+
+
+def test_who_rests_goes_on_when_a_passage_is_written(store: SlowStore) -> None:
+    """And at once where nothing is being written, or what was is not taken up yet."""
+    writer = PassageWriter(store)
+    began = time.monotonic()
+    writer.rest(120)
+    writer.put("one", key(1), HostCopy(KV), capture_position=0)
+    writer.rest(0.05)
+    assert writer.take_results() == [], "it is not written yet"
+    threading.Timer(0.1, store.go.set).start()
+    writer.rest(120)
+    writer.rest(120)
+    assert writer.take_results() == [("one", None)] and time.monotonic() - began < 60
+    writer.close()

@@ -1,0 +1,79 @@
+"""The views of collections: making one, documents on their way in, pins, and deletion with its proof."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from kvblend.sdk import Client
+from tests.api.console.harbour import NAMES, harbour
+from tests.api.scripted_service import ScriptedService
+
+OpenPage = Callable[..., Page]
+DROP = """([element, name, text]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([text], name, { type: "text/plain" }));
+  element.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_documents_are_dropped_on_a_new_collection(
+    console: ScriptedService, open_page: OpenPage, tmp_path: Path
+) -> None:
+    page = open_page(f"{console.url}/#/collections")
+    page.get_by_label("Name").fill("dropped")
+    page.get_by_label("Tokens a passage").fill("64")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("heading", name="dropped")).to_be_visible()
+    expect(page.get_by_text("No documents yet")).to_be_visible()
+    zone = page.get_by_role("group", name="Upload documents").element_handle()
+    page.evaluate(DROP, [zone, "<i>odd</i>.txt", "The tide mill grinds at every ebb. " * 40])
+    meter = page.get_by_role("progressbar", name="Passages")
+    expect(meter).to_have_attribute("aria-valuenow", "100")
+    expect(page.get_by_text("encoded · done in")).to_be_visible()
+    expect(page.get_by_role("button", name="<i>odd</i>.txt", exact=True)).to_be_visible()
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4 nothing")
+    page.get_by_label("choose files").set_input_files([tmp_path / "a.pdf"])
+    expect(page.get_by_role("alert")).to_contain_text("a.pdf")
+    with Client(console.url) as client:
+        client.delete_collection("dropped")
+
+
+def test_a_name_that_is_taken_is_told(console: ScriptedService, open_page: OpenPage) -> None:
+    with harbour(console, "taken"):
+        page = open_page(f"{console.url}/#/collections", strict=False)
+        expect(page.get_by_role("link", name="taken")).to_contain_text("3 documents")
+        page.get_by_label("Name").fill("taken")
+        page.get_by_role("button", name="Create").click()
+        expect(page.get_by_role("alert")).to_contain_text("taken")
+
+
+def test_a_passage_is_pinned(console: ScriptedService, open_page: OpenPage) -> None:
+    with harbour(console, "pinned") as name, Client(console.url) as client:
+        page = open_page(f"{console.url}/#/collections?c={name}")
+        page.get_by_role("button", name="tides.txt", exact=True).click()
+        pin = page.get_by_role("button", name="Keep the KV of this passage from eviction").first
+        pin.click()
+        expect(pin).to_have_attribute("aria-pressed", "true")
+        assert any(file.pinned for file in client.kv_lookup(name, document_id="tides.txt").files)
+        pin.click()
+        expect(pin).to_have_attribute("aria-pressed", "false")
+        assert not any(file.pinned for file in client.kv_lookup(name).files)
+
+
+def test_a_deletion_shows_what_it_removed(console: ScriptedService, open_page: OpenPage) -> None:
+    with harbour(console, "deleted") as name, Client(console.url) as client:
+        held = len(client.kv_lookup(name, document_id="handbook.md").files)
+        before = sum(tier.num_files for tier in client.kv_stats().tiers)
+        page = open_page(f"{console.url}/#/collections?c={name}", strict=False)
+        page.get_by_role("button", name="Delete handbook.md").click()
+        page.get_by_role("button", name="Keep it").click()
+        assert len(list(client.list_documents(name))) == len(NAMES)
+        page.get_by_role("button", name="Delete handbook.md").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        proof = page.get_by_role("status").filter(has_text="handbook.md is deleted").first
+        expect(proof).to_contain_text(f"Asked for again: not found (404). It had {held} KV files.")
+        after = sum(tier.num_files for tier in client.kv_stats().tiers)
+        assert held > 0 and after == before - held
+        expect(proof.get_by_role("row", name="disk")).to_contain_text(f"{after // 2} ·")
+        expect(page.get_by_role("button", name="Delete handbook.md")).to_have_count(0)

@@ -1,0 +1,45 @@
+"""A scripted engine that stores KV as the connector does: made up, but whole files under the right names."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from kvblend.core.identity import token_hash
+from kvblend.core.report import BlendReport
+from kvblend.core.settings import Settings
+from kvblend.store import PassageKVKey, TieredStore
+from tests.api.scripted_engine import ScriptedEngine
+from tests.api.scripted_service import INFO
+
+__all__ = ["storing_engine"]
+
+
+@contextmanager
+def storing_engine(control_address: str, settings: Settings) -> Iterator[ScriptedEngine]:
+    """Run it with its control channel, on the store of these settings."""
+    from kvblend.vllm_connector.scheduler.control import ControlServer
+
+    engine = ScriptedEngine(max_model_len=INFO.max_model_len, token_s=0.01)
+    store, control = TieredStore.from_settings(settings), ControlServer(control_address, INFO)
+
+    def ordered(params: dict[str, Any]) -> None:
+        order = params.get("kvblend") or {}
+        if "blend" in order:
+            control.set_report(order["report_id"], BlendReport(outcome="blended"))
+            return
+        prompt: list[int] = engine.bodies[-1]["prompt"]
+        for start, end in order["encode"]["spans"]:
+            key = PassageKVKey(INFO.model_fingerprint, token_hash(prompt[:start]), token_hash(prompt[start:end]), 0, 1)
+            kv = torch.zeros(1, 2, end - start, 1, 8)
+            store.put(key, kv, capture_position=start, owners=order["encode"].get("owners", ()))
+        control.set_encoded(order["report_id"], None)
+
+    engine.ordered = ordered
+    try:
+        with engine.running():
+            yield engine
+    finally:
+        control.close()
+        store.close()

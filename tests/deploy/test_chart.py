@@ -1,0 +1,247 @@
+"""deploy/chart, rendered by Helm and held to Kubernetes' schemas; what cannot work is refused in a sentence."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from kvblend.cli.app import app
+from kvblend.cli.engine import CONNECTOR
+from kvblend.cli.run_service import END_AFTER_S
+from kvblend.core.settings import Settings
+from kvblend.store.placement import tiers_of
+from tests.deploy.tools import CHART, MODEL, ROOT, helm, kinds, rendered, validate
+
+LAYOUTS = {
+    "pod": (),
+    "hostPath": ("--set=layout=hostPath", r"--set=nodeSelector.kubernetes\.io/hostname=one"),
+    "remote": ("--set=layout=remote,engine.replicas=2,valkey.enabled=true",),
+}
+EVERYTHING = (
+    "--set=podMonitor.enabled=true,podMonitor.alerts=true,engine.gpus=2,settings.KVBLEND_CODEC=raw,service.args={--embedding-model=a/b}",
+    *(f"--set=secrets.{name}.name=s,secrets.{name}.key={name}" for name in ("apiKey", "engineApiKey", "keys")),
+    "--set=secrets.remotePassword.name=s,secrets.remotePassword.key=p,tolerations[0].operator=Exists",
+    "--set=networkPolicy.monitoring[0].namespaceSelector.matchLabels.name=monitoring",
+)
+EXTERNAL = {
+    "url": "http://vllm:8000",
+    "control": "tcp://vllm:5600",
+    "port": 8000,
+    "podSelector": {"model": "qwen"},
+}
+OF_THE_CHART = {
+    *("HOME", "CONTROL", "CPU_PATH", "CPU_BYTES", "DISK_PATH", "DISK_BYTES", "WRITE", "REMOTE", "REMOTE_PASSWORD"),
+    *("KEYS", "API_KEY", "ENGINE_API_KEY", "URL", "PEER_ADDRESS", "PEER_TOKEN"),
+    *("EMBEDDING_API_KEY", "RERANKER_API_KEY"),
+}
+"""Settings that the chart reckons itself, a client's, and secrets, which are no value of a chart."""
+
+
+def containers(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    pods = [each["spec"]["template"]["spec"] for each in manifests if "template" in each.get("spec", {})]
+    return {container["name"]: container for pod in pods for container in pod["containers"]}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in container["env"]}
+
+
+@pytest.mark.parametrize("more", [(), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_manifests_are_kubernetes(layout: str, more: tuple[str, ...]) -> None:
+    manifests = rendered(CHART, MODEL, *LAYOUTS[layout], *more)
+    for manifest in manifests:
+        if not manifest["apiVersion"].startswith("monitoring.coreos.com"):  # of the Prometheus operator
+            validate(manifest)
+    assert len(kinds(manifests, "PodMonitor")) == len(kinds(manifests, "PrometheusRule")) == (1 if more else 0)
+    for rule in kinds(manifests, "PrometheusRule"):
+        assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yml").read_text())
+    assert helm("lint", CHART, "--strict", MODEL, *LAYOUTS[layout], *more).returncode == 0
+
+
+def test_a_typo_is_caught() -> None:
+    """In values by the chart's schema, in a template by Kubernetes' own."""
+    for typo in ("tiers.cpuGib=4", "settings.KVBLEND_GAURD_RATIO=0.1", "layuot=pod", "secrets.apiKey.nmae=x"):
+        refused = helm("template", "rag", CHART, MODEL, f"--set-string={typo}")
+        assert refused.returncode != 0 and typo.split("=")[0].split(".")[-1] in refused.stderr, typo
+    (deployment,) = kinds(rendered(CHART, MODEL), "Deployment")
+    planted = copy.deepcopy(deployment)
+    planted["spec"]["template"]["spec"]["containers"][0]["redinessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="redinessProbe"):
+        validate(planted)
+
+
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ("tiers.cpuGiB=8", "tiers.shmGiB is to be 9 or more"),
+        ("tiers.cpuGiB=0,tiers.diskGiB=0", "a store needs one tier"),
+        ("tiers.diskGiB=100", "home.storageGiB is to be 104 or more"),
+        ("model=", "model is empty"),
+        ("model=demo", "name a Hugging Face model"),
+        ("engine.replicas=2", "take layout remote"),
+        ("layout=hostPath", "nodeSelector is to name it"),
+        ("layout=remote", "there is no remote tier"),
+        ("layout=remote,valkey.enabled=true,networkPolicy.enabled=false", "control address is on TCP"),
+        ("layout=remote,valkey.enabled=true,tiers.cpuGiB=0", "1 GiB or more"),
+        ("valkey.enabled=true,networkPolicy.enabled=false", "set one of them"),
+        ("podMonitor.enabled=true,secrets.keys.name=a,secrets.keys.key=b", "Prometheus needs secrets.apiKey"),
+        (
+            "externalEngines[0].url=http://a:1,externalEngines[0].control=tcp://a:2,externalEngines[0].port=1,"
+            "externalEngines[0].podSelector.a=b",
+            "layout is to be remote",
+        ),
+    ],
+)
+def test_values_that_cannot_work_are_refused_in_a_sentence(values: str, sentence: str) -> None:
+    refused = helm("template", "rag", CHART, MODEL, f"--set={values}")
+    assert refused.returncode != 0 and sentence in refused.stderr
+
+
+def test_settings_are_those_that_there_are() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    names = set(schema["properties"]["settings"]["propertyNames"]["enum"])
+    assert names == {f"KVBLEND_{name.upper()}" for name in Settings.model_fields if name.upper() not in OF_THE_CHART}
+    for template in sorted((CHART / "templates").iterdir()):
+        for word in template.read_text().split():
+            if word.startswith("KVBLEND_"):
+                assert word.strip('"') in {f"KVBLEND_{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_engine_is_started_as_serve_starts_it(layout: str) -> None:
+    engine = containers(rendered(CHART, MODEL, *LAYOUTS[layout]))["engine"]
+    options = dict(argument.partition("=")[::2] for argument in engine["args"])
+    assert json.loads(options["--kv-transfer-config"]) == CONNECTOR
+    assert options["--load-format"] == "kvblend" and options["--scheduling-policy"] == "priority"
+    assert "--enable-prompt-tokens-details" in options
+
+
+def test_the_service_is_started_by_options_that_there_are() -> None:
+    command, _, *options = containers(rendered(CHART, MODEL, *LAYOUTS["remote"]))["service"]["args"]
+    told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"}).stdout
+    assert len(options) == 6 and all(option.partition("=")[0] in told for option in options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_service_and_engine_meet(layout: str) -> None:
+    """Their control addresses, ports and tiers, and for layout remote each engine's own name."""
+    manifests = rendered(CHART, MODEL, *LAYOUTS[layout])
+    own = containers(manifests)
+    service, engine = own["service"], own["engine"]
+    controls = [argument.partition("=")[2] for argument in service["args"] if argument.startswith("--control")]
+    urls = [argument.partition("=")[2] for argument in service["args"] if argument.startswith("--engine-url")]
+    ports = {port["name"]: port["containerPort"] for port in engine["ports"]}
+    assert all(url.endswith(f":{ports['engine']}") for url in urls) and len(urls) == len(controls)
+    own_control = environment(engine)["KVBLEND_CONTROL"]
+    if layout == "remote":
+        assert own_control == f"tcp://0.0.0.0:{ports['control']}"
+        assert controls == [f"tcp://rag-engine-{number}.rag-engine:{ports['control']}" for number in (0, 1)]
+        for each in (service, engine):
+            assert environment(each)["KVBLEND_REMOTE"] == "redis://rag-valkey:6379/0"
+            assert environment(each)["KVBLEND_WRITE"] == "remote"
+    else:
+        assert controls == [own_control] == ["ipc:///run/kvblend/control.sock"]
+        mounts = [{each["mountPath"]: each["name"] for each in one["volumeMounts"]} for one in (service, engine)]
+        assert mounts[0]["/run/kvblend"] == mounts[1]["/run/kvblend"] == "control"
+        tiers = ["KVBLEND_CPU_BYTES", "KVBLEND_DISK_BYTES", "KVBLEND_CPU_PATH", "KVBLEND_DISK_PATH"]
+        assert [environment(service).get(name) for name in tiers] == [environment(engine).get(name) for name in tiers]
+    named = {each["metadata"]["name"]: each["spec"] for each in kinds(manifests, "Service")}
+    assert layout == "pod" or named["rag-engine"]["clusterIP"] == "None"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_store_takes_what_the_chart_gives_it(layout: str, tmp_path: Path) -> None:
+    """Both pods' environments, with small tiers in place of those of so many GiB, open a store."""
+    for container in ("service", "engine"):
+        own = environment(containers(rendered(CHART, MODEL, *LAYOUTS[layout]))[container])
+        settings = Settings(
+            home=tmp_path / container,
+            cpu_path=tmp_path / container / "cpu",
+            cpu_bytes=min(1 << 20, int(own["KVBLEND_CPU_BYTES"])),
+            disk_bytes=min(1 << 20, int(own["KVBLEND_DISK_BYTES"])),
+        )
+        for tier in tiers_of(settings):
+            tier.close()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_and_drains_have_room(layout: str) -> None:
+    manifests = rendered(CHART, MODEL, *LAYOUTS[layout])
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for manifest in manifests:
+        pod = manifest.get("spec", {}).get("template", {}).get("spec")
+        if pod is None or manifest["metadata"]["name"] == "rag-valkey":
+            continue
+        shm = next(each for each in pod["volumes"] if each["name"] == "shm")["emptyDir"]
+        assert shm["medium"] == "Memory"
+        size = int(shm["sizeLimit"].removesuffix("Gi"))
+        assert size == (1 if layout == "hostPath" else values["tiers"]["shmGiB"])
+        before_s = max(each["lifecycle"]["preStop"]["sleep"]["seconds"] for each in pod["containers"])
+        assert pod["terminationGracePeriodSeconds"] > before_s + END_AFTER_S + 2
+        for container in pod["containers"]:
+            if container["name"] == "engine":  # what lies in memory counts as its own
+                limit = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
+                assert limit >= values["engine"]["memoryGiB"] + size
+    sleeps = {
+        name: each["lifecycle"]["preStop"]["sleep"]["seconds"]
+        for name, each in containers(manifests).items()
+        if name != "valkey"
+    }
+    assert sleeps["engine"] > sleeps["service"] + 10  # the service has drained before its engine goes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pods_have_few_rights(layout: str) -> None:
+    """The restricted Pod Security Standard, but for the folders of layout hostPath."""
+    for manifest in rendered(CHART, MODEL, *LAYOUTS[layout]):
+        pod = manifest.get("spec", {}).get("template", {}).get("spec")
+        if pod is None:
+            continue
+        assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert layout == "hostPath" or not any("hostPath" in volume for volume in pod["volumes"])
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["livenessProbe"] and container["readinessProbe"] and container["resources"]["requests"]
+    (user,) = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "--uid" in line]
+    assert "--uid 10001 " in user
+
+
+def test_only_the_service_reaches_engines_and_valkey() -> None:
+    policies = {
+        each["metadata"]["name"]: each["spec"]
+        for each in kinds(rendered(CHART, MODEL, *LAYOUTS["remote"]), "NetworkPolicy")
+    }
+    assert set(policies) == {"rag-service", "rag-engine", "rag-valkey"}
+    reach = {
+        name: {
+            peer["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component", "any")
+            for rule in spec["ingress"]
+            for peer in rule["from"]
+        }
+        for name, spec in policies.items()
+    }
+    assert reach == {"rag-service": {"any"}, "rag-engine": {"service"}, "rag-valkey": {"service", "engine"}}
+
+
+def test_engines_that_something_else_runs(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"externalEngines": [EXTERNAL]}))
+    manifests = rendered(CHART, MODEL, *LAYOUTS["remote"], f"--values={values}")
+    for manifest in manifests:
+        validate(manifest)
+    own = containers(manifests)
+    assert set(own) == {"service", "valkey"} and not kinds(manifests, "StatefulSet")
+    assert f"--control={EXTERNAL['control']}" in own["service"]["args"]
+    (policy,) = [each for each in kinds(manifests, "NetworkPolicy") if each["metadata"]["name"] == "rag-control-0"]
+    assert policy["spec"]["podSelector"] == {"matchLabels": EXTERNAL["podSelector"]}
+    anybody, service = policy["spec"]["ingress"]
+    assert anybody == {"ports": [{"port": 8000}]} and service["ports"] == [{"port": 5600}] and service["from"]

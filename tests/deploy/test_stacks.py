@@ -1,0 +1,169 @@
+"""deploy/production-stack, deploy/llm-d and deploy/kserve: rendered by the stacks' own charts, held to their CRDs."""
+
+import copy
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from kvblend.cli.engine import CONNECTOR
+from kvblend.core.settings import Settings
+from tests.deploy.tools import CHART, DEPLOY, custom_schema, kinds, rendered, stack_chart, validate, validate_custom
+
+FILES = sorted(path for folder in ("production-stack", "llm-d", "kserve") for path in (DEPLOY / folder).iterdir())
+STACK = "production-stack-0.1.12.tgz"
+MODELSERVICE = "llm-d-modelservice.tgz"
+GIB = 1 << 30
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def manifest_of(name: str, kind: str) -> dict[str, Any]:
+    (found,) = kinds(documents(DEPLOY / "kserve" / name), kind)
+    return found
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest["spec"]
+    return dict(spec["predictor"] if "predictor" in spec else spec["template"].get("spec", spec["template"]))
+
+
+@cache
+def pods() -> dict[str, dict[str, Any]]:
+    """The pod with the engine that each stack's files make, by stack."""
+    stack = rendered(stack_chart(STACK), f"--values={DEPLOY / 'production-stack' / 'engine.yaml'}")
+    modelservice = rendered(stack_chart(MODELSERVICE), f"--values={DEPLOY / 'llm-d' / 'modelservice.yaml'}")
+    return {
+        "production-stack": pod_of(next(each for each in kinds(stack, "Deployment") if "model" in selector(each))),
+        "llm-d": pod_of(kinds(modelservice, "Deployment")[0]),
+        "llm-inference-service": pod_of(manifest_of("llm-inference-service.yaml", "LLMInferenceService")),
+        "inference-service": pod_of(manifest_of("inference-service.yaml", "InferenceService")),
+    }
+
+
+def selector(deployment: dict[str, Any]) -> dict[str, str]:
+    return dict(deployment["spec"]["selector"]["matchLabels"])
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield from strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_settings_and_connector_are_those_that_there_are(path: Path) -> None:
+    said = [each for document in documents(path) for each in strings(document)]
+    settings = {each for each in said if each.startswith("KVBLEND_")}
+    assert settings <= {f"KVBLEND_{name.upper()}" for name in Settings.model_fields}
+    transfers = [each.partition("=")[2] for each in said if each.startswith("--kv-transfer-config")]
+    assert [json.loads(each) for each in transfers] == [CONNECTOR] * len(transfers)
+    assert len(transfers) == (path.stem not in ("service", "router"))
+
+
+def test_production_stack_renders_engine_and_service() -> None:
+    engine = rendered(stack_chart(STACK), f"--values={DEPLOY / 'production-stack' / 'engine.yaml'}")
+    service = rendered(CHART, f"--values={DEPLOY / 'production-stack' / 'service.yaml'}")
+    for manifest in [*engine, *service]:
+        if manifest["apiVersion"] != "production-stack.vllm.ai/v1alpha1":
+            validate(manifest)
+    (values,) = documents(DEPLOY / "production-stack" / "service.yaml")
+    (external,) = values["externalEngines"]
+    (deployment,) = [each for each in kinds(engine, "Deployment") if "model" in selector(each)]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    # the release there is `vllm`, here `rag`
+    assert (labels | {"helm-release-name": "vllm"}).items() >= external["podSelector"].items()
+    host = external["url"].removeprefix("http://").partition(":")[0]
+    (own,) = [each for each in kinds(engine, "Service") if each["metadata"]["name"] == host.replace("vllm-", "rag-", 1)]
+    ports = {port["port"]: port["targetPort"] for port in own["spec"]["ports"]}
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    targets = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert targets[ports[int(external["url"].rpartition(":")[2])]] == external["port"]
+    control = int(external["control"].rpartition(":")[2])
+    assert targets[ports[control]] == control
+    assert {each["name"]: each.get("value") for each in container["env"]}["KVBLEND_CONTROL"].endswith(f":{control}")
+
+
+def test_llm_d_renders_engine_and_service_in_one_pod() -> None:
+    manifests = rendered(stack_chart(MODELSERVICE), f"--values={DEPLOY / 'llm-d' / 'modelservice.yaml'}")
+    for manifest in manifests:
+        validate(manifest)
+    (deployment,) = kinds(manifests, "Deployment")
+    assert [each["name"] for each in pod_of(deployment)["containers"]] == ["vllm", "service"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    (service,) = kinds(manifests, "Service")
+    assert labels.items() >= service["spec"]["selector"].items()
+    pool = documents(DEPLOY / "llm-d" / "router.yaml")[0]
+    assert labels.items() >= pool["spec"]["selector"]["matchLabels"].items()
+    for container in pod_of(deployment)["containers"]:
+        assert not any("gpu" in name for name in container["resources"]["limits"])
+
+
+def test_llm_d_router_picks_by_plugins_that_it_names() -> None:
+    pool, config = documents(DEPLOY / "llm-d" / "router.yaml")
+    validate(pool)
+    validate(config)
+    picker = yaml.safe_load(config["data"]["kvblend.yaml"])
+    named = {each["type"] for each in picker["plugins"]}
+    (profile,) = picker["schedulingProfiles"]
+    used = {each["pluginRef"] for each in profile["plugins"]}
+    assert used <= named and named - used == {"single-profile-handler"} and "session-affinity-scorer" in used
+
+
+@pytest.mark.parametrize("name", ["llm-inference-service.yaml", "inference-service.yaml"])
+def test_kserve_takes_them(name: str) -> None:
+    for manifest in documents(DEPLOY / "kserve" / name):
+        validate(manifest)
+
+
+def test_a_typo_in_a_custom_resource_is_caught() -> None:
+    manifest = copy.deepcopy(manifest_of("llm-inference-service.yaml", "LLMInferenceService"))
+    manifest["spec"]["template"]["containers"][0]["redinessProbe"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="redinessProbe"):
+        validate(manifest)
+
+
+def test_a_broken_rule_of_a_custom_resource_is_caught() -> None:
+    """`replicas` and `scaling` exclude one another, by a CEL rule of the CRD; so do two equal ports of a pool."""
+    manifest = copy.deepcopy(manifest_of("llm-inference-service.yaml", "LLMInferenceService"))
+    manifest["spec"]["scaling"] = {"maxReplicas": 2, "wva": {"hpa": {}}}
+    with pytest.raises(AssertionError, match="replicas and scaling are mutually exclusive"):
+        validate_custom(manifest, custom_schema(manifest))
+    pool = copy.deepcopy(documents(DEPLOY / "llm-d" / "router.yaml")[0])
+    del pool["spec"]["endpointPickerRef"]["port"]
+    with pytest.raises(AssertionError, match="port is required when kind is 'Service'"):
+        validate(pool)
+
+
+@pytest.mark.parametrize("stack", ["production-stack", "llm-d", "llm-inference-service", "inference-service"])
+def test_shared_memory_holds_the_cpu_tier_and_memory_both(stack: str) -> None:
+    pod = pods()[stack]
+    shm = next(each["emptyDir"] for each in pod["volumes"] if "shm" in each["name"])
+    gibibytes = int(shm["sizeLimit"].removesuffix("Gi"))
+    assert shm["medium"] == "Memory"
+    own = {each["name"]: each for each in pod["containers"]}
+    for container in own.values():
+        sizes = {each["name"]: each.get("value") for each in container["env"]}
+        assert gibibytes * GIB >= int(sizes["KVBLEND_CPU_BYTES"]) + GIB
+        assert any(mount["mountPath"] == "/dev/shm" for mount in container["volumeMounts"])
+        assert int(container["resources"]["limits"]["memory"].removesuffix("Gi")) > gibibytes
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] == 10001
+    if len(own) == 2:
+        controls = {
+            each.partition("=")[2] for one in own.values() for each in one["args"] if each.startswith("--control")
+        }
+        assert controls == {"ipc:///run/kvblend/control.sock"} and pod["terminationGracePeriodSeconds"] == 40

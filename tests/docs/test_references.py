@@ -1,0 +1,14 @@
+"""The pages of docs/ that are made of the code are what the code says."""
+
+from types import ModuleType
+
+import pytest
+
+from tests.docs import make_cli, make_metrics, make_plan, make_routes, make_settings
+
+MADE = {"cli": make_cli, "metrics": make_metrics, "plan": make_plan, "routes": make_routes, "settings": make_settings}
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+def test_the_reference_is_current(made: ModuleType) -> None:
+    assert made.PAGE.read_text() == made.reference(), "run `make reference`"
