@@ -27,6 +27,7 @@ for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 
 from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
@@ -57,6 +58,8 @@ LONGEST = (
 
 settings.register_profile("kvblend", deadline=None)  # servers of other tests share the cores
 settings.load_profile("kvblend")
+for name in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)  # s; for the same reason
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

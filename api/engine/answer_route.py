@@ -10,7 +10,7 @@ from typing import Any
 
 from kvblend.api.engine.answer_tokens import CHAT_TOKEN_FIELDS, TOKEN_FIELDS
 
-__all__ = ["CHAT", "COMPLETIONS", "AnswerRoute"]
+__all__ = ["CHAT", "COMPLETIONS", "AnswerRoute", "ending_with_usage"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class AnswerRoute:
             return {**body, "kv_transfer_params": orders}
         return {"max_tokens": max_model_len - len(token_ids), **body, "prompt": list(token_ids)}
 
-    def for_stream(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of a stream that ends with its usage, which the report needs, whether the client asks for it or
-        not."""
-        options = dict(body.get("stream_options") or {})
-        if not options.get("include_usage"):
-            options.pop("continuous_usage_stats", None)
-        return {**body, "stream_options": {**options, "include_usage": True}}
+
+def ending_with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a stream that ends with its usage, which the report needs, whether the client asks for it or not."""
+    options = dict(body.get("stream_options") or {})
+    if not options.get("include_usage"):
+        options.pop("continuous_usage_stats", None)
+    return {**body, "stream_options": {**options, "include_usage": True}}
 
 
 COMPLETIONS = AnswerRoute("/v1/completions", TOKEN_FIELDS, ["max_tokens"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from kvblend.api.access.engine_fields import engine_fields
 from kvblend.api.collections import Collections
-from kvblend.api.engine.answer_route import COMPLETIONS, AnswerRoute
+from kvblend.api.engine.answer_route import COMPLETIONS, AnswerRoute, ending_with_usage
 from kvblend.api.engine.replicas import EngineFacts, Replica, Replicas
 from kvblend.api.engine.seen_answer import SeenAnswer
 from kvblend.api.engine.token_report import with_tokens
@@ -103,7 +103,7 @@ class Blender:
         asking: asyncio.Task[BlendReport | None] | None = None
         with replica.request():
             try:
-                body = order.route.for_stream(asked.body)
+                body = ending_with_usage(asked.body)
                 async with aclosing(replica.engine.stream(order.route.path, body)) as chunks:
                     async for chunk in chunks:
                         if asked.answer.see(chunk) and asked.has_plan:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from kvblend.api.engine.answer_route import ending_with_usage
 from kvblend.api.engine.replicas import EngineFacts, Replica, Replicas
 from kvblend.api.metrics import Metrics
 from kvblend.core.report import BlendReport
@@ -23,20 +24,13 @@ class PlainAnswers:
 
     async def whole(self, path: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], BlendReport]:
         """vLLM's answer to `POST path`. Its time to first token is not known. Raises what `EngineClient` raises."""
-
-        async def ask(replica: Replica, facts: EngineFacts) -> AsyncGenerator[dict[str, Any], None]:
-            with replica.request():
-                yield await replica.engine.post(path, {"model": facts.model, **fields})
-
-        async with aclosing(self._replicas.answers(ask)) as answers:
-            answer = await anext(answers)
+        answer = await self._replicas.answer(path, fields)
         return answer, self._report(answer.get("usage"), ttft_ms=None)
 
     async def stream(self, path: str, fields: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any] | BlendReport, None]:
         """vLLM's chunks, one of them with `usage`, then the report. Closing it aborts the request. Raises what
         `EngineClient` raises."""
-        options = fields.get("stream_options") or {}
-        body = {**fields, "stream_options": {**options, "include_usage": True}}
+        body = ending_with_usage(fields)
         usage: dict[str, Any] | None = None
         ttft_ms: float | None = None
         sent_at = time.perf_counter()

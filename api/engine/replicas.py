@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kvblend.api.background import end_task
 from kvblend.api.engine.replica import RETRY_DOWN_S, EngineFacts, Replica
@@ -98,6 +98,19 @@ class Replicas:
         async with aclosing(ask(replica, facts)) as items:
             async for item in items:
                 yield item
+
+    async def answer(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A server's whole answer to `POST path`, by the model that it serves where `fields` name none; as `answers`.
+
+        Raises what `EngineClient` raises.
+        """
+
+        async def ask(replica: Replica, facts: EngineFacts) -> AsyncGenerator[dict[str, Any], None]:
+            with replica.request():
+                yield await replica.engine.post(path, {"model": facts.model, **fields})
+
+        async with aclosing(self.answers(ask)) as answers:
+            return await anext(answers)
 
     async def ready(self) -> list[tuple[bool, bool]]:
         """For each server whether it is healthy, and whether its control channel answers."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from kvblend.api.engine.replicas import Replicas
 from kvblend.api.prompt.builder import BEFORE_PASSAGES, BEFORE_QUESTION, Frame, Message, PromptBuilder
+from kvblend.api.prompt.template_options import template_kwargs, template_options
 from kvblend.core.errors import NotFoundError, RefusedByEngineError
 from kvblend.retriever.tokenizer import SEPARATOR
 
@@ -25,9 +26,6 @@ RENDER_FIELDS = (
     "chat_template_kwargs",
 )
 """Fields of a chat request that vLLM's `/tokenize` takes under the same names."""
-
-TEMPLATE_FIELDS = ("documents", "reasoning_effort")
-"""Those that a chat's template is told of besides."""
 
 
 class ChatFrames:
@@ -63,13 +61,13 @@ class ChatFrames:
             question,
             preamble=preamble,
             earlier=earlier,
-            template_options=_template_options(fields),
+            template_options=template_options(fields),
         )
 
     async def _rendered(self, layouts: Sequence[Sequence[Message]], fields: Mapping[str, Any]) -> list[int] | None:
         """The tokens of the first layout that the template takes; None where this server does not render."""
         body = {name: fields[name] for name in RENDER_FIELDS if fields.get(name) is not None}
-        if told := _told(fields):
+        if told := template_kwargs(fields):
             body["chat_template_kwargs"] = told
         replica, facts = await self._replicas.choose()
         refusal: RefusedByEngineError | None = None
@@ -105,17 +103,3 @@ def messages_with_passages(
     changed = {**messages[last], "content": [{"type": "text", "text": told}, *parts]}
     system = [] if preamble is None else [{"role": "system", "content": preamble}]
     return [*system, *map(dict, messages[:last]), changed, *map(dict, messages[last + 1 :])]
-
-
-def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a chat request tells the template, put together as vLLM does it."""
-    told: dict[str, Any] = dict(fields.get("chat_template_kwargs") or {})
-    effort = fields.get("reasoning_effort")
-    if effort is not None:
-        told.setdefault("enable_thinking", effort != "none")
-    return told | {name: fields[name] for name in TEMPLATE_FIELDS if fields.get(name) is not None}
-
-
-def _template_options(fields: Mapping[str, Any]) -> dict[str, Any]:
-    own = ("tools", "chat_template", "add_generation_prompt", "continue_final_message")
-    return {**_told(fields), **{name: fields[name] for name in own if fields.get(name) is not None}}

@@ -19,6 +19,7 @@ from kvblend.api.engine.blender import BlendOrder
 from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPassage
 from kvblend.api.prompt.builder import Frame, PromptBuilder
 from kvblend.api.prompt.sent_messages import sent_messages
+from kvblend.api.prompt.template_options import template_options
 from kvblend.core.calibration import EncodeKind
 from kvblend.core.collection_name import DEFAULT_TENANT, tenant_of
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -27,8 +28,6 @@ from kvblend.core.rest import BlendChoices, Source
 from kvblend.retriever import PassageMatcher, TokenMatch
 
 __all__ = ["DropIn"]
-
-TEMPLATE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message")
 
 
 class DropIn:
@@ -113,12 +112,11 @@ class DropIn:
         if route is COMPLETIONS and isinstance(prompt, list) and all(type(each) is int for each in prompt):
             return tuple(prompt) if all(0 <= each < 1 << 31 for each in prompt) else ()
         plain = sent_messages(messages) if route is CHAT else None
-        options = fields.get("chat_template_kwargs") or {}
-        if plain is None or fields.get("chat_template") is not None or not isinstance(options, dict):
+        told = fields.get("chat_template_kwargs") or {}
+        if plain is None or fields.get("chat_template") is not None or not isinstance(told, dict):
             return ()
-        given = {name: fields[name] for name in TEMPLATE_FIELDS if fields.get(name) is not None}
         with suppress(InvalidRequestError):  # vLLM says it in its own words
-            return self._prompts.chat_ids(plain, {**options, **given})
+            return self._prompts.chat_ids(plain, template_options(fields))
         return ()
 
     def _open(self, name: str) -> OpenCollection | None:

@@ -28,8 +28,6 @@ async def rewrite_question(
     turns = [f"{LABELS[message.role]}: {message.content}" for message in history]
     told = "\n".join([*turns, f"Last question: {question}"])
     messages = [{"role": "system", "content": ORDER}, {"role": "user", "content": told}]
-    replica, facts = await replicas.choose()
-    body = {"model": facts.model, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0.0}
-    with replica.request():
-        answer = await replica.engine.post("/v1/chat/completions", engine_fields(body, salt=salt))
+    body = {"messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0.0}
+    answer = await replicas.answer("/v1/chat/completions", engine_fields(body, salt=salt))
     return (answer["choices"][0]["message"].get("content") or "").strip() or question

@@ -57,10 +57,12 @@ def test_this_machine_is_read() -> None:
     ("has_gpu", "flags", "dtype"),
     [
         (False, {"avx2"}, "float32"),
-        (False, {"avx2", "avx512f"}, None),
+        (False, {"avx2", "avx512f"}, "float32"),
+        (False, {"avx2", "avx512f", "avx512_bf16"}, None),
+        (False, {"avx512f", "amx_bf16"}, None),
         (False, set(), None),
         (True, {"avx2"}, None),
     ],
 )
-def test_float32_is_for_x86_cpus_without_avx512(has_gpu: bool, flags: set[str], dtype: str | None) -> None:
+def test_float32_is_for_x86_cpus_without_bf16_products(has_gpu: bool, flags: set[str], dtype: str | None) -> None:
     assert dtype_of(Machine(has_gpu=has_gpu, cpu_flags=frozenset(flags), memory_bytes=0)) == dtype

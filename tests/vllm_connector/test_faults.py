@@ -1,14 +1,13 @@
 """Whatever goes wrong in the connector, the engine lives, every request is answered, and nothing is held."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.preloaded import run_script
 from tests.tolerances import Tolerances
 from tests.vllm_connector.test_stepping import deviation
 
@@ -44,10 +43,9 @@ def faults(
     dtype: str,
 ) -> dict[str, Any]:
     model, store = tiny_model_path("llama3rope"), tmp_path_factory.mktemp("store")
-    command = [sys.executable, str(SCRIPT), str(model), str(store), dtype, str(request.param)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "|".join(str(rank) for rank in range(request.param)))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+        done = run_script(SCRIPT, model, store, dtype, request.param, timeout_s=500)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
     assert lines, done.stderr[-6000:]
     results: dict[str, Any] = json.loads(lines[0].removeprefix("RESULTS "))

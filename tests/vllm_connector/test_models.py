@@ -5,8 +5,6 @@ Ours: passages encoded behind another context, moved, blended.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import torch
 
 from kvblend.eval.quality.divergence import mean_kl
+from tests.preloaded import run_script
 from tests.tolerances import TOLERANCES
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
 
@@ -26,8 +25,7 @@ Check = Callable[..., dict[str, Any]]
 def run_scenario(model: Path, folder: Path, **arguments: Any) -> dict[str, Any]:
     """Run scenario.py in a process of its own: vLLM keeps one engine a process."""
     output = folder / "results.pt"
-    command = [sys.executable, str(SCENARIO), str(model), str(folder / "store"), str(output), json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = run_script(SCENARIO, model, folder / "store", output, json.dumps(arguments), timeout_s=300)
     assert output.exists(), done.stderr[-4000:]
     return {**torch.load(output), "log": done.stdout + done.stderr}
 

@@ -1,8 +1,6 @@
 """What kvblend does not blend is refused when vLLM starts, with one clear sentence."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from vllm.config import ParallelConfig
 
 from kvblend.core.errors import UnsupportedModelError
 from kvblend.vllm_connector.support import check_engine
+from tests.preloaded import run_script
 
 SCENARIO = Path(__file__).with_name("start_scenario.py")
 VOCABULARY = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2}
@@ -20,8 +19,7 @@ VOCABULARY = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2}
 
 def assert_refused(model: Path, store: Path, sentence: str, **arguments: Any) -> None:
     """vLLM ends before it serves, and says why."""
-    command = [sys.executable, str(SCENARIO), str(model), str(store), json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = run_script(SCENARIO, model, store, json.dumps(arguments), timeout_s=200)
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert sentence in said, said[-3000:]

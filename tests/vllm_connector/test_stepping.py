@@ -1,14 +1,13 @@
 """What happens to blended requests between engine steps, on real vLLM driven step by step."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.preloaded import run_script
 from tests.tolerances import Tolerances
 
 SCRIPT = Path(__file__).with_name("stepping_scenario.py")
@@ -16,8 +15,7 @@ NOTHING = {"blocks": 0, "tracked": 0, "jobs": 0, "requests": 0}
 
 
 def run_stepping(model: Path, store: Path, dtype: str, part: str) -> dict[str, Any]:
-    command = [sys.executable, str(SCRIPT), str(model), str(store), dtype, part]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = run_script(SCRIPT, model, store, dtype, part, timeout_s=400)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
     assert lines, done.stderr[-4000:]
     results: dict[str, Any] = json.loads(lines[0].removeprefix("RESULTS "))

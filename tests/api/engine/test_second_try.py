@@ -91,6 +91,15 @@ def test_a_server_that_dies_before_the_first_token_costs_nothing(two: Two, reque
     assert num_answers(two) == before + 4
 
 
+def test_nor_does_one_that_dies_while_it_rewrites_a_question(two: Two) -> None:
+    history = [{"role": "user", "content": "Tell me of Vik."}, {"role": "assistant", "content": "It has a bridge."}]
+    two.deaths([0])
+    body = {**REQUESTS["query"][1], "history": history, "rewrite": True}
+    answer = httpx.post(f"{two.url}{REQUESTS['query'][0]}", json=body, timeout=60)
+    assert answer.status_code == 200 and answer.json()["rewritten"] == "xxx"
+    assert two.engines[0].deaths == []
+
+
 @pytest.mark.parametrize(("request_name", "stream"), [*((name, True) for name in REQUESTS), ("query", False)])
 def test_one_that_dies_later_ends_the_answer_with_an_error(two: Two, request_name: str, stream: bool) -> None:
     before = num_answers(two)

@@ -3,8 +3,6 @@
 But for rounding, which may change the places of two tokens whose scores nearly tie.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from kvblend.blend.selectors import Serving
 from kvblend.core.identity import token_hash
 from kvblend.core.settings import Settings
 from kvblend.store import PassageKVKey, StoredPassageKV, TieredStore
+from tests.preloaded import run_script
 from tests.tolerances import Tolerances
 
 RECORDING = Path(__file__).with_name("recording_scenario.py")
@@ -36,8 +35,7 @@ def test_same_tokens_and_kv(
     path = demo_model_path if name == "demo" else tiny_model_path(name)
     output, store = tmp_path / "recorded.pt", tmp_path / "store"
     store.mkdir()
-    command = [sys.executable, str(RECORDING), str(path), str(store), dtype, str(RATIO), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = run_script(RECORDING, path, store, dtype, RATIO, output, timeout_s=300)
     assert done.returncode == 0, done.stderr[-3000:]
     recorded = torch.load(output)
     parts = recorded["prompt"]
