@@ -1,6 +1,6 @@
 """The whole service killed under running ingest and queries, and ended by SIGTERM: nothing is lost or left over.
 
-`KVBLEND_KILL_ROUNDS=50` kills it so often, and a real vLLM on the demo model as well, each alone and both together.
+`TEST_KILL_ROUNDS=50` kills it so often, and a real vLLM on the demo model as well, each alone and both together.
 """
 
 import os
@@ -24,7 +24,7 @@ from tests.api.kills.storing_engine import storing_engine
 from tests.api.kills.traffic import COLLECTION, Traffic
 from tests.service import RunningService
 
-ROUNDS = int(os.environ.get("KVBLEND_KILL_ROUNDS", "0"))
+ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "0"))
 START_S = 300.0
 Victim = Literal["service", "vllm", "both"]
 
@@ -128,7 +128,7 @@ def test_a_killed_service_loses_nothing_and_one_that_is_ended_says_so(scripted: 
     assert traffic.broken_streams == []
 
 
-@pytest.mark.skipif(not ROUNDS, reason="takes minutes: KVBLEND_KILL_ROUNDS=50")
+@pytest.mark.skipif(not ROUNDS, reason="takes minutes: TEST_KILL_ROUNDS=50")
 @pytest.mark.timeout(36_000)
 @pytest.mark.parametrize("victim", ["service", "vllm", "both"])
 def test_with_a_real_vllm(victim: Victim, demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) -> None:
