@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
-from kvblend.api.quality.guard_sample import Comparison
+from kvblend.api.quality.answer_sample import Comparison
 from kvblend.core.report import BlendReport
 
 __all__ = ["Metrics"]

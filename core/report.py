@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["BlendReport", "PassageReport", "StepTimes", "TokenFate", "TokenReport"]
+__all__ = ["AnswerDivergence", "BlendReport", "PassageReport", "StepTimes", "TokenFate", "TokenReport"]
 
 TokenFate = Literal["exact", "reused", "recomputed", "fresh"]
 """Of a context token: taken as it is; from stored passage KV; from there too, but selected and computed anew; computed
@@ -71,6 +71,21 @@ class TokenReport(BaseModel):
         return self.model_copy(update={"fates": [*self.fates, ("fresh", num_tokens)], "scores": scores})
 
 
+class AnswerDivergence(BaseModel):
+    """How far an answer's tokens, from the first on, are from what full prefill holds in their places.
+
+    `kls`: of each, in nats, KL(full prefill || blend) over the likeliest tokens of both and the rest as one, given the
+    answer up to there. `agrees`: both hold the same token likeliest. `texts`: each token's own text; a character of
+    several tokens stands at its last one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kls: list[float]
+    agrees: list[bool]
+    texts: list[str]
+
+
 class BlendReport(BaseModel):
     """How a request's context was made. Counts are of tokens.
 
@@ -81,7 +96,8 @@ class BlendReport(BaseModel):
     `calibrated`: the answer is held to a target KL: the model has a calibration, and the ratio used, or a full
     prefill in its place, meets the calibration's target or the one that the request names.
     `tiers` counts the reused tokens by the tier they came from; `passages` says it of each passage, in the prompt's
-    order, of those that a blend made. `tokens` says it of each token, where the request asks for it.
+    order, of those that a blend made. `tokens` says it of each token, and `divergence` how far the answer is from full
+    prefill's, where the request asks for it; None of an answer whose context was not blended.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -101,5 +117,6 @@ class BlendReport(BaseModel):
     tiers: dict[str, int] = {}
     passages: list[PassageReport] = []
     tokens: TokenReport | None = None
+    divergence: AnswerDivergence | None = None
     steps_ms: StepTimes = StepTimes()
     ttft_ms: float | None = None

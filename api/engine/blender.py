@@ -20,8 +20,9 @@ from kvblend.api.kv.passage_kv import PassageKV
 from kvblend.api.metrics import Metrics
 from kvblend.api.prompt.blend_prompt import BlendPrompt, PromptPassage
 from kvblend.api.prompt.builder import PromptBuilder
+from kvblend.api.quality.answer_sample import AnswerSample
+from kvblend.api.quality.divergence import with_divergence
 from kvblend.api.quality.gate import ContextCounts, Decision, Gate
-from kvblend.api.quality.guard_sample import GuardSample
 from kvblend.api.quality.live_guard import LiveGuard
 from kvblend.core.report import BlendReport
 from kvblend.core.rest import BlendChoices, Source
@@ -161,9 +162,11 @@ class Blender:
         decision: Decision | None,
         report_id: str | None,
     ) -> "_Asked":
-        sample = None
-        if report_id is not None and not order.as_sent:
-            sample = self._guard.sample(replica, facts, body, prompt_ids=order.prompt.token_ids)
+        sample, prompt_ids = None, order.prompt.token_ids
+        if report_id is not None and order.choices.report_divergence:
+            sample = AnswerSample.wanted(replica, facts, body, prompt_ids=prompt_ids)
+        elif report_id is not None and not order.as_sent:
+            sample = self._guard.sample(replica, facts, body, prompt_ids=prompt_ids)
         answer = SeenAnswer(
             num_context=order.prompt.num_context_tokens,
             reason=_prefill_reason(order, facts, decision),
@@ -178,11 +181,14 @@ class Blender:
         self._metrics.answer(report)
         if decision:
             self._metrics.decision(decision.verdict)
-        if asked.sample:
+        wants_divergence = asked.order.choices.report_divergence
+        if asked.sample and not wants_divergence:
             self._guard.add(asked.sample, report, target=decision.target if decision else None)
         if decision is None or decision.verdict != "unable":  # whose KV nobody would use
             recurs = asked.order.prompt.frame.recurs
             await encode_missing(asked.missing, self._collections, self._encoder, preamble=recurs)
+        if asked.sample and wants_divergence and report.outcome != "prefilled":
+            report = await with_divergence(report, asked.sample, self._prompts)
         if asked.order.choices.report_tokens and asked.order.prefilled is None:  # else it is vLLM that has the tokens
             return await asyncio.to_thread(with_tokens, report, asked.order.prompt, self._prompts)
         return report
@@ -231,7 +237,7 @@ class _Asked:
     missing: MissingKV
     decision: Decision | None
     report_id: str | None
-    sample: GuardSample | None
+    sample: AnswerSample | None
     answer: SeenAnswer
 
     @property

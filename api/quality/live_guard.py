@@ -12,7 +12,7 @@ from kvblend.api.background import end_task
 from kvblend.api.engine.answer_tokens import NUM_LIKELIEST
 from kvblend.api.engine.replicas import EngineFacts, Replica
 from kvblend.api.metrics import Metrics
-from kvblend.api.quality.guard_sample import Comparison, GuardSample, can_be_sampled
+from kvblend.api.quality.answer_sample import AnswerSample, Comparison, can_be_sampled
 from kvblend.core.calibration import QualityTarget
 from kvblend.core.errors import KVBlendError
 from kvblend.core.report import BlendReport
@@ -40,7 +40,7 @@ class LiveGuard:
     def __init__(self, metrics: Metrics, *, ratio: float) -> None:
         self._metrics = metrics
         self._ratio = ratio
-        self._waiting: deque[tuple[GuardSample, QualityTarget | None]] = deque()
+        self._waiting: deque[tuple[AnswerSample, QualityTarget | None]] = deque()
         self._any_waiting = asyncio.Event()
         self._compared: deque[Comparison] = deque(maxlen=WINDOW)
         self._held: deque[tuple[Comparison, QualityTarget]] = deque(maxlen=WINDOW)
@@ -85,7 +85,7 @@ class LiveGuard:
 
     def sample(
         self, replica: Replica, facts: EngineFacts, body: Mapping[str, Any], *, prompt_ids: Sequence[int]
-    ) -> GuardSample | None:
+    ) -> AnswerSample | None:
         """The sample that a request with a plan, about to be sent, will be; None where it is not drawn or cannot be
         one. One in `ratio` is drawn.
 
@@ -95,9 +95,9 @@ class LiveGuard:
             return None
         if facts.info.max_raw_logprobs < NUM_LIKELIEST or not can_be_sampled(body):
             return None
-        return GuardSample(replica, facts, prompt_ids)
+        return AnswerSample(replica, facts, prompt_ids)
 
-    def add(self, sample: GuardSample, report: BlendReport, *, target: QualityTarget | None) -> None:
+    def add(self, sample: AnswerSample, report: BlendReport, *, target: QualityTarget | None) -> None:
         """Queue an ended answer, where its context was blended; `target` is what it is held to."""
         if report.outcome != "blended" or not report.reused_tokens or not sample.tokens:
             return
@@ -130,7 +130,7 @@ class LiveGuard:
                 self._comparing = False
 
     @staticmethod
-    async def _compare(sample: GuardSample) -> Comparison:
+    async def _compare(sample: AnswerSample) -> Comparison:
         """Compare it. Raises KVBlendError where its server now serves something else, or does not answer."""
         if await sample.replica.facts() != sample.facts:
             raise KVBlendError("its vLLM server has another model or other settings by now")

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from kvblend.api.engine.answer_tokens import AnswerToken
 
-__all__ = ["answer_kl", "truncated_kl"]
+__all__ = ["answer_kl", "token_kls", "truncated_kl"]
 
 LEAST_MASS = 1e-6
 """A rest below it is the rounding of what is known."""
@@ -24,12 +24,17 @@ def truncated_kl(reference: Mapping[int, float], other: Mapping[int, float]) -> 
     return max(0.0, divergence + rest * math.log(rest / other_rest))
 
 
-def answer_kl(reference: Sequence[AnswerToken], answer: Sequence[AnswerToken]) -> float:
-    """Mean `truncated_kl` over an answer's tokens, in nats; `reference` has full prefill's in their places."""
-    return fmean(
+def token_kls(reference: Sequence[AnswerToken], answer: Sequence[AnswerToken]) -> list[float]:
+    """The `truncated_kl` at each of an answer's tokens, in nats; `reference` has full prefill's in their places."""
+    return [
         truncated_kl(full.log_probabilities, ours.log_probabilities)
         for full, ours in zip(reference, answer, strict=True)
-    )
+    ]
+
+
+def answer_kl(reference: Sequence[AnswerToken], answer: Sequence[AnswerToken]) -> float:
+    """The mean of `token_kls`."""
+    return fmean(token_kls(reference, answer))
 
 
 def _rest(distribution: Mapping[int, float], known: set[int]) -> float:

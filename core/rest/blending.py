@@ -31,7 +31,9 @@ class BlendChoices(Request):
 
     `order` is that of the passages in the prompt, by default the collection's: `rank`, as retrieved; `document`,
     those of one document together and in its order; `fit`, the best one first and the others where their KV fits.
-    `report_tokens`: the report tells the fate of every context token.
+    `report_tokens`: the report tells the fate of every context token. `report_divergence`: once the answer is there,
+    its prompt is prefilled in full as well, and the report tells how far each of the answer's first 256 tokens is from
+    that.
     """
 
     recompute_ratio: Ratio | None = None
@@ -40,6 +42,7 @@ class BlendChoices(Request):
     reuse: Reuse = "blend"
     order: OrderName | None = None
     report_tokens: bool = False
+    report_divergence: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -243,6 +243,7 @@ class AsyncClient:
         max_tokens: int = 128,
         temperature: float = 0.0,
         report_tokens: bool = False,
+        report_divergence: bool = False,
         **retrieval: Unpack[routes.RetrievalFields],
     ) -> QueryResponse:
         """Ask a collection. What is None the service chooses; name one of `recompute_ratio` and `target_kl` at most.
@@ -251,7 +252,8 @@ class AsyncClient:
         `history`: the conversation so far, `{"role": ..., "content": ...}` each; `rewrite`: retrieve for the question
         as vLLM makes it stand alone. `retrieval`: `mode` (hybrid, vector or keyword), `filter` of metadata,
         `min_score`, `neighbors`, `rerank`, `rerank_candidates`.
-        `report_tokens`: the report's `tokens` tells the fate of every context token.
+        `report_tokens`: the report's `tokens` tells the fate of every context token. `report_divergence`: its
+        `divergence` tells how far each of the answer's first tokens is from full prefill's, which is made for it.
         """
         return await self._send(
             routes.query(
@@ -268,6 +270,7 @@ class AsyncClient:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 report_tokens=report_tokens,
+                report_divergence=report_divergence,
                 **retrieval,
             )
         )
@@ -288,6 +291,7 @@ class AsyncClient:
         max_tokens: int = 128,
         temperature: float = 0.0,
         report_tokens: bool = False,
+        report_divergence: bool = False,
         **retrieval: Unpack[routes.RetrievalFields],
     ) -> AsyncIterator[routes.QueryEvent]:
         """Ask a collection; yield one SearchResponse, then QueryDeltas, then one QueryResponse."""
@@ -306,6 +310,7 @@ class AsyncClient:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 report_tokens=report_tokens,
+                report_divergence=report_divergence,
                 **retrieval,
             )
         ):

@@ -240,6 +240,7 @@ class Client:
         max_tokens: int = 128,
         temperature: float = 0.0,
         report_tokens: bool = False,
+        report_divergence: bool = False,
         **retrieval: Unpack[routes.RetrievalFields],
     ) -> QueryResponse:
         """Ask a collection. What is None the service chooses; name one of `recompute_ratio` and `target_kl` at most.
@@ -248,7 +249,8 @@ class Client:
         `history`: the conversation so far, `{"role": ..., "content": ...}` each; `rewrite`: retrieve for the question
         as vLLM makes it stand alone. `retrieval`: `mode` (hybrid, vector or keyword), `filter` of metadata,
         `min_score`, `neighbors`, `rerank`, `rerank_candidates`.
-        `report_tokens`: the report's `tokens` tells the fate of every context token.
+        `report_tokens`: the report's `tokens` tells the fate of every context token. `report_divergence`: its
+        `divergence` tells how far each of the answer's first tokens is from full prefill's, which is made for it.
         """
         return self._send(
             routes.query(
@@ -265,6 +267,7 @@ class Client:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 report_tokens=report_tokens,
+                report_divergence=report_divergence,
                 **retrieval,
             )
         )
@@ -285,6 +288,7 @@ class Client:
         max_tokens: int = 128,
         temperature: float = 0.0,
         report_tokens: bool = False,
+        report_divergence: bool = False,
         **retrieval: Unpack[routes.RetrievalFields],
     ) -> Iterator[routes.QueryEvent]:
         """Ask a collection; yield one SearchResponse, then QueryDeltas, then one QueryResponse."""
@@ -303,6 +307,7 @@ class Client:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 report_tokens=report_tokens,
+                report_divergence=report_divergence,
                 **retrieval,
             )
         )

@@ -2,12 +2,13 @@
 
 import { announce, empty, errorNotice, h } from "../dom.js";
 import { answer } from "../api.js";
-import { count, milliseconds, share } from "../format.js";
+import { count, counted, milliseconds, share, significant } from "../format.js";
 import { asker } from "../ask/asker.js";
 import { Answer } from "../ask/answer.js";
 import { fallback, figure } from "../ask/view.js";
 import { OUTCOMES } from "../reasons.js";
 import { difference } from "./difference.js";
+import { divergenceView, meanKl } from "./divergence.js";
 
 const SIDES = [["blend", "Blend"], ["none", "Full prefill"]];
 const MAX_TOKENS = 128;
@@ -31,7 +32,8 @@ export function compareView(query, leaving) {
   async function onAsk(collection, request, signal) {
     const sides = SIDES.map(([reuse, title]) => new Side(collection, reuse, title));
     const verdict = h("div", {});
-    result.replaceChildren(verdict, h("div", { class: "halves" }, sides.map((side) => side.element)));
+    const below = h("div", {});
+    result.replaceChildren(verdict, h("div", { class: "halves" }, sides.map((side) => side.element)), below);
     try {
       for (const side of sides) {
         announce(`${side.title} answers`);
@@ -42,6 +44,8 @@ export function compareView(query, leaving) {
       blend.mark(words.one, "only", "only the blend says");
       full.mark(words.other, "only full", "only the full prefill says");
       verdict.replaceChildren(saved(blend.whole, full.whole, words));
+      const { divergence } = blend.whole.report;
+      below.replaceChildren(...(divergence ? [divergenceView(divergence)] : []));
       announce(words.same ? "Both answers are the same" : "The answers differ");
     } catch (error) {
       sides.forEach((side) => side.answer.element.setAttribute("aria-busy", "false"));
@@ -63,7 +67,7 @@ class Side {
   async ask(request, signal) {
     this.facts.textContent = "answers";
     this.answer.element.setAttribute("aria-busy", "true");
-    this.whole = await answer(this.collection, { ...request, reuse: this.reuse, temperature: 0, max_tokens: MAX_TOKENS }, { signal, onText: (text) => this.answer.add(text) });
+    this.whole = await answer(this.collection, { ...request, reuse: this.reuse, temperature: 0, max_tokens: MAX_TOKENS, report_divergence: this.reuse === "blend" }, { signal, onText: (text) => this.answer.add(text) });
     const { report } = this.whole;
     this.answer.end(this.whole.answer);
     this.facts.textContent = `${OUTCOMES[report.outcome]}, first token after ${milliseconds(report.ttft_ms ?? 0)}`;
@@ -83,10 +87,12 @@ function saved(blend, full, words) {
   const [ours, theirs] = [blend.report.ttft_ms, full.report.ttft_ms];
   const sooner = ours !== null && theirs !== null;
   const tokens = computed(full) - computed(blend);
+  const { divergence } = blend.report;
   return h("div", { class: "stack" },
     h("dl", { class: "figures" },
       sooner && figure("Time to first token", `${(ours <= theirs ? theirs / ours : ours / theirs).toFixed(1)}× ${ours <= theirs ? "sooner" : "later"}`, ` blended: ${milliseconds(ours)} against ${milliseconds(theirs)}`),
       figure("Prompt tokens not computed", count(Math.max(0, tokens)), ` of ${count(computed(full))}, ${share(Math.max(0, tokens), computed(full))}`),
-      figure("Answers", words.same ? "the same" : `${share(words.shared, words.longest)} alike`, words.same ? "" : ` ${count(words.shared)} of ${count(words.longest)} words, in order`)),
+      figure("Answers", words.same ? "the same" : `${share(words.shared, words.longest)} alike`, words.same ? "" : ` ${count(words.shared)} of ${count(words.longest)} words, in order`),
+      divergence && figure("KL to full prefill", significant(meanKl(divergence)), ` nats a token, the mean of ${counted(divergence.kls.length, "token")}; ${count(divergence.agrees.filter(Boolean).length)} of them agree`)),
     blend.report.outcome === "prefix_hit" && h("div", { class: "notice" }, h("p", {}, "This prompt had been answered just before, and vLLM’s own prefix cache still held its context: the blend’s time is that of a cache hit. Ask something else to time a blend.")));
 }

@@ -53,6 +53,26 @@ def test_what_is_not_blended_is_fresh(console: ScriptedService, collection: str,
     assert answer.report.tokens.scores == [] and len(answer.report.tokens.passages) == len(answer.sources)
 
 
+def test_divergence_is_told_where_it_is_asked_for(console: ScriptedService, collection: str) -> None:
+    """The scripted engine gives every prompt the same distribution: nothing diverges. What is not blended has none."""
+    assert query(console, collection).report.divergence is None
+    answer = query(console, collection, report_divergence=True, max_tokens=6)
+    divergence = answer.report.divergence
+    assert divergence is not None and answer.report.outcome == "blended"
+    assert len(divergence.kls) == len(divergence.agrees) == len(divergence.texts) == 6
+    assert all(divergence.agrees) and max(divergence.kls) < 1e-6
+    full = query(console, collection, report_divergence=True, reuse="none").report
+    assert full.divergence is None and full.outcome == "prefilled"
+
+
+def test_divergence_beside_what_is_in_its_way(console: ScriptedService, collection: str) -> None:
+    messages = [{"role": "user", "content": "When does it grind?"}]
+    body = {"messages": messages, "kvblend": {"collection": collection, "report_divergence": True}}
+    answer = httpx.post(f"{console.url}/v1/chat/completions", json={**body, "n": 2}, timeout=60)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "n"
+    assert "report_divergence cannot be had beside n 2" in answer.json()["error"]["message"]
+
+
 def test_a_documents_passages_come_in_pages(console: ScriptedService, collection: str) -> None:
     path = f"{console.url}/v1/collections/{collection}/passages"
     with Client(console.url) as client:

@@ -13,7 +13,7 @@ from kvblend.api.engine.answer_tokens import AnswerToken, answer_tokens
 from kvblend.api.engine.replicas import Replica
 from kvblend.api.metrics import Metrics
 from kvblend.api.quality import live_guard
-from kvblend.api.quality.guard_sample import GuardSample, can_be_sampled
+from kvblend.api.quality.answer_sample import AnswerSample, can_be_sampled
 from kvblend.api.quality.live_guard import MAX_WAITING, MIN_COMPARED, LiveGuard
 from kvblend.core.calibration import QualityTarget
 from kvblend.core.report import BlendReport
@@ -39,14 +39,14 @@ async def replica(engine: ScriptedEngine, tmp_path: Path) -> AsyncIterator[Repli
     await replica.close()
 
 
-async def sample(replica: Replica, *, departs_at: tuple[int, ...] = (), probability: float = LIKELY) -> GuardSample:
+async def sample(replica: Replica, *, departs_at: tuple[int, ...] = (), probability: float = LIKELY) -> AnswerSample:
     """An answer of six tokens, each likeliest with `probability`; some take the second likeliest."""
     tokens = []
     for index in range(6):
         token = scripted_token(len(PROMPT) + index)
         likeliest = {token: math.log(probability), token + 1: math.log(1 - probability)}
         tokens.append(AnswerToken(token + (index in departs_at), likeliest))
-    return GuardSample(replica, await replica.facts(), PROMPT, tokens)
+    return AnswerSample(replica, await replica.facts(), PROMPT, tokens)
 
 
 def count(metrics: Metrics, name: str) -> float:
