@@ -38,7 +38,7 @@ def console(
 ) -> Iterator[ScriptedService]:
     """A service that keeps KV of zeros and reports blends, over two tiers."""
     folder = tmp_path_factory.mktemp("console")
-    info = INFO.model_copy(update={"model_fingerprint": FINGERPRINT})
+    info = INFO.model_copy(update={"model_fingerprint": FINGERPRINT, "max_raw_logprobs": 20})
     cpu = CPUTier(folder / "cpu", budget_bytes=1 << 24)
     with TieredStore([cpu, DiskTier(folder / "home" / "kv", budget_bytes=1 << 30)]) as store:
         blends = ScriptedBlends(store, info)

@@ -40,6 +40,11 @@ def test_two_answers_stand_side_by_side(console: ScriptedService, collection: st
     expect(blend).to_contain_text("Blended, first token after")
     expect(full).to_contain_text("Prefilled in full, first token after")
     expect(full.locator(".only")).to_contain_text("hour.")
+    expect(page.locator(".figures")).to_contain_text("KL to full prefill")
+    tokens = page.get_by_role("region", name="Divergence by token")
+    expect(tokens.locator(".word")).to_have_count(2)
+    tokens.locator(".words").press("End")
+    expect(tokens.locator(".readout")).to_contain_text("token 2: KL")
 
 
 def test_what_one_answer_alone_says_is_marked(console: ScriptedService, open_page: OpenPage) -> None:
