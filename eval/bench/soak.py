@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from kvblend.core.errors import KVBlendError
+from kvblend.core.machine import cpu_name
 from kvblend.eval.bench.soak_processes import ServiceProcesses
 from kvblend.eval.bench.soak_traffic import SoakTraffic
 from kvblend.eval.bench.soak_trend import soak_plot, trend
@@ -68,6 +69,7 @@ async def _soak(
     if plot is not None:
         soak_plot(times, series, plot)
     return {
+        "machine": {"cpu": cpu_name()},
         "minutes": seconds / 60,
         "requests": dict(traffic.num_done),
         "failures": dict(traffic.failures),
