@@ -17,6 +17,7 @@ from vllm.logger import init_logger
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.settings import connector_settings
+from kvblend.vllm_connector.siblings import siblings_of_caller
 from kvblend.vllm_connector.support import check_engine
 from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
 from kvblend.vllm_connector.worker import WorkerHalf
@@ -56,11 +57,13 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         check_engine(vllm_config)
+        siblings = siblings_of_caller()
+        siblings.check()
         settings = connector_settings(self._kv_transfer_config.kv_connector_extra_config or {})
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = SchedulerHalf(vllm_config, kv_cache_config, settings)
+            self._scheduler = SchedulerHalf(vllm_config, kv_cache_config, settings, siblings)
         else:
             self._worker = WorkerHalf(vllm_config, kv_cache_config, settings)
 
