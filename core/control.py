@@ -45,8 +45,8 @@ class EngineInfo(BaseModel):
     salted: bool = False
     """Whether its KV, or the names of its blocks, leave it: a plan's request then has the plan's `cache_salt`."""
     proxied: bool = False
-    """Whether it prefills for others, or has others prefill: what hands a request on replaces `kv_transfer_params`, so an
-    order goes in `vllm_xargs`, and a chat's prompt in its messages alone."""
+    """Whether it prefills for others, or has others prefill: what hands a request on replaces `kv_transfer_params`, so
+    that an order goes in `vllm_xargs`, and a chat's prompt in its messages alone."""
 
 
 class ControlReply(BaseModel):
