@@ -122,8 +122,9 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     @_contained(lambda: None)
     def update_connector_output(self, connector_output: Any) -> None:
         results = connector_output.kv_connector_worker_meta
-        finished = connector_output.finished_recving or ()
-        self.scheduler.update_connector_output(results if isinstance(results, StepResults) else None, finished)
+        own = results if isinstance(results, StepResults) else None
+        finished, failed = connector_output.finished_recving or (), connector_output.failed_recving
+        self.scheduler.update_connector_output(own, finished, failed)
 
     @_contained(lambda: (False, None))
     def request_finished_all_groups(

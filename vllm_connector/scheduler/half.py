@@ -21,7 +21,7 @@ from kvblend.vllm_connector.scheduler.admission import Admission
 from kvblend.vllm_connector.scheduler.block_hashes import SaltedHashes
 from kvblend.vllm_connector.scheduler.control import ControlServer, engine_address
 from kvblend.vllm_connector.scheduler.engine_info import engine_info
-from kvblend.vllm_connector.scheduler.handover import handed_report, is_handed_on, is_taken_over
+from kvblend.vllm_connector.scheduler.handover import handed_report, is_handed_on, is_taken_over, lost_report
 from kvblend.vllm_connector.scheduler.lookups import Found, Lookups
 from kvblend.vllm_connector.scheduler.orders import order_report_id, read_order
 from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
@@ -205,10 +205,14 @@ class SchedulerHalf:
         self._new_loads, self._refused, self._dropped = [], {}, []
         return metadata
 
-    def update_connector_output(self, results: StepResults | None, finished: Collection[str]) -> None:
-        """Take up what the worker half has done, and whose loads have `finished`."""
+    def update_connector_output(
+        self, results: StepResults | None, finished: Collection[str], failed: Collection[str]
+    ) -> None:
+        """Take up what the worker half has done, and whose loads have `finished` or `failed`, other connectors' too."""
         for request_id in finished:
             self._admission.end(request_id)
+        for request_id in self._handed.keys() & failed:
+            self._handed[request_id] = lost_report(self._handed[request_id])
         if results is None:
             return
         for request_id, report in results.reports.items():

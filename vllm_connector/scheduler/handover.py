@@ -8,7 +8,7 @@ from vllm.logger import init_logger
 from kvblend.core.plan import REPORT
 from kvblend.core.report import BlendReport
 
-__all__ = ["handed_report", "is_handed_on", "is_taken_over"]
+__all__ = ["handed_report", "is_handed_on", "is_taken_over", "lost_report"]
 
 logger = init_logger("vllm.kvblend.scheduler")
 
@@ -34,6 +34,17 @@ def handed_report(request: Any) -> BlendReport | None:
     except ValidationError as error:
         logger.warning("Request %s came with a %s that is none: %s", request.request_id, REPORT, error)
         return None
+
+
+def lost_report(report: BlendReport) -> BlendReport:
+    """The report of a prompt whose KV was made elsewhere and did not come over."""
+    return BlendReport(
+        outcome="prefilled",
+        reason="the KV of its prompt did not come over from the engine that made it",
+        prompt_tokens=report.prompt_tokens,
+        context_tokens=report.context_tokens,
+        recomputed_tokens=report.context_tokens,
+    )
 
 
 def _params(request: Any) -> dict[str, Any]:

@@ -43,7 +43,10 @@ def kvblend() -> dict[str, Any]:
 
 
 def nixl(role: str) -> dict[str, Any]:
-    return {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"}
+    extra = {"kv_lease_duration": 600}  # a decode node on a busy machine is late
+    return {
+        "kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu", "kv_connector_extra_config": extra,
+    }  # fmt: skip
 
 
 def multi(*connectors: Mapping[str, Any]) -> dict[str, Any]:

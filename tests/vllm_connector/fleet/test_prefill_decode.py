@@ -189,6 +189,8 @@ def test_prefill_node_killed(fleet: Fleet, case: Case) -> None:
     for each in fleet.proxies.values():
         each.between = lambda: None
         assert httpx.post(f"{each.url}{PATH}", json=case.plain, timeout=300, trust_env=False).status_code == 502
+    outcomes = [report and report.outcome for report in map(report_in, said)]
+    assert outcomes == [None, "prefilled"], "where kvblend's connector is, it says so"
     for node, own in zip(fleet.decode.values(), said, strict=True):
         case.assert_exact(own, blended)
         case.assert_exact(ask(node.url, case.plain), blended)
