@@ -38,7 +38,7 @@ class Siblings:
 
     @property
     def follows_hashes(self) -> bool:
-        """Whether one has taken down a request's block hashes once tokens of it are promised."""
+        """Whether one may have taken down a request's block hashes once this one has answered."""
         return bool(self._names)
 
     def check(self) -> None:

@@ -129,10 +129,12 @@ class SchedulerHalf:
         if tracked is None or tracked.lookup is None or (tracked.report and tracked.report.outcome == "prefilled"):
             return 0
         try:
-            return self._num_to_load(tracked, tracked.lookup, num_computed)
+            num_tokens = self._num_to_load(tracked, tracked.lookup, num_computed)
         except Exception as error:
             self._give_up(tracked, f"what is stored of it could not be found out: {error}")
             return 0
+        tracked.was_answered = tracked.was_answered or num_tokens is not None
+        return num_tokens
 
     def _num_to_load(self, tracked: Tracked, lookup: Future[Found], num_computed: int) -> int | None:
         plan, start = tracked.plan, tracked.hashes.start
@@ -156,12 +158,11 @@ class SchedulerHalf:
         if not self._admission.admits(tracked.cost(found)):
             return None
         if start is None or first_block < start:  # e.g. after a preemption, when the exact hit has been evicted since
-            if tracked.is_promised and self._siblings.follows_hashes:
+            if tracked.was_answered and self._siblings.follows_hashes:
                 reason = "it was preempted, and what it was blended behind has left vLLM's prefix cache"
                 self._finish_report(tracked, tracked.blank_report("prefilled", reason))
                 return 0
             tracked.hashes.apply(first_block)
-        tracked.is_promised = True
         return found.end - num_computed
 
     def _hit(self, tracked: Tracked, num_computed: int) -> int:

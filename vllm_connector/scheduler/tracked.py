@@ -24,8 +24,8 @@ class Tracked:
     """Of a blend: what the store has."""
     was_asked: bool = False
     """Whether the lookup was waited for, as long as it is once."""
-    is_promised: bool = False
-    """Whether vLLM, and connectors beside this one, have been told of tokens to load."""
+    was_answered: bool = False
+    """Whether vLLM has been told how much is to be loaded, and connectors beside this one asked after it."""
     report: BlendReport | None = None
     encoded: bool = False
     """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""

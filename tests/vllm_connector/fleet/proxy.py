@@ -35,7 +35,7 @@ class Proxy:
     prefill_url: str
     decode_url: str
     url: str = ""
-    between: Callable[[], None] = lambda: None
+    between: Callable[[], object] = lambda: None
 
     def app(self) -> FastAPI:
         app = FastAPI()

@@ -183,7 +183,7 @@ def test_prefill_node_killed(fleet: Fleet, case: Case) -> None:
     blended = ask(fleet.prefill.url, case.blended)
     both_prefilled = Barrier(2, action=fleet.prefill.kill)
     for each in fleet.proxies.values():
-        each.between = lambda: both_prefilled.wait(timeout=300) and None
+        each.between = partial(both_prefilled.wait, timeout=300)
     with ThreadPoolExecutor() as threads:
         said = list(threads.map(lambda each: ask(each.url, case.blended), fleet.proxies.values()))
     for each in fleet.proxies.values():

@@ -48,10 +48,11 @@ def test_either_way_is_the_same_order(extra: dict[str, Any]) -> None:
 def test_either_way_refuses_the_same(order: Any, said: str) -> None:
     """In the same words, under the name of the field that holds it."""
     messages = []
-    for name, extra in (
-        ("kv_transfer_params", {"kv_transfer_params": {"kvblend": order}}),
-        ("vllm_xargs", {"kvblend": json.dumps(order)}),
-    ):
+    given: dict[str, dict[str, Any]] = {
+        "kv_transfer_params": {"kv_transfer_params": {"kvblend": order}},
+        "vllm_xargs": {"kvblend": json.dumps(order)},
+    }
+    for name, extra in given.items():
         with pytest.raises(InvalidRequestError, match=said) as raised:
             read_order(request_with(**extra))
         messages.append(raised.value.message.replace(name, ""))
