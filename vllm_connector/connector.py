@@ -17,6 +17,7 @@ from vllm.logger import init_logger
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.settings import connector_settings
+from kvblend.vllm_connector.siblings import siblings_of_caller
 from kvblend.vllm_connector.support import check_engine
 from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
 from kvblend.vllm_connector.worker import WorkerHalf
@@ -56,11 +57,13 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         check_engine(vllm_config)
+        siblings = siblings_of_caller()
+        siblings.check()
         settings = connector_settings(self._kv_transfer_config.kv_connector_extra_config or {})
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = SchedulerHalf(vllm_config, kv_cache_config, settings)
+            self._scheduler = SchedulerHalf(vllm_config, kv_cache_config, settings, siblings)
         else:
             self._worker = WorkerHalf(vllm_config, kv_cache_config, settings)
 
@@ -119,8 +122,9 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     @_contained(lambda: None)
     def update_connector_output(self, connector_output: Any) -> None:
         results = connector_output.kv_connector_worker_meta
-        finished = connector_output.finished_recving or ()
-        self.scheduler.update_connector_output(results if isinstance(results, StepResults) else None, finished)
+        own = results if isinstance(results, StepResults) else None
+        finished, failed = connector_output.finished_recving or (), connector_output.failed_recving
+        self.scheduler.update_connector_output(own, finished, failed)
 
     @_contained(lambda: (False, None))
     def request_finished_all_groups(
