@@ -1,9 +1,10 @@
 """The connector in vLLM's scheduler process: which tokens come from passage KV, and under which block hashes."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm.logger import init_logger
@@ -19,14 +20,17 @@ from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
+from kvblend.vllm_connector.log_ids import log_ids
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler.admission import Admission
+from kvblend.vllm_connector.scheduler.blend_trace import send_trace, trace_id
 from kvblend.vllm_connector.scheduler.block_hashes import SaltedHashes
 from kvblend.vllm_connector.scheduler.control import ControlServer, engine_address
 from kvblend.vllm_connector.scheduler.lookups import Found, Lookups
 from kvblend.vllm_connector.scheduler.orders import read_order
 from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
 from kvblend.vllm_connector.span_keys import place_spans
+from kvblend.vllm_connector.timed_step import TimedStep
 
 __all__ = ["SchedulerHalf"]
 
@@ -50,6 +54,7 @@ class _Tracked:
     report: BlendReport | None = None
     encoded: bool = False
     """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""
+    arrived_ns: int = field(default_factory=time.time_ns)
 
     def cost(self, found: Found) -> int:
         """About how many tokens its blend puts through the model."""
@@ -104,7 +109,7 @@ class SchedulerHalf:
         try:
             order = read_order(request)
         except InvalidRequestError as error:
-            logger.warning("Request %s is prefilled: %s", request.request_id, error)
+            logger.warning("Request %s is prefilled: %s", request.request_id, error, extra=_log_ids(request))
             self._report_refusal(request, str(error))
             return
         if order is None:
@@ -179,7 +184,7 @@ class SchedulerHalf:
         try:
             self._begin_load(tracked, blocks, num_external_tokens)
         except Exception as error:
-            logger.exception("Request %s is prefilled", request.request_id)
+            logger.exception("Request %s is prefilled", request.request_id, extra=_log_ids(request))
             self._refused[request.request_id] = f"its blend could not be begun: {error}"
 
     def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
@@ -215,7 +220,7 @@ class SchedulerHalf:
         for request_id, report in results.reports.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
-                self._finish_report(tracked, _whole_report(tracked, report))
+                self._finish_report(tracked, _whole_report(tracked, report), results.steps.get(request_id, ()))
         for request_id, reason in results.failed.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
@@ -276,7 +281,8 @@ class SchedulerHalf:
         found = tracked.lookup.result()
         start, tokens = found.end - num_external_tokens, list(request.prompt_token_ids)
         block_ids, report_tokens = blocks.get_block_ids(), tracked.order.report_tokens is True
-        task = BlendTask(request.request_id, plan, tokens, start, found.end, block_ids, report_tokens)
+        trace = trace_id(request.trace_headers)
+        task = BlendTask(request.request_id, plan, tokens, start, found.end, block_ids, report_tokens, trace)
         self._admission.begin(request.request_id, tracked.cost(found))
         self._new_loads.append(task)
 
@@ -297,14 +303,17 @@ class SchedulerHalf:
             digest.update(str(request.prompt_token_ids[order.blend.num_tokens :]).encode())
         return digest.digest()
 
-    def _finish_report(self, tracked: _Tracked, report: BlendReport) -> None:
+    def _finish_report(self, tracked: _Tracked, report: BlendReport, steps: Sequence[TimedStep] = ()) -> None:
         tracked.report = report
         if tracked.order.report_id is not None:
             self.control.set_report(tracked.order.report_id, report)
+        if tracked.request.trace_headers:
+            send_trace(tracked.request.trace_headers, report, steps, arrived_ns=tracked.arrived_ns)
 
     def _give_up(self, tracked: _Tracked, reason: str) -> None:
         """Let vLLM prefill a request that it has not been promised a blend of."""
-        logger.exception("Request %s is prefilled: %s", tracked.request.request_id, reason)
+        request = tracked.request
+        logger.exception("Request %s is prefilled: %s", request.request_id, reason, extra=_log_ids(request))
         self._finish_report(tracked, _blank_report(tracked, "prefilled", reason))
 
     def _report_refusal(self, request: Any, reason: str) -> None:
@@ -314,6 +323,10 @@ class SchedulerHalf:
             report = BlendReport(outcome="prefilled", reason=reason, prompt_tokens=request.num_prompt_tokens)
             self.control.set_report(report_id, report)
             self.control.set_encoded(report_id, reason)
+
+
+def _log_ids(request: Any) -> dict[str, str]:
+    return log_ids(request.request_id, trace_id(request.trace_headers))
 
 
 def _blank_report(tracked: _Tracked, outcome: Any, reason: str | None = None, **counts: int) -> BlendReport:
