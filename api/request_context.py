@@ -1,5 +1,6 @@
 """The request that is being answered, as its log lines, its trace and vLLM are told of it."""
 
+import logging
 import re
 import sys
 import uuid
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 from kvblend.api.tracing import Tracing
 
-__all__ = ["RequestContext", "engine_headers", "log_fields", "step"]
+__all__ = ["RequestContext", "add_ids", "engine_headers", "log_fields", "step"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
@@ -65,6 +66,13 @@ def log_fields() -> dict[str, str]:
     if parent := TRACEPARENT.fullmatch(current.trace_headers.get("traceparent", "")):
         fields |= {"trace_id": parent[1], "span_id": parent[2]}
     return {**fields, **(_span_ids() if current.tracing is not None else {})}
+
+
+def add_ids(record: logging.LogRecord) -> bool:
+    """Filter of a log's handler: every line has the fields of its request."""
+    for name, value in log_fields().items():
+        setattr(record, name, value)
+    return True
 
 
 def engine_headers() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Run the REST service in this process until a signal ends it."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import uvicorn
 
 from kvblend.api import ServiceConfig, create_app
 from kvblend.api.http.drain import Drain
+from kvblend.api.request_context import add_ids
 from kvblend.core.settings import Settings
 
 __all__ = ["DrainingServer", "run_service"]
@@ -35,6 +37,8 @@ def run_service(
     thread, and the process ends with status 0. `say` tells the user.
     """
     app = create_app(ServiceConfig(model=model, embedding_model=embedding_model, engines=engines, settings=settings))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(add_ids)
     say(f"kvblend serves {model} at http://{host}:{port}")
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, log_level="warning", timeout_graceful_shutdown=CLOSE_S

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kvblend.cli.log_format import configure_logging
 from kvblend.cli.progress import status_progress
 from kvblend.cli.server_process import ServerProcess
 from kvblend.core.errors import InvalidRequestError
@@ -66,11 +67,10 @@ def serve(
         raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
     if engine_url:
         engines = _engines(engine_url, control or [settings.control])
-    from kvblend.cli.log_format import configure_logging
+    configure_logging(settings.log_format)
     from kvblend.cli.models import fetch_embedding_model, resolve_model
     from kvblend.cli.run_service import run_service
 
-    configure_logging(settings.log_format)
     console = Console(stderr=True)
     say = logger.info if settings.log_format == "json" else partial(console.print, markup=False, highlight=False)
     model = resolve_model(model)

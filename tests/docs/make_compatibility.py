@@ -44,7 +44,11 @@ def _outcome(row: dict[str, Any] | None) -> str:
     told = [f"{row['num_passed']} passed", f"{len(row['failed'])} failed: {', '.join(row['failed'])}"]
     of = "" if row["tests"] == ["tests/vllm_connector"] else f" of {', '.join(f'`{each}`' for each in row['tests'])}"
     lacks = "; ".join(row["lacking"])
-    return ", ".join(told if row["failed"] else told[:1]) + f"{of}, {row['date']}" + (f". It lacks: {lacks}" if lacks else "")
+    return (
+        ", ".join(told if row["failed"] else told[:1])
+        + f"{of}, {row['date']}"
+        + (f". It lacks: {lacks}" if lacks else "")
+    )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def test_what_another_version_stored_is_a_miss_and_this_ones_is_read(
 
 def test_a_deleted_passage_leaves_no_file_of_any_version(store: TieredStore, tmp_path: Path) -> None:
     store.delete([make_key(number).variant for number in (1, 2)])
-    assert not [path for number in (1, 2) for path in (tmp_path / "disk" / make_key(number).variant.folder).glob("*.kv")]
+    assert not [
+        path for number in (1, 2) for path in (tmp_path / "disk" / make_key(number).variant.folder).glob("*.kv")
+    ]
     assert [*tmp_path.rglob("*.kv")], "the third passage's are there"
 
 
