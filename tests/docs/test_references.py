@@ -4,12 +4,21 @@ from types import ModuleType
 
 import pytest
 
-from tests.docs import make_cli, make_compatibility, make_metrics, make_plan, make_routes, make_settings
+from tests.docs import (
+    make_cli,
+    make_compatibility,
+    make_metrics,
+    make_peer_benchmarks,
+    make_plan,
+    make_routes,
+    make_settings,
+)
 
 MADE = {
     "cli": make_cli,
     "compatibility": make_compatibility,
     "metrics": make_metrics,
+    "peer_benchmarks": make_peer_benchmarks,
     "plan": make_plan,
     "routes": make_routes,
     "settings": make_settings,

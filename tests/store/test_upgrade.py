@@ -32,10 +32,6 @@ def store(tmp_path: Path) -> Iterator[TieredStore]:
         yield store
 
 
-def files(folder: Path) -> set[str]:
-    return {path.name.partition(".")[2] for path in folder.rglob("*.kv")}
-
-
 def test_what_another_version_stored_is_a_miss_and_this_ones_is_read(
     store: TieredStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
