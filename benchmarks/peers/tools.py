@@ -1,17 +1,17 @@
 """Other projects' benchmarks: how each is called, and what it found."""
 
 import json
+import os
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prompts import Question
 
 __all__ = ["TOOLS", "Asked", "Found", "Tool"]
-
-WORDS = "You answer from the passages that stand in front of a question."
 
 
 @dataclass(frozen=True)
@@ -92,3 +92,65 @@ class VLLMBench(Tool):
         told = json.loads((folder / "result.json").read_text())
         failed = told["num_prompts"] - told["completed"]
         return Found(told["p50_ttft_ms"], told["p95_ttft_ms"], told["request_throughput"], failed)
+
+
+class GuideLLM(Tool):
+    """guidellm, whose requests have a prompt of their own and nothing else."""
+
+    name, package, wanted = "guidellm", "guidellm", "0.8.1"
+
+    def command(self, asked: Asked, folder: Path) -> list[str]:
+        rows = [{"prompt": own.pasted, "output_tokens_count": asked.answer_tokens} for own in asked.questions]
+        (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tokenizer = {"kind": "huggingface_auto", "model": str(asked.tokenizer)}
+        data = {"kind": "json_file", "path": str(folder / "prompts.jsonl"), "load_kwargs": {"split": "train"}}
+        command = [str(self.python.parent / "guidellm"), "run", "--disable-console-interactive"]
+        command += ["--backend", json.dumps({"kind": "openai_http", "target": asked.url, "model": asked.model})]
+        command += ["--tokenizer", json.dumps(tokenizer), "--data", json.dumps(data)]
+        command += ["--profile", f"kind=concurrent,streams={asked.clients}"]
+        command += ["--constraint", f"kind=max_requests,count={len(asked.questions)}"]
+        return [*command, "--output", f"kind=json,path={folder}/result.json"]
+
+    def found(self, folder: Path) -> Found:
+        (told,) = json.loads((folder / "result.json").read_text())["benchmarks"]
+        metrics = told["metrics"]
+        ttft, rate = (metrics[name]["successful"] for name in ("time_to_first_token_ms", "requests_per_second"))
+        failed = metrics["request_totals"]["errored"] + metrics["request_totals"]["incomplete"]
+        return Found(ttft["percentiles"]["p50"], ttft["percentiles"]["p95"], rate["mean"], failed)
+
+
+class AIPerf(Tool):
+    """aiperf, which sends whole bodies as they are: documents in `kvblend`, where the server knows it."""
+
+    name, package, wanted, sends_bodies = "aiperf", "aiperf", "0.13.0", True
+
+    def command(self, asked: Asked, folder: Path) -> list[str]:
+        rows = [self._body(asked, own) for own in asked.questions]
+        (folder / "payloads.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = [str(self.python.parent / "aiperf"), "profile", "--model", asked.model, "--url", asked.url]
+        command += ["--endpoint-type", "chat", "--streaming", "--input-file", str(folder / "payloads.jsonl")]
+        command += ["--custom-dataset-type", "raw_payload", "--tokenizer", os.path.relpath(asked.tokenizer, folder)]
+        command += ["--concurrency", str(asked.clients), "--request-count", str(len(asked.questions))]
+        command += ["--ui-type", "none", "--workers-max", "1", "--no-server-metrics", "--no-gpu-telemetry"]
+        return [*command, "--output-artifact-dir", str(folder)]
+
+    def _body(self, asked: Asked, question: Question) -> dict[str, Any]:
+        said = question.text if asked.bodies else question.pasted
+        body = {
+            "model": asked.model,
+            "messages": [{"role": "user", "content": said}],
+            "max_tokens": asked.answer_tokens,
+            "temperature": 0,
+            "stream": True,
+        }
+        return {**body, "kvblend": {"documents": list(question.documents)}} if asked.bodies else body
+
+    def found(self, folder: Path) -> Found:
+        (path,) = folder.rglob("profile_export_aiperf.json")
+        told = json.loads(path.read_text())
+        ttft = told["time_to_first_token"]
+        failed = (told.get("error_request_count") or {}).get("avg") or 0
+        return Found(ttft["p50"], ttft["p95"], told["request_throughput"]["avg"], int(failed))
+
+
+TOOLS: tuple[type[Tool], ...] = (VLLMBench, GuideLLM, AIPerf)

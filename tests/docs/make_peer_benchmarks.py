@@ -27,7 +27,7 @@ def reference() -> str:
         f"{found['date']}: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} of them vLLM's, "
         f"{machine['dtype']}, the model `{found['model']}`. Each request asks a question over {found['documents']} "
         f"passages of a pool, in an order of its own, for {found['answer_tokens']} tokens; {found['requests']} "
-        f"requests by {found['clients']} clients. kvblend has the passages' KV stored, as after an ingest; vLLM has its "
+        f"requests by {found['clients']} clients. kvblend has the passages' KV stored, as after an ingest, vLLM its "
         f"prefix cache. Times are milliseconds."
     )
     note = found.get("note", "")
