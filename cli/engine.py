@@ -55,10 +55,10 @@ def engine_command(
     return [*command, *extra]
 
 
-def watching_arguments(settings: Settings, tracing: TracingSettings) -> list[str]:
-    """vLLM's own arguments by which its log is written, and its spans sent, as the service's are."""
+def watching_arguments(settings: Settings, tracing: TracingSettings, extra: Sequence[str] = ()) -> list[str]:
+    """vLLM's own arguments by which its log is written, and its spans sent, as the service's are; beside `extra`."""
     arguments = ["--logging-config.formatter", "json"] if settings.log_format == "json" else []
-    if tracing.traces_endpoint is not None:
+    if tracing.traces_endpoint is not None and "--disable-log-stats" not in extra:  # vLLM makes its spans of these
         arguments += ["--otlp-traces-endpoint", tracing.traces_endpoint]
     return arguments
 

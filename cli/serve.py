@@ -100,7 +100,7 @@ def serve(
             dtype=dtype or default_dtype(),
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
-            extra=[*watching_arguments(settings, TracingSettings()), *context.args],
+            extra=[*watching_arguments(settings, TracingSettings(), context.args), *context.args],
         )
         url = f"http://127.0.0.1:{engine_port}"
         engine = ServerProcess(
