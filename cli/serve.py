@@ -62,7 +62,7 @@ def serve(
     """
     if home is not None:
         os.environ["KVBLEND_HOME"] = str(home.absolute())
-    settings = Settings()
+    settings, tracing = Settings(), TracingSettings()
     if engine_url and (context.args or dtype or max_model_len or tensor_parallel_size > 1):
         raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
     if engine_url:
@@ -100,7 +100,7 @@ def serve(
             dtype=dtype or default_dtype(),
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
-            extra=[*watching_arguments(settings, TracingSettings(), context.args), *context.args],
+            extra=[*watching_arguments(settings, tracing, context.args), *context.args],
         )
         url = f"http://127.0.0.1:{engine_port}"
         engine = ServerProcess(
