@@ -85,7 +85,7 @@ def shorter(command: Sequence[str], asked: Asked, folder: Path) -> str:
     """The command as a page shows it, without this run's folders and ports."""
     words = (word.replace(str(folder) + "/", "").replace(str(folder), ".") for word in command[1:])
     words = (word.replace(asked.url, "$URL").replace(str(asked.tokenizer), "$MODEL") for word in words)
-    return shlex.join(["python", *words]).replace("'$URL'", "$URL").replace("'$MODEL'", "$MODEL")
+    return shlex.join([Path(command[0]).name, *words]).replace("'$URL'", "$URL").replace("'$MODEL'", "$MODEL")
 
 
 def main() -> int:
