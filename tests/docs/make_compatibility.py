@@ -35,7 +35,7 @@ def reference() -> str:
 
 
 def _rows() -> Iterator[str]:
-    found = {row["version"]: row for row in json.loads(RESULTS.read_text())}
+    found = {row["version"]: row for row in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     for own in VERSIONS:
         package = f"`{own.package}`" + (f" on the kernels of `{own.kernels}`" if own.kernels else "")
         yield f"| {own.version} | {package} | {own.interface} | {_outcome(found.get(own.version))} |"

@@ -21,6 +21,8 @@ against vLLM alone, one server at a time, with the same model, dtype and threads
 
 def reference() -> str:
     """Return docs/peer_benchmarks.md as it should be."""
+    if not RESULTS.exists():
+        return f"{HEAD}\nIt has not been run on a quiet machine yet: there are no results.\n"
     found = json.loads(RESULTS.read_text())
     machine = found["machine"]
     shape = (
