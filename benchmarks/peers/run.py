@@ -70,7 +70,8 @@ def row(tool: Tool, asked: Asked) -> dict[str, Any]:
             "documents": "in the body" if asked.bodies and tool.sends_bodies else "in the prompt",
             "command": shorter(shown, asked, folder),
         }
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+        environment.pop("HF_HUB_OFFLINE", None)  # aiperf would look for a folder in the hub's cache
         ended = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )

@@ -1,7 +1,6 @@
 """Other projects' benchmarks: how each is called, and what it found."""
 
 import json
-import os
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -125,11 +124,12 @@ class AIPerf(Tool):
     name, package, wanted, sends_bodies = "aiperf", "aiperf", "0.13.0", True
 
     def command(self, asked: Asked, folder: Path) -> list[str]:
+        (folder / "model").symlink_to(asked.tokenizer)
         rows = [self._body(asked, own) for own in asked.questions]
         (folder / "payloads.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         command = [str(self.python.parent / "aiperf"), "profile", "--model", asked.model, "--url", asked.url]
         command += ["--endpoint-type", "chat", "--streaming", "--input-file", str(folder / "payloads.jsonl")]
-        command += ["--custom-dataset-type", "raw_payload", "--tokenizer", os.path.relpath(asked.tokenizer, folder)]
+        command += ["--custom-dataset-type", "raw_payload", "--tokenizer", "./model"]
         command += ["--concurrency", str(asked.clients), "--request-count", str(len(asked.questions))]
         command += ["--ui-type", "none", "--workers-max", "1", "--no-server-metrics", "--no-gpu-telemetry"]
         return [*command, "--output-artifact-dir", str(folder)]
