@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorRole,
@@ -20,6 +21,7 @@ from kvblend.vllm_connector.settings import connector_settings
 from kvblend.vllm_connector.siblings import siblings_of_caller
 from kvblend.vllm_connector.support import check_engine
 from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
+from kvblend.vllm_connector.versions import untested
 from kvblend.vllm_connector.worker import WorkerHalf
 
 __all__ = ["KVBlendConnector"]
@@ -59,6 +61,8 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         check_engine(vllm_config)
         siblings = siblings_of_caller()
         siblings.check()
+        if role == KVConnectorRole.SCHEDULER and (warning := untested(vllm.__version__)) is not None:
+            logger.warning(warning)
         settings = connector_settings(self._kv_transfer_config.kv_connector_extra_config or {})
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None

@@ -24,6 +24,7 @@ from kvblend.api.quality.answer_sample import AnswerSample
 from kvblend.api.quality.divergence import with_divergence
 from kvblend.api.quality.gate import ContextCounts, Decision, Gate
 from kvblend.api.quality.live_guard import LiveGuard
+from kvblend.api.request_context import step
 from kvblend.core.order_fields import with_order
 from kvblend.core.report import BlendReport
 from kvblend.core.rest import BlendChoices, Source
@@ -140,6 +141,10 @@ class Blender:
 
     async def _asked(self, order: BlendOrder, replica: Replica, facts: EngineFacts) -> "_Asked":
         """What is to be asked of a server."""
+        with step("kvblend.plan"):
+            return await self._planned(order, replica, facts)
+
+    async def _planned(self, order: BlendOrder, replica: Replica, facts: EngineFacts) -> "_Asked":
         given = {name: value for name, value in order.sampling.items() if value is not None}
         body: dict[str, Any] = {"model": facts.model, **engine_fields(given, salt=order.prompt.salt)}
         if order.prefilled is not None:

@@ -1,6 +1,6 @@
 """The connector in vLLM's scheduler process: which tokens come from passage KV, and under which block hashes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -16,8 +16,10 @@ from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
+from kvblend.vllm_connector.log_ids import log_ids
 from kvblend.vllm_connector.metadata import BlendTask, EncodeTask, StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler.admission import Admission
+from kvblend.vllm_connector.scheduler.blend_trace import send_trace, trace_id
 from kvblend.vllm_connector.scheduler.block_hashes import SaltedHashes
 from kvblend.vllm_connector.scheduler.control import ControlServer, engine_address
 from kvblend.vllm_connector.scheduler.engine_info import engine_info
@@ -28,6 +30,7 @@ from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
 from kvblend.vllm_connector.scheduler.tracked import Tracked
 from kvblend.vllm_connector.siblings import NO_SIBLINGS, Siblings
 from kvblend.vllm_connector.span_keys import place_spans
+from kvblend.vllm_connector.timed_step import TimedStep
 
 __all__ = ["SchedulerHalf"]
 
@@ -81,7 +84,7 @@ class SchedulerHalf:
             if order is not None and order.blend is not None:
                 self._check_salt(request, order.blend)
         except InvalidRequestError as error:
-            logger.warning("Request %s is prefilled: %s", request.request_id, error)
+            logger.warning("Request %s is prefilled: %s", request.request_id, error, extra=_log_ids(request))
             self._report_refusal(request, str(error))
             return
         if order is None:
@@ -179,7 +182,7 @@ class SchedulerHalf:
         try:
             self._begin_load(tracked, blocks, num_external_tokens)
         except Exception as error:
-            logger.exception("Request %s is prefilled", request.request_id)
+            logger.exception("Request %s is prefilled", request.request_id, extra=_log_ids(request))
             self._refused[request.request_id] = f"its blend could not be begun: {error}"
 
     def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
@@ -219,7 +222,7 @@ class SchedulerHalf:
         for request_id, report in results.reports.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
-                self._finish_report(tracked, tracked.whole_report(report))
+                self._finish_report(tracked, tracked.whole_report(report), results.steps.get(request_id, ()))
         for request_id, reason in results.failed.items():
             tracked = self._tracked.get(request_id)
             if tracked is not None:
@@ -279,7 +282,8 @@ class SchedulerHalf:
         found = tracked.lookup.result()
         start, tokens = found.end - num_external_tokens, list(request.prompt_token_ids)
         block_ids, report_tokens = blocks.get_block_ids(), tracked.order.report_tokens is True
-        task = BlendTask(request.request_id, plan, tokens, start, found.end, block_ids, report_tokens)
+        trace = trace_id(request.trace_headers)
+        task = BlendTask(request.request_id, plan, tokens, start, found.end, block_ids, report_tokens, trace)
         self._admission.begin(request.request_id, tracked.cost(found))
         self._new_loads.append(task)
 
@@ -289,14 +293,17 @@ class SchedulerHalf:
         length: int = self._manager.coordinator.find_longest_cache_hit(hashes, tracked.request.num_tokens - 1)[1]
         return length
 
-    def _finish_report(self, tracked: Tracked, report: BlendReport) -> None:
+    def _finish_report(self, tracked: Tracked, report: BlendReport, steps: Sequence[TimedStep] = ()) -> None:
         tracked.report = report
         if tracked.order.report_id is not None:
             self.control.set_report(tracked.order.report_id, report)
+        if tracked.request.trace_headers:
+            send_trace(tracked.request.trace_headers, report, steps, arrived_ns=tracked.arrived_ns)
 
     def _give_up(self, tracked: Tracked, reason: str) -> None:
         """Let vLLM prefill a request that it has not been promised a blend of."""
-        logger.exception("Request %s is prefilled: %s", tracked.request.request_id, reason)
+        request = tracked.request
+        logger.exception("Request %s is prefilled: %s", request.request_id, reason, extra=_log_ids(request))
         self._finish_report(tracked, tracked.blank_report("prefilled", reason))
 
     def _report_refusal(self, request: Any, reason: str) -> None:
@@ -309,6 +316,10 @@ class SchedulerHalf:
 
 def _has_plan_salt(request: Any, plan: ContextPlan) -> bool:
     return has_plan_salt(request.cache_salt, plan, request.prompt_token_ids[plan.num_tokens :])
+
+
+def _log_ids(request: Any) -> dict[str, str]:
+    return log_ids(request.request_id, trace_id(request.trace_headers))
 
 
 def _hashes(request: Any, order: KVBlendParams) -> SaltedHashes:

@@ -1,7 +1,8 @@
 """A request with an order, and what is reported of it."""
 
+import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvblend.blend import SELECTORS
@@ -29,6 +30,7 @@ class Tracked:
     report: BlendReport | None = None
     encoded: bool = False
     """Whether the step that completes its passage was scheduled: a preemption after it changes nothing."""
+    arrived_ns: int = field(default_factory=time.time_ns)
 
     @property
     def plan(self) -> ContextPlan:
