@@ -13,6 +13,7 @@ for name, value in {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -20,8 +21,9 @@ for name, value in {
     "PYTHONSAFEPATH": "1",
 }.items():
     os.environ.setdefault(name, value)
-# A developer's own settings do not reach the tests.
-for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
+# A developer's own settings do not reach the tests; what these are told does.
+SWITCHES = {"KVBLEND_KILL_ROUNDS", "KVBLEND_TEST_CAPABLE_MODEL"}
+for name in [name for name in os.environ if name.startswith("KVBLEND_") and name not in SWITCHES]:
     del os.environ[name]
 # `python -m pytest` puts the repository on the path, where vLLM would take our folders for packages of its own.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
