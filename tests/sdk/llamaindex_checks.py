@@ -109,7 +109,7 @@ def test_tools_and_schemas() -> None:
 def test_errors_are_openais_and_bad_fields_are_named(collection: str) -> None:
     with pytest.raises(openai.BadRequestError, match="would fit"):
         KVBlendLLM(max_tokens=100_000).chat([ChatMessage("?")], documents=[TextNode(text="Vik")])
-    with pytest.raises(ValueError, match="recompute_ratio\n.*less than or equal to 1"):
+    with pytest.raises(ValueError, match=r"recompute_ratio\n.*less than or equal to 1"):
         KVBlendLLM(recompute_ratio=2.0)
     with pytest.raises(ValueError, match="recompute_ration"):
         KVBlendLLM(recompute_ration=0.2)

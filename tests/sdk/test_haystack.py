@@ -125,7 +125,7 @@ def test_documents_of_any_retriever_tools_and_schemas(url: str) -> None:
 def test_errors_are_openais_and_bad_fields_are_named(url: str) -> None:
     with pytest.raises(openai.BadRequestError, match="would fit"):
         KVBlendChatGenerator(api_base_url=url, generation_kwargs={"max_tokens": 100_000}).run("?", documents=[LAMP])
-    with pytest.raises(ValueError, match="recompute_ratio\n.*less than or equal to 1"):
+    with pytest.raises(ValueError, match=r"recompute_ratio\n.*less than or equal to 1"):
         KVBlendChatGenerator(recompute_ratio=2.0)
     with pytest.raises(ValueError, match="neighbours"):
         KVBlendRetriever("haystack-vik", neighbours=1)  # type: ignore[call-arg]

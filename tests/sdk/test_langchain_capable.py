@@ -83,7 +83,7 @@ def test_an_agent_decides_to_search(capable_service: RunningService) -> None:
     agent: Any = create_agent(ChatKVBlend(base_url=url, max_tokens=100), [tool])
 
     messages = agent.invoke({"messages": [HumanMessage("Search: who built the bridge of Ulvsund?")]})["messages"]
-    asked, called, found, *_, answer = messages
+    _, called, found, *_, answer = messages
     assert isinstance(called, AIMessage) and called.tool_calls[0]["name"] == "search_town"
     assert isinstance(found, ToolMessage) and found.content == TOWN["bridge"]
     assert isinstance(answer, AIMessage) and not answer.tool_calls

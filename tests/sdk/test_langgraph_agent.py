@@ -41,7 +41,7 @@ def test_an_agent_searches_and_its_answer_is_blended(service: RunningService) ->
     chat = ChatKVBlend(base_url=service.url, max_tokens=40, recompute_ratio=0.5)
     agent: Any = create_agent(chat, [tool], middleware=[search_first])
 
-    asked, called, found, answer = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
+    _, called, found, answer = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
     assert isinstance(called, AIMessage) and isinstance(found, ToolMessage) and isinstance(answer, AIMessage)
     assert [(call["name"], call["id"]) for call in called.tool_calls] == [("search_town", found.tool_call_id)]
     texts = str(found.content).split("\n\n")
