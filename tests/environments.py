@@ -29,7 +29,7 @@ def bare_environment(**variables: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | variables
 
 
-def python_with(extra: str) -> tuple[Path, dict[str, str]]:
+def python_with(extra: str) -> tuple[str, dict[str, str]]:
     """The interpreter of an environment that `pip install kvblend[extra] pytest` makes, made once and kept, and the
     variables that give it this tree's kvblend."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -40,4 +40,4 @@ def python_with(extra: str) -> tuple[Path, dict[str, str]]:
         with TemporaryDirectory(dir=ENVIRONMENTS) as scratch, suppress(OSError):  # another process may be first
             installed(wanted[0], Path(scratch) / name, *wanted[1:]).rename(ENVIRONMENTS / name)
     variables = bare_environment(PYTHONPATH=str(ROOT / "src"), PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1")
-    return ENVIRONMENTS / name / "bin" / "python", variables
+    return str(ENVIRONMENTS / name / "bin" / "python"), variables

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from kvblend.core.plan import SelectorName
 from kvblend.core.rest import BlendOptions, OrderName, Reuse, SuppliedDocument
@@ -13,8 +13,6 @@ __all__ = ["BlendFields"]
 
 class BlendFields(BaseModel):
     """Fields as of `kvblend.core.rest.BlendOptions`, mixed into a framework's model or held by it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     collection: str | None = None
     """Retrieved from where there are no documents; else whose preamble and KV the documents have."""

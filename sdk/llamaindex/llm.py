@@ -6,7 +6,7 @@ from typing import Any
 from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.schema import BaseNode, NodeWithScore
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from kvblend.sdk.frameworks.blend_fields import BlendFields
 from kvblend.sdk.frameworks.openai_requests import blend_of, key_or_none, one_loops_client, openai_url, with_blend
@@ -26,6 +26,8 @@ class KVBlendLLM(OpenAILike, BlendFields):
 
     Where `api_base` or `api_key` is not given it is that of `KVBLEND_URL` or `KVBLEND_API_KEY`.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     api_key: str | None = Field(default=None, exclude=True, repr=False)
     context_window: int = 0

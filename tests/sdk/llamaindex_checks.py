@@ -114,7 +114,7 @@ def test_errors_are_openais_and_bad_fields_are_named(collection: str) -> None:
     with pytest.raises(ValueError, match="recompute_ration"):
         KVBlendLLM(recompute_ration=0.2)
     with pytest.raises(ValueError, match="neighbours"):
-        KVBlendRetriever(collection, neighbours=1)
+        KVBlendRetriever(collection, neighbours=1)  # type: ignore[call-arg]
 
 
 def test_a_key_is_shown_and_never_written_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from haystack import Document, Pipeline
 from haystack.components.builders import ChatPromptBuilder
 from haystack.dataclasses import ChatMessage, StreamingChunk
-from haystack.tools import Tool
+from haystack.tools.tool import Tool
 from haystack.utils import Secret
 from pydantic import BaseModel
 
