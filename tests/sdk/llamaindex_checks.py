@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -91,9 +91,9 @@ def test_tools_and_schemas() -> None:
     class Lamp(BaseModel):
         """What a lamp burns."""
 
-        fuel: str
+        fuel: Literal["seal oil", "birch"]
 
-    def lookup(place: str) -> str:
+    def lookup(place: Literal["north", "south"]) -> str:
         """Looks up a place."""
         return place
 
