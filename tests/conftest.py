@@ -21,9 +21,8 @@ for name, value in {
     "PYTHONSAFEPATH": "1",
 }.items():
     os.environ.setdefault(name, value)
-# A developer's own settings do not reach the tests; what these are told does.
-SWITCHES = {"KVBLEND_KILL_ROUNDS", "KVBLEND_TEST_CAPABLE_MODEL"}
-for name in [name for name in os.environ if name.startswith("KVBLEND_") and name not in SWITCHES]:
+# A developer's own settings do not reach the tests.
+for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
     del os.environ[name]
 # `python -m pytest` puts the repository on the path, where vLLM would take our folders for packages of its own.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]

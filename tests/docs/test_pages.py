@@ -51,7 +51,7 @@ def test_commands_and_their_options_are_there(page: Path) -> None:
 
 @pages
 def test_settings_are_there(page: Path) -> None:
-    test_switches = {"KILL_ROUNDS", "TEST_CAPABLE_MODEL"}
+    test_switches = {"KILL_ROUNDS"}
     named = set(re.findall(r"KVBLEND_([A-Z_]*[A-Z])\b(?!_)", page.read_text()))
     assert named <= {name.upper() for name in Settings.model_fields} | test_switches
 

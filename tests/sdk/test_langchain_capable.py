@@ -19,12 +19,12 @@ from kvblend.sdk.langchain import ChatKVBlend, KVBlendRetriever
 from tests.sdk.town import TOWN
 from tests.service import RunningService, running_service
 
-NAMED = os.environ.get("KVBLEND_TEST_CAPABLE_MODEL")
+NAMED = os.environ.get("TEST_CAPABLE_MODEL")
 MODEL = Path(NAMED) if NAMED else Settings().home_path / "models" / QWEN_CODER.folder_name
 if not NAMED and not MODEL.is_dir():
     pytest.skip(
         f"no model that calls tools: `kvblend serve qwen-coder` fetches one to {MODEL}, and "
-        "KVBLEND_TEST_CAPABLE_MODEL names the folder of another",
+        "TEST_CAPABLE_MODEL names the folder of another",
         allow_module_level=True,
     )
 
