@@ -9,6 +9,7 @@ import httpx
 import pytest
 from transformers import AutoTokenizer
 
+from kvblend.api.prompt.sent_messages import sent_messages
 from kvblend.core.plan import KVBlendParams
 from kvblend.core.plan_salt import has_plan_salt, plan_salt
 from kvblend.sdk import Client
@@ -66,13 +67,14 @@ def test_a_chats_passages_are_in_its_messages(proxied: ScriptedService, demo_mod
     chat = {"messages": [{"role": "user", "content": QUESTION}]}
     answer, sent = ask(proxied, "/v1/chat/completions", {**chat, "kvblend": {"collection": "lamps", "top_k": 2}})
     texts = [source["text"] for source in answer["kvblend"]["sources"]]
-    content = sent["messages"][-1]["content"]
-    assert len(texts) == 2 and all(text in content for text in texts) and content.endswith(QUESTION)
+    parts = [part["text"] for part in sent["messages"][-1]["content"]]
+    assert len(texts) == 2 and all(text in parts[0] for text in texts) and parts[1:] == [QUESTION]
     order = KVBlendParams.model_validate(order_in(sent))
     assert answer["kvblend"]["report"]["outcome"] == "blended" and "kv_transfer_params" not in sent
     assert order.blend is not None and sum(span.kind == "passage" for span in order.blend.spans) == 2
     tokenizer = AutoTokenizer.from_pretrained(demo_model_path)
-    prompt = tokenizer.apply_chat_template(sent["messages"], add_generation_prompt=True, tokenize=True)
+    read = sent_messages(sent["messages"])
+    prompt = tokenizer.apply_chat_template(read, add_generation_prompt=True, tokenize=True)
     prompt_ids = list(prompt["input_ids"])
     assert has_plan_salt(sent["cache_salt"], order.blend, prompt_ids[order.blend.num_tokens :])
 
@@ -80,7 +82,7 @@ def test_a_chats_passages_are_in_its_messages(proxied: ScriptedService, demo_mod
 def test_a_chats_passages_that_nobody_ingested_are_prefilled(proxied: ScriptedService) -> None:
     chat = {"messages": [{"role": "user", "content": QUESTION}], "kvblend": {"documents": ["No lamp burns."]}}
     answer, sent = ask(proxied, "/v1/chat/completions", chat)
-    assert "No lamp burns." in sent["messages"][-1]["content"] and not order_in(sent)
+    assert "No lamp burns." in sent["messages"][-1]["content"][0]["text"] and not order_in(sent)
     report = answer["kvblend"]["report"]
     assert report["outcome"] == "prefilled" and report["reason"] == "vLLM is told a chat by its messages alone"
 

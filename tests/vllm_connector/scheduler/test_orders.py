@@ -72,9 +72,10 @@ def test_whoever_sent_a_malformed_order_is_told_so() -> None:
     for broken in ({"report_id": "mine", "blend": 5}, {"report_id": "mine", "x": 1}):
         assert order_report_id(request_with(kvblend=json.dumps(broken))) == "mine"
         assert order_report_id(request_with(kv_transfer_params={"kvblend": broken})) == "mine"
-    for broken in ({"report_id": 5}, {}, [1], "x", None):
-        assert order_report_id(request_with(kvblend=json.dumps(broken))) is None
-        assert order_report_id(request_with(kv_transfer_params={"kvblend": broken})) is None
+    nameless: list[Any] = [{"report_id": 5}, {}, [1], "x", None]
+    for each in nameless:
+        assert order_report_id(request_with(kvblend=json.dumps(each))) is None
+        assert order_report_id(request_with(kv_transfer_params={"kvblend": each})) is None
 
 
 def test_what_a_prefill_nodes_answer_had_is_no_order() -> None:
