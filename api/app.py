@@ -12,8 +12,10 @@ from kvblend.api.http.disconnect import ClientGoneError
 from kvblend.api.http.drain import Drain, DrainGate
 from kvblend.api.http.errors import install_error_handlers
 from kvblend.api.http.request_count import RequestCount
+from kvblend.api.http.request_scope import RequestScope
 from kvblend.api.http.routes import collections, console, docs, engine, health, kv, openai, quality, query
 from kvblend.api.service import ServiceConfig, running_service
+from kvblend.api.tracing import Tracing
 from kvblend.core.rest import ErrorResponse
 
 __all__ = ["create_app"]
@@ -25,11 +27,11 @@ def create_app(config: ServiceConfig) -> FastAPI:
     """The service of this config; it starts and stops with the application's lifespan. `app.state.drain` leads it to
     its end."""
 
-    drain = Drain()
+    drain, tracing = Drain(), Tracing.of(config.tracing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running_service(config) as service:
+        async with running_service(config, tracing) as service:
             app.state.service = service
             drain.on_begin = service.ingest.stop
             yield
@@ -59,4 +61,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
     app.add_middleware(BodyLimit, max_document_bytes=config.settings.max_document_bytes)
     app.add_middleware(DrainGate, drain=drain)
     app.add_middleware(RequestCount)  # around the others: it sees every answer
+    app.add_middleware(RequestScope, tracing=tracing)
+    if tracing is not None:
+        tracing.watch_routes(app)
     return app

@@ -47,8 +47,9 @@ from kvblend.api.quality.live_guard import LiveGuard
 from kvblend.api.quality.served_calibration import ServedCalibration
 from kvblend.api.retrieval_models import open_embedder, open_reranker
 from kvblend.api.tier_metrics import TierMetrics
+from kvblend.api.tracing import Tracing
 from kvblend.core.errors import ConflictError, EngineUnavailableError
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 from kvblend.retriever import (
     EmbeddingModel,
     PassageMatcher,
@@ -74,6 +75,7 @@ class ServiceConfig:
     embedding_model: str | Path
     engines: Sequence[tuple[str, str]]
     settings: Settings = field(default_factory=Settings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def service_of(request: Request) -> Service:
 
 
 @contextlib.asynccontextmanager
-async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
-    """Start a service; at the end stop its background work and close what it opened.
+async def running_service(config: ServiceConfig, tracing: Tracing | None = None) -> AsyncIterator[Service]:
+    """Start a service; at the end stop its background work and close what it opened. `tracing`: of its requests.
 
     Raises KVBlendError where a folder of the settings cannot be used, ConflictError where another service uses it.
     """
@@ -130,6 +132,8 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
         return keys.limits(tenant).kv_quota_bytes
 
     async with contextlib.AsyncExitStack() as stack:
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         stack.enter_context(_lock_home(settings.home_path))
         tokenizer = await asyncio.to_thread(_load_tokenizer, config.model)
         prompts = PromptBuilder(tokenizer)
@@ -160,6 +164,8 @@ async def running_service(config: ServiceConfig) -> AsyncIterator[Service]:
             for url, control in config.engines
         ]
         for replica in each_replica:
+            if tracing is not None:
+                replica.engine.watch(tracing)
             metrics.breaker(f"vLLM at {replica.engine.url}", replica)
         for tier in store.remotes:
             metrics.breaker(f"{tier.name} tier at {tier.location}", tier)

@@ -20,7 +20,7 @@ from kvblend.cli.query import query
 from kvblend.cli.search import search
 from kvblend.cli.serve import serve
 from kvblend.core.errors import KVBlendError
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 
 __all__ = ["app", "run"]
 
@@ -57,10 +57,12 @@ def run() -> None:
             raise
         _fail(missing_package(error.name).message)
     except ValidationError as error:
-        if error.title != Settings.__name__:
+        prefixes = {own.__name__: own.model_config.get("env_prefix", "") for own in (Settings, TracingSettings)}
+        if error.title not in prefixes:
             raise
         first = error.errors()[0]
-        _fail(f"KVBLEND_{'_'.join(map(str, first['loc'][:1])).upper()}={first['input']}: {first['msg']}")
+        name = f"{prefixes[error.title]}{'_'.join(map(str, first['loc'][:1])).upper()}"
+        _fail(f"{name}={first['input']}: {first['msg']}")
     except OSError as error:
         if error.filename is None:
             raise

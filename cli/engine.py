@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from kvblend.cli.extras import require_vllm
 from kvblend.core.machine import Machine, runs_on_cpu, this_machine
+from kvblend.core.settings import Settings, TracingSettings
 
-__all__ = ["default_dtype", "dtype_of", "engine_command", "engine_environment", "free_port"]
+__all__ = ["default_dtype", "dtype_of", "engine_command", "engine_environment", "free_port", "watching_arguments"]
 
 CONNECTOR = {
     "kv_connector": "KVBlendConnector",
@@ -54,6 +55,14 @@ def engine_command(
     return [*command, *extra]
 
 
+def watching_arguments(settings: Settings, tracing: TracingSettings, extra: Sequence[str] = ()) -> list[str]:
+    """vLLM's own arguments by which its log is written, and its spans sent, as the service's are; beside `extra`."""
+    arguments = ["--logging-config.formatter", "json"] if settings.log_format == "json" else []
+    if tracing.traces_endpoint is not None and "--disable-log-stats" not in extra:  # vLLM makes its spans of these
+        arguments += ["--otlp-traces-endpoint", tracing.traces_endpoint]
+    return arguments
+
+
 def engine_environment(*, control: str, tensor_parallel_size: int = 1) -> dict[str, str]:
     """This process's environment with what the vLLM server needs; what is set already stays, but the control address.
 
@@ -67,6 +76,10 @@ def engine_environment(*, control: str, tensor_parallel_size: int = 1) -> dict[s
         environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    tracing = TracingSettings()
+    if tracing.exporter_otlp_endpoint is not None:
+        environment.setdefault("OTEL_SERVICE_NAME", "vllm")
+        environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = tracing.exporter_otlp_protocol
     return {**environment, "KVBLEND_CONTROL": control, "PYTHONSAFEPATH": "1"}
 
 

@@ -1,15 +1,16 @@
 """Run the REST service in this process until a signal ends it."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
-from rich.console import Console
 
 from kvblend.api import ServiceConfig, create_app
 from kvblend.api.http.drain import Drain
+from kvblend.api.request_context import add_ids
 from kvblend.core.settings import Settings
 
 __all__ = ["DrainingServer", "run_service"]
@@ -27,17 +28,21 @@ def run_service(
     settings: Settings,
     host: str,
     port: int,
-    console: Console,
+    say: Callable[[str], None],
     at_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on host and port. `engines`: URL and control address of each vLLM.
 
     SIGINT or SIGTERM drains the service, and this returns. Where that takes too long, `at_end` is called, in another
-    thread, and the process ends with status 0.
+    thread, and the process ends with status 0. `say` tells the user.
     """
     app = create_app(ServiceConfig(model=model, embedding_model=embedding_model, engines=engines, settings=settings))
-    console.print(f"kvblend serves {model} at http://{host}:{port}", markup=False, highlight=False)
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=CLOSE_S)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(add_ids)
+    say(f"kvblend serves {model} at http://{host}:{port}")
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, log_level="warning", timeout_graceful_shutdown=CLOSE_S
+    )
     DrainingServer(config, app.state.drain, at_end).run()
 
 

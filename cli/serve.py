@@ -5,17 +5,22 @@ import os
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from kvblend.cli.log_format import configure_logging
 from kvblend.cli.progress import status_progress
+from kvblend.cli.server_process import ServerProcess
 from kvblend.core.errors import InvalidRequestError
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 
 __all__ = ["serve"]
+
+logger = logging.getLogger(__name__)
 
 Host = Annotated[
     str, typer.Option(help="Where the service listens; vLLM itself listens on the loopback interface only.")
@@ -57,26 +62,31 @@ def serve(
     """
     if home is not None:
         os.environ["KVBLEND_HOME"] = str(home.absolute())
-    settings = Settings()
+    settings, tracing = Settings(), TracingSettings()
     if engine_url and (context.args or dtype or max_model_len or tensor_parallel_size > 1):
         raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
     if engine_url:
         engines = _engines(engine_url, control or [settings.control])
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure_logging(settings.log_format)
     from kvblend.cli.models import fetch_embedding_model, resolve_model
     from kvblend.cli.run_service import run_service
 
+    console = Console(stderr=True)
+    say = logger.info if settings.log_format == "json" else partial(console.print, markup=False, highlight=False)
     model = resolve_model(model)
     embedding = embedding_model or ("" if settings.embedding_url else str(fetch_embedding_model()))
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, _exit)
     if engine_url:
-        run_service(model, embedding, engines, settings=settings, host=host, port=port, console=console)
+        run_service(model, embedding, engines, settings=settings, host=host, port=port, say=say)
         return
-    from kvblend.cli.engine import default_dtype, engine_command, engine_environment, free_port
-    from kvblend.cli.server_process import ServerProcess
+    from kvblend.cli.engine import (
+        default_dtype,
+        engine_command,
+        engine_environment,
+        free_port,
+        watching_arguments,
+    )
 
     with tempfile.TemporaryDirectory(prefix="kvblend-") as folder:
         address = f"ipc://{folder}/control.sock"
@@ -90,7 +100,7 @@ def serve(
             dtype=dtype or default_dtype(),
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
-            extra=context.args,
+            extra=[*watching_arguments(settings, tracing, context.args), *context.args],
         )
         url = f"http://127.0.0.1:{engine_port}"
         engine = ServerProcess(
@@ -102,16 +112,24 @@ def serve(
         )
         try:
             engine.start()
-            with status_progress(console) as progress:
-                task = progress.add_task("starting vLLM")
-                engine.wait_ready(tick=lambda line: progress.update(task, description=f"starting vLLM: {line[-90:]}"))
-            engine.supervise(lambda message: console.print(message, style="yellow", markup=False))
+            if settings.log_format == "json":
+                engine.wait_ready()
+            else:
+                _wait_ready(engine, console)
+            engine.supervise(say)
             run_service(
-                model, embedding, [(url, address)], settings=settings, host=host, port=port, console=console,
+                model, embedding, [(url, address)], settings=settings, host=host, port=port, say=say,
                 at_end=lambda: engine.stop(grace_s=ENGINE_GRACE_S),
             )  # fmt: skip
         finally:
             engine.stop(grace_s=ENGINE_GRACE_S)
+
+
+def _wait_ready(engine: ServerProcess, console: Console) -> None:
+    """Wait behind a spinner that has the newest line of the log."""
+    with status_progress(console) as progress:
+        task = progress.add_task("starting vLLM")
+        engine.wait_ready(tick=lambda line: progress.update(task, description=f"starting vLLM: {line[-90:]}"))
 
 
 def _engines(urls: list[str], controls: list[str]) -> list[tuple[str, str]]:

@@ -42,6 +42,11 @@ class EngineInfo(BaseModel):
     default_recompute_ratio: float
     max_raw_logprobs: int = 0
     """How many of a token's likeliest a request may ask the model's own log-probabilities of; 0: of none."""
+    salted: bool = False
+    """Whether its KV, or the names of its blocks, leave it: a plan's request then has the plan's `cache_salt`."""
+    proxied: bool = False
+    """Whether it prefills for others, or has others prefill: what hands a request on replaces `kv_transfer_params`, so
+    that an order goes in `vllm_xargs`, and a chat's prompt in its messages alone."""
 
 
 class ControlReply(BaseModel):

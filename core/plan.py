@@ -1,4 +1,4 @@
-"""The versioned orders that a vLLM request carries in `kv_transfer_params["kvblend"]`.
+"""The versioned orders that a vLLM request carries: `kvblend` in `kv_transfer_params`, or as JSON text in `vllm_xargs`.
 
 A prompt is laid out as
 
@@ -13,7 +13,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-__all__ = ["ContextPlan", "Cut", "EncodeOrder", "KVBlendParams", "SelectorName", "Span"]
+__all__ = ["ORDER", "REPORT", "ContextPlan", "Cut", "EncodeOrder", "KVBlendParams", "SelectorName", "Span"]
+
+ORDER, REPORT = "kvblend", "kvblend_report"
+"""Under which a request has its order, and `kv_transfer_params` of the answer the report: they differ, since a decode
+node gets as its request's what the prefill node's answer had."""
 
 SCHEMA_VERSION: Literal[2] = 2
 MAX_ENCODE_CONTEXTS = 8
@@ -140,10 +144,11 @@ class EncodeOrder(_Schema):
 
 
 class KVBlendParams(_Schema):
-    """The value of `kv_transfer_params["kvblend"]`: one of `blend` and `encode`.
+    """The value of `kv_transfer_params["kvblend"]`, or as JSON text that of `vllm_xargs["kvblend"]`: one of `blend` and
+    `encode`.
 
-    `report_id` is the caller's name for the request, under which the control channel and
-    the HTTP response's `kv_transfer_params` give its `BlendReport`. `report_tokens`: with the fate of every token.
+    `report_id` is the caller's name for the request, under which the control channel gives its `BlendReport`; so does
+    the HTTP response's `kv_transfer_params["kvblend_report"]`. `report_tokens`: with the fate of every token.
     """
 
     version: Literal[2] = SCHEMA_VERSION

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["STORED_SHARE", "CodecName", "EncodePolicy", "EvictionName", "Settings", "WritePolicy"]
+__all__ = [
+    "STORED_SHARE",
+    "CodecName",
+    "EncodePolicy",
+    "EvictionName",
+    "LogFormat",
+    "Settings",
+    "TracingSettings",
+    "WritePolicy",
+]
 
 GIB = 1 << 30
 WritePolicy = Literal["memory", "disk", "remote"]
@@ -15,6 +24,7 @@ CodecName = Literal["raw", "fp8", "int8", "int4", "entropy"]
 STORED_SHARE: dict[CodecName, float] = {"raw": 1.0, "fp8": 0.532, "int8": 0.505, "int4": 0.282, "entropy": 0.26}
 """Stored bytes over those of the numbers in 16 bits, as measured (docs/store.md)."""
 OpenRoutes = Annotated[str, Field(pattern=r"^((docs|metrics|readyz) ?)*$")]
+LogFormat = Literal["text", "json"]
 EvictionName = Literal["lru", "s3-fifo", "cost-aware"]
 
 
@@ -188,6 +198,10 @@ class Settings(BaseSettings):
     hold, of all contexts that are blended at a time (at most `--max-model-len`). They are allocated at start, beside
     vLLM's memory. A longer context is prefilled."""
 
+    log_format: LogFormat = "text"
+    """`json`: each line of the service's and of vLLM's log is a JSON object, with the
+    [ids of its request and trace](operations.md#logs)."""
+
     @property
     def routes_without_key(self) -> frozenset[str]:
         """Which of the routes that `open_routes` names need no key."""
@@ -201,3 +215,21 @@ class Settings(BaseSettings):
     @property
     def disk_tier_path(self) -> Path:
         return (self.disk_path or self.home / "kv").expanduser()
+
+
+class TracingSettings(BaseSettings):
+    """OpenTelemetry's own variables, as far as kvblend itself goes by them: where spans are sent, by which protocol,
+    and in whose name."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="ignore")
+
+    exporter_otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+")] | None = None
+    exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = "http/protobuf"
+    service_name: str | None = None
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where the spans go: by HTTP a path of the endpoint's."""
+        if self.exporter_otlp_endpoint is None or self.exporter_otlp_protocol == "grpc":
+            return self.exporter_otlp_endpoint
+        return f"{self.exporter_otlp_endpoint.rstrip('/')}/v1/traces"

@@ -33,6 +33,9 @@ __all__ = ["TieredStore"]
 
 log = logging.getLogger(__name__)
 
+Fetched = Callable[[str, OpCounts], None]
+"""Is told a tier's name, and what came of a fetch there."""
+
 
 class TieredStore:
     """Passage KV in ordered tiers, fastest first. Safe from several threads and processes at once.
@@ -145,21 +148,26 @@ class TieredStore:
         return counts
 
     def open_many(
-        self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER, *, passing_over: Collection[str] = ()
+        self,
+        keys: Collection[PassageKVKey],
+        deadline: Deadline = NEVER,
+        *,
+        passing_over: Collection[str] = (),
+        fetched: Fetched = lambda tier, counts: None,
     ) -> Mapping[PassageKVKey, OpenPassageKV]:
         """Open each from the fastest tier that has it, and mark it as used; what is nowhere, or late, is left out.
 
         Tiers whose names are in `passing_over` are not looked at. A file stays readable until it is closed, whatever is
         evicted or deleted meanwhile. One whose header fails its check is quarantined and passed over. Heads that lie in
-        files of other ranges are put together.
+        files of other ranges are put together. `fetched` is told of each tier that was asked, and what came of it.
         """
-        opened: dict[PassageKVKey, OpenPassageKV] = dict(self._open_on_device(keys, deadline))
+        opened: dict[PassageKVKey, OpenPassageKV] = dict(self._open_on_device(keys, deadline, fetched))
         shared = [tier for tier in self.shared if tier.name not in passing_over]
         for tier in shared:
             missing = [key for key in keys if key not in opened]
             if not missing:
                 break
-            files = self._fetched(tier, missing, deadline)
+            files = self._fetched(tier, missing, deadline, fetched)
             opened.update(files)
             if tier in self.remotes:
                 for file in files.values():
@@ -312,15 +320,16 @@ class TieredStore:
         return [*([] if self.gpu is None else [self.gpu]), *self.bounded]
 
     def _fetched(
-        self, tier: Tier, keys: Collection[PassageKVKey], deadline: Deadline
+        self, tier: Tier, keys: Collection[PassageKVKey], deadline: Deadline, tell: Fetched = lambda tier, counts: None
     ) -> Mapping[PassageKVKey, StoredPassageKV]:
         with self.counts.of(tier.name, "fetch", len(keys)) as counted:
             files = tier.fetch_many(keys, deadline)
             counted.num_hits, counted.num_bytes = len(files), sum(file.num_bytes for file in files.values())
+        tell(tier.name, counted)
         return files
 
     def _open_on_device(
-        self, keys: Collection[PassageKVKey], deadline: Deadline
+        self, keys: Collection[PassageKVKey], deadline: Deadline, tell: Fetched
     ) -> Mapping[PassageKVKey, OpenPassageKV]:
         """Copies in the GPU tier of what a shared tier has; the others are dropped."""
         if self.gpu is None:
@@ -328,6 +337,7 @@ class TieredStore:
         with self.counts.of(self.gpu.name, "fetch", len(keys)) as counted:
             copies = {key: copy for key in keys if (copy := self.gpu.open(key)) is not None}
             counted.num_hits, counted.num_bytes = len(copies), sum(copy.num_bytes for copy in copies.values())
+        tell(self.gpu.name, counted)
         used: set[PassageKVKey] = set()
         for tier in self.bounded:
             used |= tier.touch_many([key for key in copies if key not in used])

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from kvblend.cli.engine import free_port
 from kvblend.cli.server_process import ServerProcess
 
-__all__ = ["RunningService", "service"]
+__all__ = ["RunningService", "running_service", "service"]
 
 START_TIMEOUT_S = 400.0
 MAX_MODEL_LEN = 4096
@@ -70,11 +71,18 @@ def service(
 ) -> Iterator[RunningService]:
     """One service for the whole session: use collections of your own."""
     home = tmp_path_factory.mktemp("home")
+    with running_service(demo_model_path, embedding_model_path, home=home, dtype=dtype) as service:
+        yield service
+
+
+@contextmanager
+def running_service(model: Path, embedding_model: Path, *, home: Path, dtype: str) -> Iterator[RunningService]:
+    """Run it on a model's folder, with its files in `home`."""
     memory = Path("/dev/shm")
     cpu_path = Path(tempfile.mkdtemp(prefix="kvblend-test-", dir=memory if memory.is_dir() else None))
     port = free_port()
-    command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(demo_model_path), "--port", str(port)]
-    command += ["--home", str(home), "--embedding-model", str(embedding_model_path), "--dtype", dtype]
+    command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(model), "--port", str(port)]
+    command += ["--home", str(home), "--embedding-model", str(embedding_model), "--dtype", dtype]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16", "--enforce-eager"]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--trust-request-chat-template"]
     environment = {

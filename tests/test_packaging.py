@@ -14,6 +14,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 import kvblend
 from tests.api.scripted_service import scripted_service
+from tests.environments import bare_environment, installed
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = sorted(link.name for link in (ROOT / "src" / "kvblend").iterdir() if link.is_symlink())
@@ -44,23 +45,9 @@ def files_of_the_tree() -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in files if path.suffix in needed}
 
 
-def installed(what: Path, folder: Path, *options: str) -> Path:
-    """Install a wheel or an sdist, from the package index that pip is told of, in an empty environment; returns its
-    folder."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
-    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "-q", "--no-compile"]
-    subprocess.run([*pip, *options, str(what)], check=True, timeout=300, env=bare_environment())
-    return folder
-
-
 def files_installed(environment: Path) -> set[str]:
     (package,) = environment.glob("lib/python*/site-packages/kvblend")
     return {path.relative_to(package).as_posix() for path in package.rglob("*.*") if path.suffix != ".pyc"}
-
-
-def bare_environment(**variables: str) -> dict[str, str]:
-    """This process's environment without what leads to this tree."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | variables
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +142,9 @@ def test_an_import_pulls_in_little(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    heavy = "fastapi faiss huggingface_hub langchain_core numpy tokenizers torch transformers vllm zmq"
-    assert set(run.stdout.split()).isdisjoint(heavy.split())
+    heavy = {"fastapi", "faiss", "huggingface_hub", "numpy", "tokenizers", "torch", "transformers", "vllm", "zmq"}
+    frameworks = {"haystack", "langchain_core", "llama_index", "openai"}
+    assert set(run.stdout.split()).isdisjoint(heavy | frameworks)
 
 
 def test_no_folder_is_importable_by_its_bare_name() -> None:

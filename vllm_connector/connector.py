@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorRole,
@@ -17,8 +18,10 @@ from vllm.logger import init_logger
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.settings import connector_settings
+from kvblend.vllm_connector.siblings import siblings_of_caller
 from kvblend.vllm_connector.support import check_engine
 from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
+from kvblend.vllm_connector.versions import untested
 from kvblend.vllm_connector.worker import WorkerHalf
 
 __all__ = ["KVBlendConnector"]
@@ -56,11 +59,15 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         check_engine(vllm_config)
+        siblings = siblings_of_caller()
+        siblings.check()
+        if role == KVConnectorRole.SCHEDULER and (warning := untested(vllm.__version__)) is not None:
+            logger.warning(warning)
         settings = connector_settings(self._kv_transfer_config.kv_connector_extra_config or {})
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = SchedulerHalf(vllm_config, kv_cache_config, settings)
+            self._scheduler = SchedulerHalf(vllm_config, kv_cache_config, settings, siblings)
         else:
             self._worker = WorkerHalf(vllm_config, kv_cache_config, settings)
 
@@ -119,8 +126,9 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     @_contained(lambda: None)
     def update_connector_output(self, connector_output: Any) -> None:
         results = connector_output.kv_connector_worker_meta
-        finished = connector_output.finished_recving or ()
-        self.scheduler.update_connector_output(results if isinstance(results, StepResults) else None, finished)
+        own = results if isinstance(results, StepResults) else None
+        finished, failed = connector_output.finished_recving or (), connector_output.failed_recving
+        self.scheduler.update_connector_output(own, finished, failed)
 
     @_contained(lambda: (False, None))
     def request_finished_all_groups(

@@ -6,6 +6,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadat
 
 from kvblend.core.plan import ContextPlan, EncodeOrder
 from kvblend.core.report import BlendReport
+from kvblend.vllm_connector.log_ids import log_ids
+from kvblend.vllm_connector.timed_step import TimedStep
 
 __all__ = ["BlendTask", "EncodeTask", "StepMetadata", "StepResults"]
 
@@ -15,7 +17,7 @@ class BlendTask:
     """Fill context tokens `[start, num_tokens)`; those before `start` are a local prefix hit.
 
     The plan may go on behind `num_tokens`, with spans that vLLM prefills. `block_ids`: the request's blocks by KV cache
-    group; 0 is the null block.
+    group; 0 is the null block. `trace_id`: of the request's trace, where it has one.
     """
 
     request_id: str
@@ -25,6 +27,11 @@ class BlendTask:
     num_tokens: int
     block_ids: tuple[list[int], ...]
     report_tokens: bool = False
+    trace_id: str | None = None
+
+    @property
+    def log_ids(self) -> dict[str, str]:
+        return log_ids(self.request_id, self.trace_id)
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,14 @@ class StepResults(KVConnectorWorkerMetadata):  # type: ignore[misc]
     """Worker half to scheduler half, by request id.
 
     `failed` says why a blend came to nothing: vLLM prefills the request. An encode's value has each rank's outcome so
-    far, None or why it failed: ranks end their writes in different steps.
+    far, None or why it failed: ranks end their writes in different steps. `steps`: those of a traced request's
+    blend.
     """
 
     reports: dict[str, BlendReport] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     encoded: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+    steps: dict[str, list[TimedStep]] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "StepResults":
         """Join the ranks' results: the first rank's report stands for all, every rank's encodes are counted."""
@@ -72,4 +81,9 @@ class StepResults(KVConnectorWorkerMetadata):  # type: ignore[misc]
         encoded = dict(self.encoded)
         for request_id, outcomes in other.encoded.items():
             encoded[request_id] = encoded.get(request_id, ()) + outcomes
-        return StepResults({**other.reports, **self.reports}, {**other.failed, **self.failed}, encoded)
+        return StepResults(
+            {**other.reports, **self.reports},
+            {**other.failed, **self.failed},
+            encoded,
+            {**other.steps, **self.steps},
+        )

@@ -24,6 +24,8 @@ from kvblend.api.quality.answer_sample import AnswerSample
 from kvblend.api.quality.divergence import with_divergence
 from kvblend.api.quality.gate import ContextCounts, Decision, Gate
 from kvblend.api.quality.live_guard import LiveGuard
+from kvblend.api.request_context import step
+from kvblend.core.order_fields import with_order
 from kvblend.core.report import BlendReport
 from kvblend.core.rest import BlendChoices, Source
 
@@ -81,6 +83,12 @@ class Blender:
         if facts.info is not None and passages:
             self._passage_kv.promote_soon(facts.info, [passage.names[0] for passage in passages])
 
+    async def is_proxied(self) -> bool:
+        """Whether what stands in front of vLLM hands a request from a prefill node to a decode node, and lets no
+        prompt of tokens through to a chat. Raises EngineUnavailableError."""
+        _, facts = await self._replicas.choose()
+        return facts.info is not None and facts.info.proxied
+
     async def stream(self, order: BlendOrder) -> AsyncGenerator[dict[str, Any] | BlendReport, None]:
         """Yield vLLM's chunks, the last with `usage`, then the report. Closing it aborts the request.
 
@@ -133,6 +141,10 @@ class Blender:
 
     async def _asked(self, order: BlendOrder, replica: Replica, facts: EngineFacts) -> "_Asked":
         """What is to be asked of a server."""
+        with step("kvblend.plan"):
+            return await self._planned(order, replica, facts)
+
+    async def _planned(self, order: BlendOrder, replica: Replica, facts: EngineFacts) -> "_Asked":
         given = {name: value for name, value in order.sampling.items() if value is not None}
         body: dict[str, Any] = {"model": facts.model, **engine_fields(given, salt=order.prompt.salt)}
         if order.prefilled is not None:
@@ -146,7 +158,7 @@ class Blender:
         counts = _counts(order.prompt, missing)
         decision = await self._decide(order, facts, counts)
         report_id = uuid.uuid4().hex
-        body |= self._engine_fields(order, decision, counts, report_id)
+        body = self._with_plan(body, order, facts, decision, counts, report_id)
         if not order.as_sent:
             body = order.route.with_prompt(body, order.prompt.token_ids, max_model_len=facts.max_model_len)
         has_plan = decision is not None and decision.prefill_reason is None
@@ -200,20 +212,26 @@ class Blender:
         return await self._gate.decide(order.choices, counts, info=facts.info)
 
     @staticmethod
-    def _engine_fields(
-        order: BlendOrder, decision: Decision | None, counts: ContextCounts, report_id: str
+    def _with_plan(
+        body: dict[str, Any],
+        order: BlendOrder,
+        facts: EngineFacts,
+        decision: Decision | None,
+        counts: ContextCounts,
+        report_id: str,
     ) -> dict[str, Any]:
         if order.choices.reuse == "none":
-            return {"cache_salt": uuid.uuid4().hex}  # so that vLLM's own prefix cache cannot hit either
-        if decision is None or decision.prefill_reason is not None:
-            return {}
-        return order.prompt.plan_fields(
+            return {**body, "cache_salt": uuid.uuid4().hex}  # so that vLLM's own prefix cache cannot hit either
+        if facts.info is None or decision is None or decision.prefill_reason is not None:
+            return body
+        plan = order.prompt.order(
             recompute_ratio=decision.recompute_ratio(counts),
             ratios=decision.ratios,
             selector=order.choices.selector or "probe",
             report_id=report_id,
             report_tokens=order.choices.report_tokens,
         )
+        return with_order(body, plan, order.prompt.token_ids, salted=facts.info.salted, proxied=facts.info.proxied)
 
 
 def _counts(prompt: BlendPrompt, missing: MissingKV) -> ContextCounts:

@@ -10,6 +10,8 @@ import httpx
 from httpx_sse import EventSource, SSEError
 from pydantic import SecretStr
 
+from kvblend.api.request_context import engine_headers
+from kvblend.api.tracing import Tracing
 from kvblend.core.errors import (
     EngineFailedError,
     EngineTimeoutError,
@@ -52,6 +54,10 @@ class EngineClient:
     async def close(self) -> None:
         await self._http.aclose()
 
+    def watch(self, tracing: Tracing) -> None:
+        """Make a span of each request from here on, and pass its trace on to the server."""
+        tracing.watch_calls(self._http)
+
     async def is_healthy(self, *, timeout_s: float | None = None) -> bool:
         """Whether the server answers its health check in time, which is a few seconds where nothing else is said."""
         try:
@@ -71,14 +77,15 @@ class EngineClient:
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send a request and return vLLM's whole answer."""
         async with self._failures():
-            response = await self._http.post(path, json=body)
+            response = await self._http.post(path, json=body, headers=engine_headers())
             _check(response)
             answer: dict[str, Any] = response.json()
         return answer
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Send a request with `stream` set and yield vLLM's chunks. Closing the iterator aborts the request."""
-        async with self._failures(), self._http.stream("POST", path, json={**body, "stream": True}) as response:
+        streamed = self._http.stream("POST", path, json={**body, "stream": True}, headers=engine_headers())
+        async with self._failures(), streamed as response:
             if response.status_code != 200:
                 await response.aread()
             _check(response)

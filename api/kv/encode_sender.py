@@ -3,12 +3,14 @@
 import time
 import uuid
 from collections.abc import Collection
+from typing import Any
 
 from kvblend.api.engine.priority import post_behind_answers
 from kvblend.api.engine.replicas import EngineFacts, Replica
 from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.passage_kv import KVName, PassageKV
 from kvblend.core.control import EngineInfo
+from kvblend.core.order_fields import with_order
 from kvblend.core.plan import MAX_ENCODE_SPANS, EncodeOrder, KVBlendParams
 
 __all__ = ["COMMIT_WAIT_S", "send_encode"]
@@ -52,14 +54,14 @@ async def send_encode(
     order = KVBlendParams(
         report_id=report_id, encode=EncodeOrder(spans=tuple(spans), owners=owners, salt=run.context.salt)
     )
-    body = {
+    body: dict[str, Any] = {
         "model": facts.model,
         "prompt": run.prompt(spans[-1][1]),
         "max_tokens": 1,
         "temperature": 0.0,
         **({} if run.context.salt is None else {"cache_salt": run.context.salt}),
-        "kv_transfer_params": {"kvblend": order.model_dump(mode="json", exclude_none=True)},
     }
+    body = with_order(body, order, body["prompt"], proxied=facts.info.proxied)
     with replica.request():
         await post_behind_answers(replica, "/v1/completions", body, priority=priority)
     problem = await _committed(replica, facts.info, passage_kv, sent, report_id)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from kvblend.api.kv.encode_context import EncodeContext
 from kvblend.api.kv.encode_run import EncodeRun
@@ -116,7 +115,7 @@ class BlendPrompt:
             )
         return tuple(spans)
 
-    def plan_fields(
+    def order(
         self,
         *,
         recompute_ratio: float,
@@ -124,17 +123,16 @@ class BlendPrompt:
         selector: SelectorName = "probe",
         report_id: str,
         report_tokens: bool = False,
-    ) -> dict[str, Any]:
-        """What vLLM's request body holds so that the connector blends this prompt and reports under `report_id`, where
-        `report_tokens` says so of each token.
+    ) -> KVBlendParams:
+        """That the connector is to blend this prompt and report under `report_id`, where `report_tokens` says so of
+        each token.
 
         `ratios`: of every kind of passage that is in it, in place of the one ratio.
         """
         plan = ContextPlan(
             spans=self.spans(ratios or {}), recompute_ratio=recompute_ratio, selector=selector, salt=self.salt
         )
-        params = KVBlendParams(report_id=report_id, blend=plan, report_tokens=True if report_tokens else None)
-        return {"kv_transfer_params": {"kvblend": params.model_dump(mode="json", exclude_none=True)}}
+        return KVBlendParams(report_id=report_id, blend=plan, report_tokens=True if report_tokens else None)
 
     def check_length(self, *, max_model_len: int, max_tokens: int) -> None:
         """Raise PromptTooLongError where prompt and answer do not fit: by how much, and how many passages would."""

@@ -20,6 +20,7 @@ from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPass
 from kvblend.api.prompt.builder import Frame, PromptBuilder
 from kvblend.api.prompt.sent_messages import sent_messages
 from kvblend.api.prompt.template_options import template_options
+from kvblend.api.request_context import step
 from kvblend.core.calibration import EncodeKind
 from kvblend.core.collection_name import DEFAULT_TENANT, tenant_of
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -65,7 +66,8 @@ class DropIn:
         choices = choices or BlendChoices()
         if not self._is_on or choices.reuse != "blend":
             return None
-        order = await asyncio.to_thread(self._match, route, fields, choices, tenant)
+        with step("kvblend.retrieve"):
+            order = await asyncio.to_thread(self._match, route, fields, choices, tenant)
         if self._matcher.is_behind:
             self._catch_up()
         return order

@@ -22,6 +22,7 @@ from kvblend.api.prompt.neighbours import (
     stored_neighbours,
 )
 from kvblend.api.prompt.retrieval import Retrieved
+from kvblend.api.request_context import step
 from kvblend.core.calibration import EncodeKind
 from kvblend.core.plan import MAX_ENCODE_CONTEXTS
 from kvblend.core.rest import OrderName, Reuse
@@ -51,9 +52,13 @@ class PromptOrder:
     async def arrange(self, retrieved: Retrieved, order: OrderName | None, *, reuse: Reuse = "blend") -> Retrieved:
         """Order passages by the request's rule, or the collection's. Sources stay as they were retrieved, and say the
         place of each. Raises EngineUnavailableError."""
-        passages, name = retrieved.passages, order or retrieved.collection.order
-        if not passages:
+        if not retrieved.passages:
             return retrieved
+        with step("kvblend.order"):
+            return await self._arranged(retrieved, order or retrieved.collection.order, reuse)
+
+    async def _arranged(self, retrieved: Retrieved, name: OrderName, reuse: Reuse) -> Retrieved:
+        passages = retrieved.passages
         candidates = await asyncio.to_thread(self._candidates, retrieved, name)
         stored = await self._stored(passages, candidates.values())
         variants = {variant for variant, kv_name in candidates.items() if kv_name in stored}

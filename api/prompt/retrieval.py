@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPassage
 from kvblend.api.prompt.builder import Frame, PromptBuilder
+from kvblend.api.request_context import step
 from kvblend.core.collection_name import DEFAULT_TENANT, collection_key, tenant_of
 from kvblend.core.errors import ConflictError, NotFoundError
 from kvblend.core.identity import token_hash
@@ -44,7 +45,8 @@ class Retrieval:
 
     async def search(self, collection: str, query: str, choices: RetrievalChoices) -> Retrieved:
         """The passages of a collection that answer a query best, best first. Raises NotFoundError, ConflictError."""
-        return await asyncio.to_thread(self._search, collection, query, choices)
+        with step("kvblend.retrieve"):
+            return await asyncio.to_thread(self._search, collection, query, choices)
 
     async def context(self, options: BlendOptions, *, query: str, tenant: str = DEFAULT_TENANT) -> Retrieved:
         """The documents that a tenant's caller supplied, as passages; where there are none, what its collection has.
@@ -54,7 +56,8 @@ class Retrieval:
         name = None if options.collection is None else collection_key(tenant, options.collection)
         if not options.documents and name is not None:
             return await self.search(name, query, options)
-        return await asyncio.to_thread(self._supplied, options.documents, name, tenant)
+        with step("kvblend.retrieve"):
+            return await asyncio.to_thread(self._supplied, options.documents, name, tenant)
 
     def _search(self, name: str, query: str, choices: RetrievalChoices) -> Retrieved:
         collection = self._collections.open(name)

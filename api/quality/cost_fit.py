@@ -4,9 +4,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any
 
 from kvblend.api.background import end_task
 from kvblend.api.engine.replicas import EngineFacts, Replica, Replicas
@@ -20,6 +19,8 @@ from kvblend.api.quality.cost_model import CostModel, CostSample, Work
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
 from kvblend.core.identity import token_hash
+from kvblend.core.order_fields import with_order
+from kvblend.core.plan import KVBlendParams
 
 __all__ = ["CostFit"]
 
@@ -136,7 +137,7 @@ class CostFit:
         self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...]
     ) -> CostSample:
         prompt = [*self._passages[0], *passage, *question]
-        return CostSample(await self._ttft_ms(replica, facts, prompt, {}), Work(num_prefilled=len(prompt)))
+        return CostSample(await self._ttft_ms(replica, facts, prompt), Work(num_prefilled=len(prompt)))
 
     async def _blend(
         self, replica: Replica, facts: EngineFacts, passage: tuple[int, ...], question: tuple[int, ...], *, ratio: float
@@ -144,7 +145,7 @@ class CostFit:
         passages = [PromptPassage.behind(NO_CONTEXT, token_ids) for token_ids in (self._passages[0], passage)]
         prompt = BlendPrompt(Frame((), question), passages)
         report_id = uuid.uuid4().hex
-        order = prompt.plan_fields(recompute_ratio=ratio, report_id=report_id)
+        order = prompt.order(recompute_ratio=ratio, report_id=report_id)
         ttft_ms = await self._ttft_ms(replica, facts, prompt.token_ids, order)
         report = await replica.control.report(report_id, wait_s=REPORT_WAIT_S)
         if report is None or report.outcome != "blended":
@@ -158,11 +159,15 @@ class CostFit:
         return CostSample(ttft_ms, work)
 
     @staticmethod
-    async def _ttft_ms(replica: Replica, facts: EngineFacts, prompt: list[int], fields: Mapping[str, Any]) -> float:
-        body = {"model": facts.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
-        salt = {"cache_salt": uuid.uuid4().hex}  # nothing of it is in the prefix cache
+    async def _ttft_ms(
+        replica: Replica, facts: EngineFacts, prompt: list[int], order: KVBlendParams | None = None
+    ) -> float:
+        salt = uuid.uuid4().hex  # nothing of it is in the prefix cache
+        body = {"model": facts.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "cache_salt": salt}
+        if order is not None and facts.info is not None:
+            body = with_order(body, order, prompt, salted=facts.info.salted, proxied=facts.info.proxied)
         began = time.perf_counter()
-        async with aclosing(replica.engine.stream("/v1/completions", {**body, **salt, **fields})) as chunks:
+        async with aclosing(replica.engine.stream("/v1/completions", body)) as chunks:
             async for _ in chunks:
                 return (time.perf_counter() - began) * 1000
         raise KVBlendError("a request to time gave no token")

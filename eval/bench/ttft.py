@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from kvblend.core.plan import REPORT
 from kvblend.core.report import BlendReport
 from kvblend.eval.bench.engine import BenchEngine
 from kvblend.eval.bench.forward_clock import ForwardClock
@@ -120,7 +121,7 @@ def _time(
     ttft_ms = (time.perf_counter() - began) * 1e3
     if order is None:
         return Timing(ttft_ms)
-    report = BlendReport.model_validate(output.kv_transfer_params["kvblend"])
+    report = BlendReport.model_validate(output.kv_transfer_params[REPORT])
     if report.outcome != "blended" or report.missed_passages:
         raise RuntimeError(f"the blend was not made: {report}")
     return BlendTiming(ttft_ms, report, clock.last_ms(num_question))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from kvblend.api.engine.answer_tokens import NUM_LIKELIEST, TOKEN_FIELDS, AnswerToken, answer_tokens
 from kvblend.api.engine.full_prefill import full_prefill_tokens
@@ -18,6 +19,7 @@ from kvblend.api.quality.truncated_kl import answer_kl
 from kvblend.core.calibration import EncodeKind
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
+from kvblend.core.order_fields import with_order
 from kvblend.eval.calibration.prompts import CalibrationPrompt
 
 __all__ = ["ANSWER_TOKENS", "Divergence", "PromptMeter", "drop_passages", "engine_facts", "store_passages"]
@@ -94,15 +96,19 @@ class PromptMeter:
 
     async def _blended_answer(self, prompt: BlendPrompt, recompute_ratio: float) -> list[AnswerToken]:
         report_id = uuid.uuid4().hex
-        body = {
+        body: dict[str, Any] = {
             "model": self._facts.model,
             "prompt": prompt.token_ids,
             "max_tokens": ANSWER_TOKENS,
             "temperature": 0.0,
             "cache_salt": report_id,  # or a prompt that somebody sent before would be an exact prefix hit
             **TOKEN_FIELDS,
-            **prompt.plan_fields(recompute_ratio=recompute_ratio, report_id=report_id),
         }
+        assert self._facts.info is not None
+        order = prompt.order(recompute_ratio=recompute_ratio, report_id=report_id)
+        body = with_order(
+            body, order, prompt.token_ids, salted=self._facts.info.salted, proxied=self._facts.info.proxied
+        )
         answer: list[AnswerToken] = []
         async with aclosing(self._replica.engine.stream("/v1/completions", body)) as chunks:
             async for chunk in chunks:

@@ -10,6 +10,7 @@ from kvblend.api.kv.document_windows import document_windows
 from kvblend.api.kv.encode_context import EncodeContext, default_warm_context, make_encode_context
 from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.prompt.neighbours import PassageVariant
+from kvblend.core.plan import REPORT
 from kvblend.core.report import BlendReport
 from kvblend.eval.bench.engine import BenchEngine
 from kvblend.eval.quality.bootstrap import Resamples
@@ -151,7 +152,7 @@ def _ttft_ms(engine: BenchEngine, prompt: list[int], order: dict[str, Any] | Non
     output = engine.generate(prompt, order=order)
     ttft_ms = (time.perf_counter() - began) * 1e3
     if order is not None:
-        report = BlendReport.model_validate(output.kv_transfer_params["kvblend"])
+        report = BlendReport.model_validate(output.kv_transfer_params[REPORT])
         if report.outcome != "blended" or report.missed_passages:
             raise RuntimeError(f"the blend was not made: {report}")
     return ttft_ms

@@ -31,6 +31,7 @@ from kvblend.sdk.chat import ChatChunk, ChatCompletion
 from kvblend.sdk.connection import DEFAULT_URL, http_options
 from kvblend.sdk.errors import connection_error, status_error
 from kvblend.sdk.sse import EventDecoder
+from kvblend.sdk.trace_context import trace_headers
 from kvblend.sdk.upload import UploadProgress, open_files
 from kvblend.sdk.waiting import JobProgress, finished, pauses
 
@@ -72,7 +73,9 @@ class AsyncClient:
 
     async def _send(self, call: routes.Call[T], files: Any = None) -> T:
         try:
-            response = await self._http.request(call.method, call.path, json=call.json, params=call.params, files=files)
+            response = await self._http.request(
+                call.method, call.path, json=call.json, params=call.params, files=files, headers=trace_headers()
+            )
         except httpx.TransportError as error:
             raise connection_error(self._http.base_url, error) from error
         if not response.is_success:
@@ -82,7 +85,7 @@ class AsyncClient:
     async def _stream(self, call: routes.StreamCall[T]) -> AsyncIterator[T]:
         decoder = EventDecoder()
         try:
-            async with self._http.stream("POST", call.path, json=call.json) as response:
+            async with self._http.stream("POST", call.path, json=call.json, headers=trace_headers()) as response:
                 if not response.is_success:
                     await response.aread()
                     raise status_error(response)

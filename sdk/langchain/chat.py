@@ -1,11 +1,9 @@
 """A chat model that blends documents."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
-import httpx
 import openai
 from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelInput
@@ -15,23 +13,17 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from kvblend.core.plan import SelectorName
-from kvblend.core.rest import BlendOptions, OrderName, Reuse
-from kvblend.sdk.chat import blend_field
-from kvblend.sdk.connection import tls
+from kvblend.core.rest import BlendOptions
+from kvblend.sdk.frameworks.blend_fields import BlendFields
+from kvblend.sdk.frameworks.openai_requests import blend_of, key_or_none, one_loops_client, openai_url, with_blend
 from kvblend.sdk.langchain.documents import to_supplied
-from kvblend.sdk.langchain.environment import api_key_of_environment, url_of_environment
 
 __all__ = ["ChatKVBlend", "blend_documents"]
 
-OPENAI_FIELDS = set(inspect.signature(openai.resources.chat.Completions.create).parameters)
-NO_KEY = "none"
-"""What OpenAI's client shows a service that asks for no key: it refuses to have none itself."""
 
-
-class ChatKVBlend(BaseChatOpenAI):
+class ChatKVBlend(BlendFields, BaseChatOpenAI):
     """A chat model that blends documents in front of the last user message.
 
     The documents are `documents`, or those of `with_documents`; those that are ingested are found in their collection
@@ -46,31 +38,18 @@ class ChatKVBlend(BaseChatOpenAI):
     temperature: float | None = 0.0
     stream_usage: bool | None = True
     documents: list[Document] = Field(default_factory=list)
-    collection: str | None = None
-    """Retrieved from where there are no documents; else whose preamble and KV the documents have."""
-    recompute_ratio: float | None = None
-    target_kl: float | None = None
-    selector: SelectorName | None = None
-    reuse: Reuse = "blend"
-    order: OrderName | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _reach_the_service(cls, values: dict[str, Any]) -> dict[str, Any]:
         given = dict(values)
-        url = str(given.pop("base_url", None) or given.pop("openai_api_base", None) or url_of_environment()).rstrip("/")
-        key = given.pop("api_key", None) or given.pop("openai_api_key", None) or api_key_of_environment()
+        url = given.pop("base_url", None) or given.pop("openai_api_base", None)
+        key = given.pop("api_key", None) or given.pop("openai_api_key", None)
         if given.get("model", "") is None:
             del given["model"]
         if not given.get("openai_proxy"):
-            # LangChain's own keeps connections for the next event loop, where they are of no use any more
-            one_loops = httpx.Limits(max_keepalive_connections=0)
-            given.setdefault("http_async_client", httpx.AsyncClient(verify=tls(), limits=one_loops))
-        return {
-            **given,
-            "base_url": url if url.endswith("/v1") else f"{url}/v1",
-            "api_key": key or SecretStr(NO_KEY),
-        }
+            given.setdefault("http_async_client", one_loops_client())
+        return {**given, "base_url": openai_url(url), "api_key": key_or_none(key)}
 
     @property
     def _llm_type(self) -> str:
@@ -131,15 +110,7 @@ class ChatKVBlend(BaseChatOpenAI):
 
     def _blend(self, documents: Sequence[Document] | None) -> BlendOptions:
         chosen = self.documents if documents is None else documents
-        return BlendOptions(
-            documents=[to_supplied(document) for document in chosen if document.page_content],
-            collection=self.collection,
-            recompute_ratio=self.recompute_ratio,
-            target_kl=self.target_kl,
-            selector=self.selector,
-            reuse=self.reuse,
-            order=self.order,
-        )
+        return self.blend_options([to_supplied(document) for document in chosen if document.page_content])
 
     def _get_request_payload(
         self,
@@ -150,21 +121,13 @@ class ChatKVBlend(BaseChatOpenAI):
         **kwargs: Any,
     ) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
-        if not payload.get("model"):
-            payload["model"] = openai.omit
-        ours = {name: payload.pop(name) for name in payload.keys() - OPENAI_FIELDS}  # vLLM's, beside OpenAI's
-        blend = self._blend(documents)
-        if blend.documents or blend.collection:
-            ours["kvblend"] = blend_field(blend)
-        if ours:
-            payload["extra_body"] = {**(payload.get("extra_body") or {}), **ours}
-        return payload
+        return with_blend(payload, self._blend(documents))
 
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
         result = super()._create_chat_result(response, generation_info)
-        field = response.get("kvblend") if isinstance(response, dict) else (response.model_extra or {}).get("kvblend")
+        field = blend_of(response)
         if field is not None:
             for generation in result.generations:
                 generation.message.response_metadata["kvblend"] = field
@@ -174,7 +137,7 @@ class ChatKVBlend(BaseChatOpenAI):
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
         made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
-        field = chunk.get("kvblend") or (chunk.get("chunk") or {}).get("kvblend")
+        field = blend_of(chunk) or blend_of(chunk.get("chunk"))
         if made is not None and field is not None:
             made.message.response_metadata["kvblend"] = field
         return made

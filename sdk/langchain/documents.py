@@ -3,15 +3,14 @@
 from langchain_core.documents import Document
 
 from kvblend.core.rest import Source, SuppliedDocument
+from kvblend.sdk.frameworks.collection_search import metadata_of
 
 __all__ = ["to_document", "to_supplied"]
 
 
 def to_document(source: Source) -> Document:
-    """Turn a retrieved passage into a document whose id is the passage's. Its metadata is the ingested document's own;
-    under `kvblend`, unless that has such a key, stand `document_id`, `document_name` and `score`."""
-    found = {"document_id": source.document_id, "document_name": source.document_name, "score": source.score}
-    return Document(id=source.passage_id, page_content=source.text, metadata={"kvblend": found, **source.metadata})
+    """Turn a retrieved passage into a document whose id is the passage's, with the metadata of `metadata_of`."""
+    return Document(id=source.passage_id, page_content=source.text, metadata=metadata_of(source))
 
 
 def to_supplied(document: Document) -> SuppliedDocument:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from kvblend.core.errors import ConflictError, NotFoundError
 from kvblend.core.rest import Source
 from kvblend.sdk import Client
-from kvblend.sdk.langchain.environment import api_key_of_environment, url_of_environment
+from kvblend.sdk.frameworks.environment import api_key_of_environment, url_of_environment
 
 __all__ = ["KVBlendVectorStore"]
 

@@ -31,6 +31,7 @@ from kvblend.sdk.chat import ChatChunk, ChatCompletion
 from kvblend.sdk.connection import DEFAULT_URL, http_options
 from kvblend.sdk.errors import connection_error, status_error
 from kvblend.sdk.sse import EventDecoder
+from kvblend.sdk.trace_context import trace_headers
 from kvblend.sdk.upload import UploadProgress, open_files
 from kvblend.sdk.waiting import JobProgress, finished, pauses
 
@@ -72,7 +73,9 @@ class Client:
 
     def _send(self, call: routes.Call[T], files: Any = None) -> T:
         try:
-            response = self._http.request(call.method, call.path, json=call.json, params=call.params, files=files)
+            response = self._http.request(
+                call.method, call.path, json=call.json, params=call.params, files=files, headers=trace_headers()
+            )
         except httpx.TransportError as error:
             raise connection_error(self._http.base_url, error) from error
         if not response.is_success:
@@ -82,7 +85,7 @@ class Client:
     def _stream(self, call: routes.StreamCall[T]) -> Iterator[T]:
         decoder = EventDecoder()
         try:
-            with self._http.stream("POST", call.path, json=call.json) as response:
+            with self._http.stream("POST", call.path, json=call.json, headers=trace_headers()) as response:
                 if not response.is_success:
                     response.read()
                     raise status_error(response)

@@ -26,7 +26,7 @@ from kvblend.store.eviction import LRU, EvictionPolicy
 from kvblend.store.folder.claims import FolderClaims
 from kvblend.store.folder.folder_eviction import FolderEviction
 from kvblend.store.folder.folder_reader import FolderReader
-from kvblend.store.folder.folder_scan import QUARANTINE_NAME
+from kvblend.store.folder.folder_scan import QUARANTINE_NAME, WHOLE_SUFFIX
 from kvblend.store.folder.folder_space import FolderSpace, is_whole
 from kvblend.store.folder.folder_writer import FolderWriter
 from kvblend.store.folder.index import FolderIndex, IndexedFile
@@ -120,12 +120,8 @@ class FolderTier(BoundedTier):
         return num_deleted
 
     def variants(self, model_fingerprint: str, passage_id: str, deadline: Deadline = NEVER) -> set[PassageKVKey]:
-        folder = passage_folder(model_fingerprint, passage_id)
-        try:
-            names = [entry.name for entry in os.scandir(self.root / folder)]
-        except (FileNotFoundError, NotADirectoryError):
-            return set()
-        keys = (PassageKVKey.from_file_name(f"{folder}/{name}") for name in names)
+        names = self._names_in(passage_folder(model_fingerprint, passage_id))
+        keys = (PassageKVKey.from_file_name(name) for name in names)
         return {key for key in keys if key is not None}
 
     def claim(self, variant: Variant, seconds: float, deadline: Deadline) -> Callable[[], object] | None:
@@ -221,14 +217,21 @@ class FolderTier(BoundedTier):
     def _path(self, key: PassageKVKey) -> Path:
         return self.root / key.file_name
 
+    def _names_in(self, folder: str) -> list[str]:
+        try:
+            return [f"{folder}/{entry.name}" for entry in os.scandir(self.root / folder)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def _keys_of(self, variant: Variant) -> list[PassageKVKey]:
         keys = self.variants(variant.model_fingerprint, variant.passage_id)
         return sorted(key for key in keys if key.variant == variant)
 
     def _names_of(self, index: FolderIndex, variant: Variant) -> list[str]:
-        """Whole files of a variant, those that a delete which was cut short left to the index alone, and what lies in
-        quarantine of it."""
-        whole = {key.file_name for key in self._keys_of(variant)}
+        """Whole files of a variant, in the formats of other versions too, those that a delete which was cut short left
+        to the index alone, and what lies in quarantine of it."""
+        there = self._names_in(variant.folder)
+        whole = {name for name in there if name.startswith(f"{variant.name}.h") and name.endswith(WHOLE_SUFFIX)}
         known = index.under(f"{variant.name}.h") + index.under(f"{QUARANTINE_NAME}/{variant.name}.h", ["quarantined"])
         return sorted(whole.union(file.name for file in known))
 

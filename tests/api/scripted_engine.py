@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Thread
@@ -17,13 +17,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kvblend.cli.engine import free_port
 
-__all__ = ["LIKELY", "NUM_TOKENS", "ScriptedEngine", "scripted_token"]
+__all__ = ["LIKELY", "NUM_TOKENS", "ScriptedEngine", "order_in", "scripted_token"]
 
 NUM_TOKENS = 7
 LIKELY = 0.75
 DEFAULT_MAX_TOKENS = 3
 MOST_TOKENS = 100
 NO_PRIORITIES = "Got priority 1 but Priority scheduling is not enabled."
+
+
+def order_in(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's order, wherever it is; empty where it has none."""
+    text = (body.get("vllm_xargs") or {}).get("kvblend")
+    order: dict[str, Any] = json.loads(text) if text else (body.get("kv_transfer_params") or {}).get("kvblend") or {}
+    return order
 
 
 def scripted_token(position: int) -> int:
@@ -53,7 +60,7 @@ class ScriptedEngine:
     late_failure: dict[str, Any] | None = None
     """What a stream says after its first token in place of the rest."""
     ordered: Callable[[dict[str, Any]], None] = lambda order: None
-    """Called with what a completion carries in `kv_transfer_params`."""
+    """Called with what a completion carries in `kv_transfer_params`, an order in `vllm_xargs` among it."""
     render: Callable[[dict[str, Any]], list[int]] | None = None
     """The tokens of a conversation, as `/tokenize` is asked for them, or a ValueError; None: it has no such route."""
     rendered: list[dict[str, Any]] = field(default_factory=list)
@@ -110,9 +117,10 @@ class ScriptedEngine:
                 return JSONResponse(self.refusal[1], status_code=self.refusal[0])
             if body.get("priority") and not self.has_priorities:
                 return JSONResponse({"error": {"message": NO_PRIORITIES}}, status_code=400)
-            if body.get("kv_transfer_params"):
-                self.ordered(body["kv_transfer_params"])
-            is_encode = "encode" in ((body.get("kv_transfer_params") or {}).get("kvblend") or {})
+            order, params = order_in(body), body.get("kv_transfer_params") or {}
+            if order or params:
+                self.ordered({**params, "kvblend": order})
+            is_encode = "encode" in order
             dies_after = self.deaths.pop(0) if self.deaths and not is_encode else None
             if not body.get("stream"):
                 if dies_after is not None:

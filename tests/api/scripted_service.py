@@ -10,7 +10,7 @@ from kvblend.api import ServiceConfig
 from kvblend.core.control import EngineInfo
 from kvblend.core.plan import EncodeOrder, KVBlendParams
 from kvblend.core.report import BlendReport
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 from tests.api.front import running
 from tests.api.scripted_engine import ScriptedEngine
 
@@ -48,6 +48,7 @@ def scripted_service(
     info: EngineInfo = INFO,
     blend: Callable[[list[int], KVBlendParams], BlendReport] | None = None,
     encode: Callable[[list[int], EncodeOrder], None] | None = None,
+    tracing: TracingSettings | None = None,
     **settings: Any,
 ) -> Iterator[ScriptedService]:
     """Run it in a thread. `others` are engines beside its own, with silent control channels.
@@ -86,6 +87,7 @@ def scripted_service(
             embedding_model=embedding_model,
             engines=engines,
             settings=Settings(**{"home": home, "cpu_bytes": 0, "disk_bytes": 1 << 30, "cost_model": False, **settings}),
+            tracing=tracing or TracingSettings(),
         )
         url = stack.enter_context(running(config))
         yield ScriptedService(url, home, engine, others)

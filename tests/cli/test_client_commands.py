@@ -132,6 +132,10 @@ def test_a_setting_that_cannot_be_read_is_named(
 ) -> None:
     monkeypatch.setenv("KVBLEND_CPU_BYTES", "much")
     assert refused(monkeypatch, capsys, "kv", "stats").startswith("error: KVBLEND_CPU_BYTES=much: Input should be")
+    monkeypatch.delenv("KVBLEND_CPU_BYTES")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    said = refused(monkeypatch, capsys, "serve", "demo")
+    assert said.startswith("error: OTEL_EXPORTER_OTLP_PROTOCOL=http/json: Input should be 'grpc' or 'http/protobuf'")
 
 
 def test_a_file_that_cannot_be_had_is_named(

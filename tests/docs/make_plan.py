@@ -20,7 +20,8 @@ HEAD = """\
 
 What a request says to the connector in a vLLM server of your own, and what comes back. The service writes all of this
 by itself: you need it where you send requests to vLLM yourself ([how](how-to/own-vllm.md)). A request has its order in
-`kv_transfer_params["kvblend"]`, beside `prompt` and the rest of the body. One that is malformed costs a warning in
+`kv_transfer_params["kvblend"]`, beside `prompt` and the rest of the body, or as JSON text in `vllm_xargs["kvblend"]`,
+which proxies let through ([prefill and decode](how-to/prefill-decode.md)). One that is malformed costs a warning in
 vLLM's log and a plain prefill. This page is made of the code (`core/plan.py`, `core/report.py`) by `make reference`.
 
 ## A worked example
@@ -59,9 +60,9 @@ def _example() -> Iterator[str]:
     blend = KVBlendParams(report_id="blend-1", blend=ContextPlan(spans=spans))
     yield _body(PREAMBLE + SECOND + FIRST + QUESTION, blend, max_tokens=64)
     yield (
-        "The answer's own `kv_transfer_params` has the report under `kvblend`; of a streamed answer the control\n"
-        "channel gives it, by `report_id`. `encode_contexts` may name several that would do, best first: the first\n"
-        "that is stored is used.\n"
+        "The answer's own `kv_transfer_params` has the report under `kvblend_report`; of a streamed answer the\n"
+        "control channel gives it, by `report_id`. `encode_contexts` may name several that would do, best first: the\n"
+        "first that is stored is used.\n"
     )
 
 

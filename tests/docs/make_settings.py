@@ -16,13 +16,15 @@ HEAD = """\
 The service, the connector and the command read these from the environment. Sizes are in bytes, times in seconds. This
 page is made of the code (`core/settings.py`) by `make reference`.
 """
-TAIL = """
+TRACING = "`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL`, `OTEL_SERVICE_NAME`"
+TAIL = f"""
 Settings of other packages that matter here:
 
 | variable | what it does |
 |---|---|
 | `VLLM_CPU_KVCACHE_SPACE` | GiB of KV cache of vLLM on a CPU. |
 | `OMP_NUM_THREADS` | Threads of vLLM and torch on a CPU. On shared cores fewer are faster. |
+| {TRACING} | Where [traces](operations.md#traces) go, by `http/protobuf` or `grpc`, and in whose name. |
 | `HF_HUB_OFFLINE` | 1: the Hugging Face hub is never asked; the demo's models come from the package index. |
 """
 DERIVED = {"disk_path": "`kv` in `KVBLEND_HOME`"}

@@ -4,9 +4,25 @@ from types import ModuleType
 
 import pytest
 
-from tests.docs import make_cli, make_metrics, make_plan, make_routes, make_settings
+from tests.docs import (
+    make_cli,
+    make_compatibility,
+    make_metrics,
+    make_peer_benchmarks,
+    make_plan,
+    make_routes,
+    make_settings,
+)
 
-MADE = {"cli": make_cli, "metrics": make_metrics, "plan": make_plan, "routes": make_routes, "settings": make_settings}
+MADE = {
+    "cli": make_cli,
+    "compatibility": make_compatibility,
+    "metrics": make_metrics,
+    "peer_benchmarks": make_peer_benchmarks,
+    "plan": make_plan,
+    "routes": make_routes,
+    "settings": make_settings,
+}
 
 
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)

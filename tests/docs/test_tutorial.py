@@ -1,4 +1,4 @@
-"""What the tutorial and the LangChain page have one type runs, against a service without a model."""
+"""What the tutorial and the pages on frameworks have one type runs, against a service without a model."""
 
 import os
 import re
@@ -14,6 +14,7 @@ import pytest
 from kvblend.sdk import Client
 from kvblend.sdk.langchain import KVBlendRetriever
 from tests.api.scripted_service import scripted_service
+from tests.environments import python_with
 
 DOCS = Path(__file__).parents[2] / "docs"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -59,12 +60,34 @@ def test_the_tutorial_can_be_followed(url: str, tmp_path: Path) -> None:
     assert run(code, url)["report"].outcome == "blended"
 
 
-def test_the_snippets_for_langchain_run(url: str) -> None:
-    own, ours = snippets("how-to/langchain.md")
+@pytest.fixture(scope="module")
+def handbook(url: str) -> str:
+    """The service, with the collection that the pages ask."""
     with Client(url) as client:
         client.create_collection("handbook")
-        client.wait(client.add_document("handbook", "The harbour master signs the report."))
-    (document,) = run(ours, url)["retriever"].invoke("Who signs the report?")
+        client.wait(client.add_document("handbook", "The harbour master signs the report.", id="rules"))
+    return url
+
+
+def test_the_snippets_for_langchain_run(handbook: str) -> None:
+    own, ours, agent = snippets("how-to/langchain.md")
+    (document,) = run(ours, handbook)["retriever"].invoke("Who signs the report?")
     assert "harbour master" in document.page_content
-    retriever = KVBlendRetriever(base_url=url, collection="handbook")
-    assert run(own, url, your_retriever=retriever)["message"].content
+    retriever = KVBlendRetriever(base_url=handbook, collection="handbook")
+    assert run(own, handbook, your_retriever=retriever)["message"].content
+    assert run(agent, handbook)["messages"][-1].content
+
+
+def test_the_snippet_for_haystack_runs(handbook: str) -> None:
+    (snippet,) = snippets("how-to/haystack.md")
+    assert run(snippet, handbook)["reply"].meta["kvblend"]["report"]["outcome"] == "blended"
+
+
+def test_the_snippet_for_llamaindex_runs(handbook: str) -> None:
+    python, variables = python_with("llamaindex")
+    (snippet,) = snippets("how-to/llamaindex.md")
+    command = [python, "-c", snippet.replace(DEFAULT_URL, handbook)]
+    answer, report = subprocess.run(
+        command, env=variables, capture_output=True, text=True, check=True, timeout=300
+    ).stdout.splitlines()
+    assert answer.endswith("['rules']") and "'outcome': 'blended'" in report

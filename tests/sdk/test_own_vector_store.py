@@ -10,16 +10,9 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 
 from kvblend.retriever import Embedder
 from kvblend.sdk.langchain import ChatKVBlend, blend_documents
+from tests.sdk.town import TOWN
 from tests.service import RunningService
 
-TOWN = {
-    "bridge": "The suspension bridge of Ulvsund was opened in 1911 after four years of work. It spans 210 metres "
-    "over the sound, and was built by the engineer Greta Holm. Its steel came from the mills of Karsby.",
-    "museum": "The maritime museum of Ulvsund keeps the ship models of Captain Roos. It is closed on Mondays, and "
-    "entry is free for children. Its oldest model shows a whaler that sank in 1802.",
-    "cheese": "The dairy of Ulvsund makes a hard cheese of goat milk, which ripens for nine months in a cave by the "
-    "sea. It is sold under the name of Grimost, and won a medal in Bergen.",
-}
 pytestmark = pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset")
 FIRST, SECOND = "Who built the suspension bridge?", "Which ship models does the maritime museum keep?"
 

@@ -29,6 +29,7 @@ from vllm.v1.worker.gpu.kv_connector import ActiveKVConnector
 from vllm.v1.worker.kv_connector_model_runner_mixin import KVConnectorModelRunnerMixin
 
 from kvblend.core.identity import token_hash
+from kvblend.core.plan import REPORT
 from kvblend.eval.bench.forced_answer import ForcedAnswer
 from kvblend.eval.questions.question_set import load_questions
 from kvblend.vllm_connector.engine import caches as engine_caches
@@ -207,7 +208,7 @@ def sampling(
 
 
 def report_of(output: Any) -> dict[str, Any] | None:
-    report: dict[str, Any] | None = (output.kv_transfer_params or {}).get("kvblend")
+    report: dict[str, Any] | None = (output.kv_transfer_params or {}).get(REPORT)
     return report
 
 

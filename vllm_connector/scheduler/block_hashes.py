@@ -15,11 +15,17 @@ class SaltedHashes:
     of generated tokens included. The exact hashes are kept, so that the salt can begin elsewhere after a preemption.
     """
 
-    def __init__(self, request: Any, salt: bytes) -> None:
+    def __init__(self, request: Any, salt: bytes | None) -> None:
+        """`salt` is None where the request's own `cache_salt` sets all of its blocks apart: nothing is changed then."""
         self._request, self._salt = request, salt
         self._exact = list(request.block_hashes)
         self._exact_hasher: Callable[[Any], list[Any]] | None = request._block_hasher
-        self.start: int | None = None
+        self.start: int | None = 0 if salt is None else None
+
+    @property
+    def are_apart(self) -> bool:
+        """Whether the request's `cache_salt` is all the salt there is."""
+        return self._salt is None
 
     def salted_from(self, start: int) -> list[Any]:
         """The prompt's block hashes, those from block `start` on salted; the request is not changed."""
@@ -32,21 +38,22 @@ class SaltedHashes:
 
     def apply(self, start: int) -> None:
         """Salt the request's hashes from block `start` on, those of blocks to come included."""
-        if self._exact_hasher is None:
+        if self._exact_hasher is None or self.are_apart:
             return
         self.start = start
         self._request._block_hasher = self._hash_new_blocks
         self._request.block_hashes[:] = self.salted_from(start)
         self._request.update_block_hashes()
 
-    def lift(self) -> None:
-        """Undo `apply`: no block of the request is to hold blended KV."""
-        if self._exact_hasher is None or self.start is None:
-            return
+    def lift(self) -> bool:
+        """Undo `apply`: no block of the request is to hold blended KV. Returns whether the hashes are others now."""
+        if self._exact_hasher is None or self.start is None or self.are_apart:
+            return False
         self.start = None
         self._request._block_hasher = self._exact_hasher
         self._request.block_hashes[:] = self._exact
         self._request.update_block_hashes()
+        return True
 
     def _hash_new_blocks(self, request: Any) -> list[Any]:
         assert self._exact_hasher is not None and self.start is not None
@@ -57,4 +64,5 @@ class SaltedHashes:
         return new[:num_exact] + [self._salted(block_hash) for block_hash in new[num_exact:]]
 
     def _salted(self, block_hash: Any) -> Any:
+        assert self._salt is not None
         return type(block_hash)(hashlib.sha256(self._salt + bytes(block_hash)).digest())

@@ -16,11 +16,13 @@ from kvblend.blend import SELECTORS, Rows
 from kvblend.core.errors import KVBlendError
 from kvblend.core.report import BlendReport, PassageReport, TokenFate, TokenReport
 from kvblend.store import Deadline, OpenPassageKV, PassageKVKey, TieredStore
+from kvblend.store.tier_counts import OpCounts
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.local_hit import num_lost_tokens
 from kvblend.vllm_connector.engine.pages import BlendContext, Pages, PlacedKV
 from kvblend.vllm_connector.metadata import BlendTask
 from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
+from kvblend.vllm_connector.timed_step import Facts, TimedSteps
 from kvblend.vllm_connector.worker.loading import LoadingController
 
 __all__ = ["Blend", "PassageSource", "Readiness", "State"]
@@ -117,6 +119,7 @@ class Blend:
         self._scratch: list[int] | None = None
         self.staging: Future[list[Brought | None]] | None = None
         self._passed_over: dict[int, str] = {}
+        self.timed_steps = TimedSteps()
         self.report = BlendReport(
             outcome="blended",
             prompt_tokens=len(task.token_ids),
@@ -290,7 +293,9 @@ class Blend:
         """Any state to failed; what it was first stays. Its staging ends by itself."""
         if self.state is not State.FAILED:
             self.state, self.failure = State.FAILED, reason
-            logger.error("Request %s is prefilled: %s", self.task.request_id, reason, exc_info=error)
+            logger.error(
+                "Request %s is prefilled: %s", self.task.request_id, reason, exc_info=error, extra=self.task.log_ids
+            )
 
     def drop(self) -> None:
         """The request is gone."""
@@ -310,7 +315,7 @@ class Blend:
 
     def _bring(self, source: PassageSource) -> list[Brought | None]:
         """In a thread: what there is of each span; None of one that is to be recomputed."""
-        began = time.perf_counter()
+        began, began_ns = time.perf_counter(), time.time_ns()
         self._check_hit()
         with torch.inference_mode(), ExitStack() as closing:
             # every file is opened before one is read, so that an eviction meanwhile hurts nothing
@@ -322,6 +327,7 @@ class Blend:
                 opened[place].file.quarantine()
             seconds = time.perf_counter() - began
             self.report.steps_ms.load = seconds * 1e3
+            self.timed_steps.part("load", began_ns, seconds * 1e3)
         if source.loading is not None and not failed:
             num_tokens = Counter[str]()
             for own in opened:
@@ -355,9 +361,9 @@ class Blend:
             # a preamble is loaded wherever it lies: it may be what a local hit has lost
             preamble = {key for place, key in keys.items() if slow and self.spans[place].is_preamble}
             wanted = [key for key in dict.fromkeys(keys.values()) if key not in preamble]
-            files = dict(source.store.open_many(wanted, deadline, passing_over=slow))
+            files = dict(source.store.open_many(wanted, deadline, passing_over=slow, fetched=self._note_fetch))
             if preamble:
-                files.update(source.store.open_many(preamble, deadline))
+                files.update(source.store.open_many(preamble, deadline, fetched=self._note_fetch))
             for file in files.values():
                 closing.callback(file.close)
             if slow:
@@ -366,6 +372,10 @@ class Blend:
                 if key in files and self._fits(self.spans[place], files[key]):
                     opened[place] = _Opened(place, choice, files[key])
         return [opened[place] for place in sorted(opened)]
+
+    def _note_fetch(self, tier: str, counts: OpCounts) -> None:
+        facts: Facts = {"tier": tier, "keys": counts.num_keys, "hits": counts.num_hits, "bytes": counts.num_bytes}
+        self.timed_steps.ended("fetch", counts.seconds, facts, within="load")
 
     def _note_passed_over(
         self, source: PassageSource, missing: dict[int, PassageKVKey], deadline: Deadline, slow: set[str]
@@ -394,4 +404,6 @@ class Blend:
         return 0 if span.start == 0 and self.num_lost_tokens > 0 else max(0, self.task.start - span.start)
 
     def _note_lost(self, reason: str) -> None:
-        logger.warning("Passage KV of request %s is recomputed: %s", self.task.request_id, reason)
+        logger.warning(
+            "Passage KV of request %s is recomputed: %s", self.task.request_id, reason, extra=self.task.log_ids
+        )

@@ -10,6 +10,8 @@ from vllm.logger import init_logger
 from kvblend.blend import BlendModel, Pass
 from kvblend.core.report import BlendReport
 from kvblend.vllm_connector.engine.ranks import Ranks
+from kvblend.vllm_connector.log_ids import log_ids
+from kvblend.vllm_connector.timed_step import TimedStep
 from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
 from kvblend.vllm_connector.worker.clock import PassClock
 
@@ -39,6 +41,8 @@ class Blends:
         """Requests whose blend has ended since the caller last took them, the failed ones among them."""
         self.failed: dict[str, str] = {}
         self.reports: dict[str, BlendReport] = {}
+        self.steps: dict[str, list[TimedStep]] = {}
+        """Of blends with a report, where their requests are traced."""
 
     def __len__(self) -> int:
         return len(self._blends) + len(self._timed)
@@ -52,7 +56,7 @@ class Blends:
 
     def refuse(self, request_id: str, reason: str, error: Exception | None = None) -> None:
         """Let vLLM prefill a request of which there is no blend."""
-        logger.error("Request %s is prefilled: %s", request_id, reason, exc_info=error)
+        logger.error("Request %s is prefilled: %s", request_id, reason, exc_info=error, extra=log_ids(request_id))
         self.failed[request_id] = reason
         self.finished.add(request_id)
 
@@ -203,3 +207,5 @@ class Blends:
                 report = blend.report
                 self._source.loading.repaired(report.recomputed_tokens, report.steps_ms.repair / 1e3)
             self.reports[blend.task.request_id] = blend.report
+            if blend.task.trace_id is not None:
+                self.steps[blend.task.request_id] = blend.timed_steps.all()

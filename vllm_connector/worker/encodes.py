@@ -11,6 +11,7 @@ from kvblend.core.identity import prefix_hashes, token_hash
 from kvblend.core.plan import EncodeOrder
 from kvblend.store import PassageKVKey
 from kvblend.vllm_connector.engine.caches import EngineCaches
+from kvblend.vllm_connector.log_ids import log_ids
 from kvblend.vllm_connector.metadata import EncodeTask
 from kvblend.vllm_connector.worker.host_copy import HostCopy
 from kvblend.vllm_connector.worker.passage_writer import PassageWriter
@@ -96,7 +97,9 @@ class Encodes:
             try:
                 self._take(task, outcome)
             except Exception as error:  # no memory, for one: an encode is only a future miss
-                logger.exception("Passage KV of request %s is not kept", task.request_id)
+                logger.exception(
+                    "Passage KV of request %s is not kept", task.request_id, extra=log_ids(task.request_id)
+                )
                 outcome.failure = f"the passage's KV could not be kept: {error}"
         encode = self._encodes.get(task.request_id)
         if task.computed_end >= task.order.end:

@@ -150,8 +150,8 @@ class WorkerHalf:
     def take_results(self) -> StepResults | None:
         """What has come about since the last call; called after `take_finished`."""
         encoded = {request_id: (outcome,) for request_id, outcome in self.encodes.take_results().items()}
-        results = StepResults(self.blends.reports, self.blends.failed, encoded)
-        self.blends.reports, self.blends.failed = {}, {}
+        results = StepResults(self.blends.reports, self.blends.failed, encoded, self.blends.steps)
+        self.blends.reports, self.blends.failed, self.blends.steps = {}, {}, {}
         return results if results.reports or results.failed or results.encoded else None
 
     def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:

@@ -53,14 +53,19 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     conversation, tenant = split_conversation(body.messages), caller_of(request).tenant
     context = await service.retrieval.context(body.kvblend, query=conversation.question, tenant=tenant)
     context = await service.order.arrange(context, body.kvblend.order, reuse=body.kvblend.reuse)
-    order = await _chat_order(service, body, conversation, context)
+    order = await _chat_order(service, body, conversation, context, tenant)
     return await _answered(service, request, body, order, context.sources)
 
 
-async def _chat_order(service: Service, body: ChatBody, conversation: Conversation, context: Retrieved) -> BlendOrder:
+async def _chat_order(
+    service: Service, body: ChatBody, conversation: Conversation, context: Retrieved, tenant: str
+) -> BlendOrder:
     assert body.kvblend is not None
     if conversation.has_media:  # it has no tokens before vLLM has seen it
         return _text_order(body, conversation, context, prefilled="the messages hold more than text")
+    if await service.blender.is_proxied():
+        order = _text_order(body, conversation, context, prefilled="vLLM is told a chat by its messages alone")
+        return await service.drop_in.match(CHAT, order.sampling, body.kvblend, tenant=tenant) or order
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
     fields = body.for_engine()

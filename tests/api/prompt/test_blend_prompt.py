@@ -11,6 +11,7 @@ from kvblend.api.prompt.blend_prompt import BlendPrompt, PromptPassage
 from kvblend.api.prompt.builder import Frame
 from kvblend.core.errors import PromptTooLongError
 from kvblend.core.identity import token_hash
+from kvblend.core.order_fields import with_order
 from kvblend.core.plan import ContextPlan, Cut, Span
 from kvblend.vllm_connector.span_keys import place_spans
 
@@ -91,7 +92,8 @@ def test_what_no_cut_can_be() -> None:
 
 def test_a_plan_without_cuts_is_what_it_was() -> None:
     """A connector that knows no cuts takes it."""
-    fields = prompt_of(3).plan_fields(recompute_ratio=0.5, report_id="r")
+    prompt = prompt_of(3)
+    fields = with_order({}, prompt.order(recompute_ratio=0.5, report_id="r"), prompt.token_ids)
     assert "cut" not in fields["kv_transfer_params"]["kvblend"]["blend"]["spans"][1]
 
 

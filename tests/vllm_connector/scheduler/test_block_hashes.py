@@ -57,3 +57,15 @@ def test_other_plans_have_other_hashes() -> None:
     SaltedHashes(other, b"another").apply(2)
     assert one.block_hashes[:2] == other.block_hashes[:2]
     assert not set(one.block_hashes[2:]) & set(other.block_hashes[2:])
+
+
+@given(num_tokens=st.integers(1, 40), start=st.integers(0, 12), generated=st.integers(0, 20))
+def test_a_request_that_its_own_salt_sets_apart_is_left_alone(num_tokens: int, start: int, generated: int) -> None:
+    request, untouched = make_request(num_tokens), make_request(num_tokens)
+    hashes = SaltedHashes(request, None)
+    hashes.apply(start)
+    assert hashes.are_apart and hashes.start == 0 and not hashes.lift()
+    for token in range(generated):
+        request.append_output_token_ids(token)
+        untouched.append_output_token_ids(token)
+    assert request.block_hashes == untouched.block_hashes

@@ -1,4 +1,4 @@
-"""What LangChain's users leave to the environment: `KVBLEND_URL` and `KVBLEND_API_KEY`."""
+"""What an integration's users leave to the environment: `KVBLEND_URL` and `KVBLEND_API_KEY`."""
 
 from pydantic import SecretStr
 

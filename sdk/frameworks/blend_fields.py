@@ -1,0 +1,35 @@
+"""How a framework's chat model blends, as fields of it."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from kvblend.core.plan import SelectorName
+from kvblend.core.rest import BlendOptions, OrderName, Reuse, SuppliedDocument
+from kvblend.core.rest.blending import Ratio, TargetKL
+
+__all__ = ["BlendFields"]
+
+
+class BlendFields(BaseModel):
+    """Fields as of `kvblend.core.rest.BlendOptions`, mixed into a framework's model or held by it."""
+
+    collection: str | None = None
+    """Retrieved from where there are no documents; else whose preamble and KV the documents have."""
+    recompute_ratio: Ratio | None = None
+    target_kl: TargetKL | None = None
+    selector: SelectorName | None = None
+    reuse: Reuse = "blend"
+    order: OrderName | None = None
+
+    def blend_options(self, documents: Sequence[SuppliedDocument]) -> BlendOptions:
+        """What a request over `documents` says of its blend."""
+        return BlendOptions(
+            documents=list(documents),
+            collection=self.collection,
+            recompute_ratio=self.recompute_ratio,
+            target_kl=self.target_kl,
+            selector=self.selector,
+            reuse=self.reuse,
+            order=self.order,
+        )

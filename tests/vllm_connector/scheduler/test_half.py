@@ -1,0 +1,131 @@
+"""The scheduler half on vLLM's own requests and hashes: beside other connectors, and between two kinds of nodes."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm import EngineArgs, SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.request import Request
+
+from kvblend.core.order_fields import with_order
+from kvblend.core.plan import REPORT, ContextPlan, EncodeOrder, KVBlendParams, Span
+from kvblend.core.report import BlendReport
+from kvblend.core.settings import Settings
+from kvblend.vllm_connector.scheduler import SchedulerHalf
+from kvblend.vllm_connector.scheduler.lookups import Found
+from kvblend.vllm_connector.siblings import NO_SIBLINGS, Siblings
+
+BLOCK, NUM_TOKENS = 32, 330
+PLAN = ContextPlan(
+    spans=(Span(kind="exact", num_tokens=64), Span(kind="passage", num_tokens=256, encode_contexts=("a" * 64,)))
+)
+ORDER = KVBlendParams(report_id="mine", blend=PLAN)
+OFFLOADING = Siblings([{"kv_connector": "KVBlendConnector"}, {"kv_connector": "OffloadingConnector"}])
+NIXL = Siblings([{"kv_connector": "NixlConnector"}, {"kv_connector": "KVBlendConnector"}])
+HAND_ON, TAKE_OVER = {"do_remote_decode": True}, {"do_remote_prefill": True}
+Make = Callable[[Siblings], SchedulerHalf]
+
+
+@pytest.fixture
+def make_half(tiny_model_path: Callable[[str], Path], tmp_path: Path) -> Iterator[Make]:
+    init_none_hash(sha256)
+    config = EngineArgs(model=str(tiny_model_path("llama3rope")), block_size=BLOCK).create_engine_config()
+    settings = Settings(cpu_bytes=0, disk_path=tmp_path / "disk", control=f"ipc://{tmp_path}/control.sock")
+    groups = SimpleNamespace(hash_block_size=BLOCK, kv_cache_groups=[])
+    with ExitStack() as closing:
+
+        def make(siblings: Siblings) -> SchedulerHalf:
+            half = SchedulerHalf(config, groups, settings, siblings)
+            closing.callback(half.shutdown)
+            return half
+
+        yield make
+
+
+def request_of(order: KVBlendParams | None, *, salted: bool = False, **params: Any) -> Any:
+    tokens = list(range(NUM_TOKENS))
+    body: dict[str, Any] = with_order({}, order, tokens, salted=salted, proxied=True) if order else {}
+    extra = {**body.get("vllm_xargs", {}), **({"kv_transfer_params": params} if params else {})}
+    return Request(
+        "request", tokens, SamplingParams(max_tokens=1, extra_args=extra or None), None,
+        block_hasher=get_request_block_hasher(BLOCK, sha256), cache_salt=body.get("cache_salt"),
+    )  # fmt: skip
+
+
+def find(half: SchedulerHalf, end: int) -> None:
+    """The store has the plan's passage, up to `end`."""
+    found: Future[Found] = Future()
+    found.set_result(Found(end, reused=end - 64, fresh=0, missed=0, missed_behind=0))
+    half._tracked["request"].lookup = found
+
+
+@pytest.mark.parametrize("siblings", [NO_SIBLINGS, OFFLOADING], ids=["alone", "beside the offload"])
+def test_what_others_have_taken_down_is_never_salted_anew(make_half: Make, siblings: Siblings) -> None:
+    """A preempted blend's exact beginning has left the prefix cache: alone it is blended from the front again; beside
+    a connector that knows its blocks by the old hashes, it is prefilled."""
+    half, request = make_half(siblings), request_of(ORDER)
+    exact = list(request_of(None).block_hashes)
+    half.on_new_request(request)
+    find(half, 320)
+    assert half.num_new_matched_tokens(request, 64) == 256
+    assert request.block_hashes[:2] == exact[:2] and not set(request.block_hashes[2:]) & set(exact)
+    salted = list(request.block_hashes)
+    again = half.num_new_matched_tokens(request, 0)
+    if siblings is NO_SIBLINGS:
+        assert again == 320 and not set(request.block_hashes) & set(exact)
+        return
+    assert again == 0 and request.block_hashes == salted
+    report = half.request_finished(request)
+    assert report is not None and "preempted" in report[REPORT]["reason"]
+
+
+@pytest.mark.parametrize(("siblings", "params"), [(NO_SIBLINGS, HAND_ON), (NIXL, HAND_ON), (NIXL, {})])
+def test_what_leaves_the_engine_has_the_plans_salt_or_is_prefilled(
+    make_half: Make, siblings: Siblings, params: dict[str, Any]
+) -> None:
+    half, bare = make_half(siblings), request_of(ORDER, **params)
+    exact = list(bare.block_hashes)
+    half.on_new_request(bare)
+    assert half.num_new_matched_tokens(bare, 0) == 0 and half.num_tracked == 0 and bare.block_hashes == exact
+    salted = request_of(ORDER, salted=True, **params)
+    apart = list(salted.block_hashes)
+    assert not set(apart) & set(exact)
+    half.on_new_request(salted)
+    find(half, 320)
+    assert half.num_new_matched_tokens(salted, 0) == 320 and salted.block_hashes == apart
+    find(half, 0)
+    assert half.num_new_matched_tokens(salted, 0) == 0 and salted.block_hashes == apart
+
+
+@pytest.mark.parametrize("salted", [False, True])
+def test_a_prompt_that_another_engine_prefilled_is_not_blended_again(make_half: Make, salted: bool) -> None:
+    """Its KV is kept apart from the first block on, and the other engine's report passed on, as long as it came."""
+    report = BlendReport(outcome="blended", prompt_tokens=NUM_TOKENS, context_tokens=320)
+    half = make_half(NIXL)
+    exact = set(request_of(None).block_hashes)
+    for failed in ([], ["request"]):
+        request = request_of(ORDER, salted=salted, **TAKE_OVER, **{REPORT: report.model_dump(mode="json")})
+        half.on_new_request(request)
+        assert half.num_new_matched_tokens(request, 0) == 0 and half.num_tracked == 0
+        assert not set(request.block_hashes) & exact
+        half.update_connector_output(None, [], failed)
+        given = half.request_finished(request)
+        assert given is not None
+        told = BlendReport.model_validate(given[REPORT])
+        assert told == report if not failed else told.outcome == "prefilled" and "did not come over" in str(told.reason)
+    plain = request_of(None, **TAKE_OVER)
+    half.on_new_request(plain)
+    assert set(plain.block_hashes) == exact and half.request_finished(plain) is None
+
+
+def test_of_what_is_encoded_the_beginning_alone_is_offloaded(make_half: Make) -> None:
+    half = make_half(OFFLOADING)
+    request = request_of(KVBlendParams(encode=EncodeOrder(spans=((64, 128), (128, 300)))), do_remote_decode=True)
+    half.on_new_request(request)
+    assert request.kv_transfer_params == {"do_remote_decode": True, "max_offload_tokens": 64}
