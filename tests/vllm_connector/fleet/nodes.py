@@ -101,6 +101,7 @@ class Node:
             "KVBLEND_LOADING": "always",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(self.modules or "")))),
+            "UCX_TLS": "tcp",  # as between hosts: who is killed is found dead
             "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port()),
         }

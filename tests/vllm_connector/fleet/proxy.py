@@ -5,7 +5,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -38,8 +38,14 @@ class Proxy:
     between: Callable[[], object] = lambda: None
 
     def app(self) -> FastAPI:
-        app = FastAPI()
         http = httpx.AsyncClient(timeout=300, trust_env=False)
+
+        @asynccontextmanager
+        async def closing(app: FastAPI) -> AsyncIterator[None]:
+            async with http:
+                yield
+
+        app = FastAPI(lifespan=closing)
 
         @app.exception_handler(httpx.HTTPError)
         async def failed(request: Request, error: Exception) -> Response:

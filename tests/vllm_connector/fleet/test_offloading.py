@@ -139,4 +139,4 @@ def test_both_tell_their_counts(server: Server, case: tuple[list[int], dict[str,
     prompt, _ = case
     server.ask(blend(answer(prompt), server.prompts.plan, uuid.uuid4().hex, salted=False, proxied=False))
     assert server.count("kvblend_tier_keys_total") > 0 and server.count(STORED) > 0
-    assert "Traceback" not in server.node.log
+    assert "the engine goes on without it" not in server.node.log
