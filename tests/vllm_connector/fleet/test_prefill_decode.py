@@ -207,12 +207,12 @@ def test_decode_node_killed(fleet: Fleet, case: Case, kind: str) -> None:
     """In the middle of an answer: it ends, and all others live. Last of all, since they do not come back."""
     long = answer(case.prompt, max_tokens=400, stream=True)
     body, lines = blend(long, fleet.prompts.plan, case.report_id), list[str]()
-    with httpx.stream("POST", f"{fleet.proxies[kind].url}{PATH}", json=body, timeout=300, trust_env=False) as chunks:
-        with suppress(httpx.HTTPError):
-            for line in chunks.iter_lines():
-                if not lines:
-                    fleet.decode[kind].kill()
-                lines.append(line)
+    url = f"{fleet.proxies[kind].url}{PATH}"
+    with suppress(httpx.HTTPError), httpx.stream("POST", url, json=body, timeout=300, trust_env=False) as chunks:
+        for line in chunks.iter_lines():
+            if not lines:
+                fleet.decode[kind].kill()
+            lines.append(line)
     assert lines and "data: [DONE]" not in lines
     blended = ask(fleet.prefill.url, case.blended)
     case.assert_exact(ask(fleet.prefill.url, case.plain), blended)
