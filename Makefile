@@ -1,6 +1,6 @@
 # Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check check-deploy compat bench-peers dashboards sdk reference gpu clean
+.PHONY: help demo serve test test-extended check check-deploy compat bench-peers dashboards sdk reference gpu clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,9 @@ serve: $(INSTALLED) ## serve MODEL=<name or folder>, by default a small chat mod
 
 test: $(INSTALLED) ## run the whole test suite, two tests at a time, in DTYPE=<float32 or bfloat16>
 	$(VENV)/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15 $(if $(DTYPE),--dtype=$(DTYPE))
+
+test-extended: $(INSTALLED) ## the same with every model, server and benchmark that takes minutes more
+	$(VENV)/bin/pytest --extended --numprocesses=2 --dist=loadgroup --durations=15 $(if $(DTYPE),--dtype=$(DTYPE))
 
 check: $(INSTALLED) ## lint, formatting, strict types, the layers of imports, and the site of the docs
 	$(VENV)/bin/ruff check

@@ -65,6 +65,9 @@ for name in ("connect", "read", "write", "pool"):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_dtype_option(parser)
+    parser.addoption(
+        "--extended", action="store_true", help="run the tests that are marked so, too: `make test-extended`"
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -72,8 +75,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under xdist, one worker runs everything that asks the service, and a module's slow fixture is made once."""
+    if not config.getoption("extended"):
+        extended = [item for item in items if item.get_closest_marker("extended")]
+        config.hook.pytest_deselected(items=extended)
+        items[:] = [item for item in items if not item.get_closest_marker("extended")]
     places = dict[pytest.Item, int]()
     for item in items:
         asks_service = "service" in getattr(item, "fixturenames", ())

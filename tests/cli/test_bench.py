@@ -21,6 +21,7 @@ def run_bench(*arguments: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.extended
 @pytest.mark.timed
 def test_ttft(demo_model_path: Path, dtype: str) -> None:
     """Every mode has its row; what is timed was verified; a blend's ratios are made of what stands beside them."""
@@ -53,7 +54,7 @@ def test_ttft(demo_model_path: Path, dtype: str) -> None:
     assert rows["blend", 0.05]["ttft_ms_p50"] < full["ttft_ms_p50"]
 
 
-@pytest.mark.parametrize("name", ["ingest", "itl"])
+@pytest.mark.parametrize("name", ["ingest", pytest.param("itl", marks=pytest.mark.extended)])
 def test_rates(name: str, demo_model_path: Path, dtype: str) -> None:
     """Ours beside vLLM's own, and their ratio."""
     small = {
@@ -80,6 +81,7 @@ def test_kl(demo_model_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timed
+@pytest.mark.extended
 def test_replay(demo_model_path: Path, tmp_path: Path, dtype: str) -> None:
     """Two passages that every request brings together: reused as their documents have them they diverge, and by their
     variants, which are exact, hardly; nothing is recomputed of either."""

@@ -19,6 +19,8 @@ from kvblend.sdk import Client
 from tests.otlp_receiver import OTLPReceiver
 from tests.service import RunningService
 
+pytestmark = pytest.mark.extended
+
 START_TIMEOUT_S = 400.0
 STEPS = ("kvblend.load", "kvblend.probe", "kvblend.repair")
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

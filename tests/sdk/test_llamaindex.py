@@ -4,12 +4,15 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.environments import python_with
 from tests.service import RunningService
 
 CHECKS = Path(__file__).parent / "llamaindex_checks.py"
 
 
+@pytest.mark.extended
 def test_llamaindex(service: RunningService) -> None:
     """llama-index-core asks for a newer setuptools than vLLM for CPUs allows: they are never in one environment."""
     python, variables = python_with("llamaindex")

@@ -35,7 +35,7 @@ ALONE = ("settle", "select", "finish")
 """Faults of one request: the other is blended."""
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.extended)], ids=["one rank", "two ranks"])
 def faults(
     request: pytest.FixtureRequest,
     tiny_model_path: Callable[[str], Path],

@@ -17,7 +17,10 @@ from tests.preloaded import run_script
 from tests.tolerances import TOLERANCES
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
 
-MODELS = ["demo", "llama3rope", "qwen2", "qwen3", "qwen3_yarn", "qwen3moe", "mistral", "mistral_sw", "gemma2", "gemma3"]
+MODELS = [
+    "demo", "qwen3moe", "mistral_sw", "gemma3",
+    *(pytest.param(name, marks=pytest.mark.extended) for name in ("llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "gemma2")),
+]  # fmt: skip
 SCENARIO = Path(__file__).with_name("scenario.py")
 Check = Callable[..., dict[str, Any]]
 
@@ -104,6 +107,7 @@ def test_blend_with_tensor_parallelism_across_chunks(check: Check, monkeypatch: 
     assert results["files"] == 10
 
 
+@pytest.mark.extended
 def test_blend_with_compiled_model(check: Check) -> None:
     """torch.compile on, as vLLM's default has it."""
     check("qwen3", enforce_eager=False)

@@ -29,6 +29,8 @@ from tests.vllm_connector.fleet.nodes import (
     store,
 )
 
+pytestmark = pytest.mark.extended
+
 IN_SERVER = Path(__file__).with_name("in_server")
 NUM_BLOCKS = 40
 CONTROL = 5

@@ -38,7 +38,10 @@ from tests.vllm_connector.fleet.nodes import (
 )
 from tests.vllm_connector.fleet.proxy import Proxy, proxy
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("nixl") is None, reason="vLLM's NixlConnector needs nixl")
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(importlib.util.find_spec("nixl") is None, reason="vLLM's NixlConnector needs nixl"),
+]
 
 CONTROL = 5
 """How many times farther from full prefill a blend is than two answers that are to be the same."""
