@@ -17,10 +17,11 @@ from tests.preloaded import run_script
 from tests.tolerances import TOLERANCES
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
 
+MORE_MODELS = ["llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "gemma2"]
 MODELS = [
-    "demo", "qwen3moe", "mistral_sw", "gemma3",
-    *(pytest.param(name, marks=pytest.mark.extended) for name in ("llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "gemma2")),
-]  # fmt: skip
+    *("demo", "qwen3moe", "mistral_sw", "gemma3"),
+    *(pytest.param(name, marks=pytest.mark.extended) for name in MORE_MODELS),
+]
 SCENARIO = Path(__file__).with_name("scenario.py")
 Check = Callable[..., dict[str, Any]]
 
