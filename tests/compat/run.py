@@ -29,7 +29,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / ".cache" / "compat"
 RESULTS = ROOT / "benchmarks" / "results" / "compat.json"
 TESTS = "tests/vllm_connector"
-OF_DEV = ("hypothesis", "pytest", "pytest-asyncio", "pytest-rerunfailures", "pytest-timeout", "reportlab")
+OF_DEV = (
+    "hypothesis",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-rerunfailures",
+    "pytest-timeout",
+    "pytest-xdist",
+    "reportlab",
+)
 """What these tests need of the extra `dev`."""
 NOT_FOR_CPU = ("torchaudio", "torchcodec", "torchvision")
 """Their wheels do not match a CPU build of torch."""

@@ -44,14 +44,13 @@ def _rows() -> Iterator[str]:
 def _outcome(row: dict[str, Any] | None) -> str:
     if row is None:
         return "not run by `make compat` yet"
-    told = [f"{row['num_passed']} passed", f"{len(row['failed'])} failed: {', '.join(row['failed'])}"]
+    lacks = "; ".join(row["lacking"]) or "nothing"
+    told = f"{row['date']}: lacks {lacks} of what the connector uses; "
+    if not row["num_passed"] and not row["failed"]:
+        return f"{told}the tests were not run"
     of = "" if row["tests"] == ["tests/vllm_connector"] else f" of {', '.join(f'`{each}`' for each in row['tests'])}"
-    lacks = "; ".join(row["lacking"])
-    return (
-        ", ".join(told if row["failed"] else told[:1])
-        + f"{of}, {row['date']}"
-        + (f". It lacks: {lacks}" if lacks else "")
-    )
+    failed = f", {len(row['failed'])} failed: {', '.join(row['failed'])}" if row["failed"] else ""
+    return f"{told}{row['num_passed']} tests passed{of}{failed}"
 
 
 if __name__ == "__main__":
