@@ -65,16 +65,18 @@ def ending(
 
 def begin(ending: Ending, num_running: int) -> None:
     """Begin the end once so many answers run."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len([each for each in ending.engine.bodies if "messages" in each]) < num_running:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     ending.server._drain.begin()
 
 
-def test_what_runs_may_finish_and_nothing_new_begins(ending: Ending) -> None:
+def test_what_runs_may_finish_and_nothing_new_begins(ending: Ending, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "LIMIT_S", 120.0)
+    ending.engine.token_s = 0.5
     with ThreadPoolExecutor() as threads:
-        body = {**CHAT, "max_tokens": 15}
+        body = {**CHAT, "max_tokens": 1000}
         answers = [
             threads.submit(httpx.post, f"{ending.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60),
             threads.submit(httpx.post, f"{ending.url}/v1/chat/completions", json=body, timeout=60),
@@ -85,6 +87,7 @@ def test_what_runs_may_finish_and_nothing_new_begins(ending: Ending) -> None:
             assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
             assert refused.json()["error"]["code"] == "shutting_down"
         assert httpx.get(f"{ending.url}/healthz", timeout=60).status_code == 200
+        ending.engine.token_s = 0.0  # now they do
         streamed, whole = (answer.result() for answer in answers)
     assert whole.status_code == 200 and streamed.status_code == 200
     assert streamed.text.rstrip().endswith("[DONE]")
@@ -99,14 +102,13 @@ def test_what_takes_longer_is_told(ending: Ending) -> None:
             threads.submit(httpx.post, url, json={**CHAT, "stream": True}, timeout=60),
             threads.submit(httpx.post, url, json={**CHAT, "kvblend": {"documents": ["A passage."]}}, timeout=60),
         ]
-        begin(ending, 1)
-        time.sleep(1.0)
+        begin(ending, 2)
         streamed, whole = (answer.result() for answer in answers)
     data = [line.removeprefix("data: ") for line in streamed.text.splitlines() if line.startswith("data: ")]
     assert len(data) > 1 and json.loads(data[-1])["error"]["code"] == "shutting_down"
     assert whole.status_code == 503 and whole.json()["error"]["code"] == "shutting_down"
     assert ending.has_ended()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while ending.engine.num_aborted < 2:
         assert time.monotonic() < deadline, "vLLM is told to stop"
         time.sleep(0.05)
