@@ -54,7 +54,8 @@ def test_ttft(demo_model_path: Path, dtype: str) -> None:
     assert rows["blend", 0.05]["ttft_ms_p50"] < full["ttft_ms_p50"]
 
 
-@pytest.mark.parametrize("name", ["ingest", pytest.param("itl", marks=pytest.mark.extended)])
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["ingest", "itl"])
 def test_rates(name: str, demo_model_path: Path, dtype: str) -> None:
     """Ours beside vLLM's own, and their ratio."""
     small = {
