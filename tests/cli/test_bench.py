@@ -11,6 +11,8 @@ import pytest
 
 from kvblend.eval.bench.verification import TOLERANCES
 
+pytestmark = pytest.mark.extended
+
 
 def run_bench(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "kvblend.cli", "bench", *arguments, "--json"]
@@ -21,7 +23,6 @@ def run_bench(*arguments: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.extended
 @pytest.mark.timed
 def test_ttft(demo_model_path: Path, dtype: str) -> None:
     """Every mode has its row; what is timed was verified; a blend's ratios are made of what stands beside them."""
@@ -54,7 +55,6 @@ def test_ttft(demo_model_path: Path, dtype: str) -> None:
     assert rows["blend", 0.05]["ttft_ms_p50"] < full["ttft_ms_p50"]
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", ["ingest", "itl"])
 def test_rates(name: str, demo_model_path: Path, dtype: str) -> None:
     """Ours beside vLLM's own, and their ratio."""
@@ -82,7 +82,6 @@ def test_kl(demo_model_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timed
-@pytest.mark.extended
 def test_replay(demo_model_path: Path, tmp_path: Path, dtype: str) -> None:
     """Two passages that every request brings together: reused as their documents have them they diverge, and by their
     variants, which are exact, hardly; nothing is recomputed of either."""
