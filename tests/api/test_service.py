@@ -12,6 +12,7 @@ from kvblend.core.errors import InvalidRequestError, NotFoundError
 from kvblend.core.rest import IngestJob, QueryDelta, QueryResponse, SearchResponse
 from kvblend.sdk import Client
 from tests.api.front import front
+from tests.sdk.settled import until_settled
 from tests.service import RunningService
 
 BRIDGES = """# Bridges of Halden
@@ -96,6 +97,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(client: Client, halden: st
     """Reference: query. Ours: stream_query. Both find the same in vLLM's cache: the same numbers, whatever they say."""
     question = "What bread does the oldest bakery bake?"
     assert client.query(halden, question, top_k=2, max_tokens=2).report.outcome == "blended"
+    until_settled(lambda: client.query(halden, question, top_k=2, max_tokens=12).report.model_dump(mode="json"))
     events = list(client.stream_query(halden, question, top_k=2, max_tokens=12))
     assert isinstance(events[0], SearchResponse)
     assert isinstance(events[-1], QueryResponse)

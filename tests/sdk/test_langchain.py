@@ -10,7 +10,7 @@ import openai
 import pytest
 from langchain_core.documents import Document
 from langchain_core.load import dumps
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnablePassthrough
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from kvblend.sdk import Client
 from kvblend.sdk.langchain import ChatKVBlend, KVBlendRetriever, blend_documents
+from tests.sdk.settled import until_settled
 from tests.service import RunningService
 
 FACTS = {
@@ -117,11 +118,16 @@ def test_documents_are_blended_and_reported(url: str) -> None:
     assert result["sources"][1]["metadata"] == {"day": "2026-01-02"}
 
 
+def report_of(answer: BaseMessage) -> dict[str, Any]:
+    report: dict[str, Any] = answer.response_metadata["kvblend"]["report"]
+    return report
+
+
 def test_a_streamed_answer_equals_the_whole_one(url: str) -> None:
-    """Reference: invoke. Ours: the sum of stream's chunks. Both find the same in vLLM's cache."""
+    """Reference: invoke. Ours: the sum of stream's chunks."""
     chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16).with_documents([LAMP]).bind(ignore_eos=True)
     messages = [SystemMessage("You answer in one sentence."), HumanMessage(QUESTION)]
-    chat.invoke(messages)
+    until_settled(lambda: report_of(chat.invoke(messages)))
     total: Any = None
     num_chunks = 0
     for chunk in chat.stream(messages):
@@ -149,7 +155,8 @@ def test_a_chain_of_retriever_and_chat_model(url: str) -> None:
     assert len(result["sources"]) == 2
     found = result["sources"][0]["metadata"]["kvblend"]
     assert (found["document_id"], found["document_name"]) == ("lamp", "lamp") and 0.5 < found["score"] <= 1
-    again = chain.invoke(QUESTION)  # finds in vLLM's cache what the stream will find there
+    until_settled(lambda: report_of(chain.invoke(QUESTION)))
+    again = chain.invoke(QUESTION)
     assert "".join((chain | StrOutputParser()).stream(QUESTION)) == again.content
 
 
@@ -157,13 +164,14 @@ def test_a_chain_runs_in_one_event_loop_after_another(url: str) -> None:
     retriever = KVBlendRetriever(base_url=url, collection="sdk-vik")
     chat = ChatKVBlend(base_url=url, collection="sdk-vik", max_tokens=16)
     texts = {"documents": retriever | (lambda found: found[:1]), "question": RunnablePassthrough()}
-    chain = texts | blend_documents(chat) | StrOutputParser()
+    told = texts | blend_documents(chat)
+    chain = told | StrOutputParser()
 
     async def streamed() -> list[str]:
         return [text async for text in chain.astream(QUESTION)]
 
-    chain.invoke(QUESTION)
-    whole = chain.invoke(QUESTION)  # finds in vLLM's cache what all later ones will find there
+    until_settled(lambda: report_of(told.invoke(QUESTION)))
+    whole = chain.invoke(QUESTION)
     for _ in range(2):
         assert asyncio.run(chain.ainvoke(QUESTION)) == whole
         pieces = asyncio.run(streamed())

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from kvblend.core.errors import (
 )
 from kvblend.core.rest import BlendOptions, IngestJob, QueryDelta, QueryResponse, SearchResponse, Source
 from kvblend.sdk import AsyncClient, Client
+from tests.sdk.settled import until_settled
 from tests.service import RunningService
 
 BRIDGE = "The Halden bridge was opened in 1931. It was built by the engineer Ada Lindqvist.\n"
@@ -85,10 +87,10 @@ def test_a_query_is_answered_whole_and_streamed(client: Client, wiki: str) -> No
     assert (report.outcome, report.recompute_ratio, report.missed_passages) == ("blended", 0.25, 0)
     assert report.tokens is not None and sum(count for _, count in report.tokens.fates) == report.context_tokens
     assert sum(n for fate, n in report.tokens.fates if fate in ("recomputed", "fresh")) == report.recomputed_tokens
-    whole = client.query(wiki, BUILDER, top_k=2, recompute_ratio=0.25, selector="probe", max_tokens=16)
-    first, *deltas, last = client.stream_query(
-        wiki, BUILDER, top_k=2, recompute_ratio=0.25, selector="probe", max_tokens=16
-    )
+    asked: dict[str, Any] = {"top_k": 2, "recompute_ratio": 0.25, "selector": "probe", "max_tokens": 16}
+    until_settled(lambda: client.query(wiki, BUILDER, **asked).report.model_dump(mode="json"))
+    whole = client.query(wiki, BUILDER, **asked)
+    first, *deltas, last = client.stream_query(wiki, BUILDER, **asked)
     assert isinstance(first, SearchResponse) and first.sources == whole.sources
     assert _unplaced(whole.sources) == client.search(wiki, BUILDER, top_k=2)
     assert len(deltas) > 1 and "".join(delta.text for delta in deltas if isinstance(delta, QueryDelta)) == whole.answer
@@ -100,7 +102,13 @@ def test_a_query_is_answered_whole_and_streamed(client: Client, wiki: str) -> No
 def test_a_chat_is_answered_whole_and_streamed(client: Client, wiki: str) -> None:
     """Reference: chat. Ours: stream_chat. Both find the same in vLLM's cache."""
     (model,) = client.list_models()
-    client.chat(MESSAGES, model=model, blend=OVER_WIKI, extra=BRIEF)
+
+    def report() -> dict[str, Any]:
+        answer = client.chat(MESSAGES, model=model, blend=OVER_WIKI, extra=BRIEF)
+        assert answer.kvblend is not None
+        return answer.kvblend.report.model_dump(mode="json")
+
+    until_settled(report)
     whole = client.chat(MESSAGES, model=model, blend=OVER_WIKI, extra=BRIEF)
     assert whole.model == model and whole.kvblend is not None and whole.usage is not None
     assert whole.kvblend.report.outcome in ("blended", "prefix_hit")
