@@ -123,9 +123,10 @@ def test_documents_of_any_retriever_tools_and_schemas(url: str) -> None:
     schema = {"type": "object", "properties": {"place": {"enum": ["north", "south"]}}, "required": ["place"]}
     tool = Tool(name="lookup", description="Looks up a place.", parameters=schema, function=lambda place: place)
     named = {"tool_choice": {"type": "function", "function": {"name": "lookup"}}, "max_tokens": 60}
-    (reply,) = generator.run(QUESTION, generation_kwargs=named, tools=[tool], documents=[LAMP])["replies"]
+    asked: dict[str, Any] = {"generation_kwargs": named, "tools": [tool], "documents": [LAMP]}
+    (reply,) = generator.run(QUESTION, **asked, tools_strict=True)["replies"]  # else vLLM holds no arguments to it
     (call,) = reply.tool_calls
-    assert call.tool_name == "lookup"  # vLLM holds no arguments of a named call to the schema
+    assert call.tool_name == "lookup" and call.arguments["place"] in ("north", "south")
 
 
 def test_errors_are_openais_and_bad_fields_are_named(url: str) -> None:

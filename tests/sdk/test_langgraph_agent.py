@@ -27,7 +27,10 @@ class Search(BaseModel):
 def search_first(request: ModelRequest, handler: Callable[[ModelRequest], Any]) -> Any:
     """Have the question answered by a search, and what that found by a text."""
     is_question = isinstance(request.messages[-1], HumanMessage)
-    return handler(request.override(tool_choice="search_town") if is_question else request.override(tools=[]))
+    if not is_question:
+        return handler(request.override(tools=[]))
+    strictly = {"strict": True}  # else vLLM holds no arguments to the schema
+    return handler(request.override(tool_choice="search_town", model_settings=strictly))
 
 
 def test_an_agent_searches_and_its_answer_is_blended(service: RunningService) -> None:
