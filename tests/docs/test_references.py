@@ -1,12 +1,28 @@
-"""The pages of docs/ that are made of the code are what the code says."""
+"""What of the pages is made of the code, of results and of a report is what these say."""
 
 from types import ModuleType
 
 import pytest
 
-from tests.docs import make_cli, make_metrics, make_plan, make_routes, make_settings
+from tests.docs import (
+    make_cli,
+    make_metrics,
+    make_plan,
+    make_results_table,
+    make_routes,
+    make_settings,
+    make_token_strip,
+)
 
-MADE = {"cli": make_cli, "metrics": make_metrics, "plan": make_plan, "routes": make_routes, "settings": make_settings}
+MADE = {
+    "cli": make_cli,
+    "metrics": make_metrics,
+    "plan": make_plan,
+    "results table": make_results_table,
+    "routes": make_routes,
+    "settings": make_settings,
+    "token strip": make_token_strip,
+}
 
 
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)

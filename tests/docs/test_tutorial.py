@@ -1,4 +1,4 @@
-"""What the tutorial and the LangChain page have one type runs, against a service without a model."""
+"""What the tutorial has one type runs, against a service without a model."""
 
 import os
 import re
@@ -7,16 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kvblend.sdk import Client
-from kvblend.sdk.langchain import KVBlendRetriever
 from tests.api.scripted_service import scripted_service
 
 DOCS = Path(__file__).parents[2] / "docs"
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +20,6 @@ def url(demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("tutorial")
     with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
         yield service.url
-
-
-def snippets(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
-
-
-def run(code: str, url: str, **names: Any) -> dict[str, Any]:
-    """Run a page's snippet, with the service where it is; returns what it has named."""
-    assert DEFAULT_URL in code
-    exec(compile(code.replace(DEFAULT_URL, url), "snippet", "exec"), names)
-    return names
 
 
 def test_the_tutorial_can_be_followed(url: str, tmp_path: Path) -> None:
@@ -55,16 +40,3 @@ def test_the_tutorial_can_be_followed(url: str, tmp_path: Path) -> None:
     line = re.compile(r"blended: of \d+ context tokens \d+ reused, \d+ selected, \d+ recomputed, first token after")
     assert line.search(" ".join(printed[2].split())), printed[2]
     assert "prefilled (asked for: reuse is none)" in " ".join(printed[4].split())
-    (code,) = snippets("tutorial.md")
-    assert run(code, url)["report"].outcome == "blended"
-
-
-def test_the_snippets_for_langchain_run(url: str) -> None:
-    own, ours = snippets("how-to/langchain.md")
-    with Client(url) as client:
-        client.create_collection("handbook")
-        client.wait(client.add_document("handbook", "The harbour master signs the report."))
-    (document,) = run(ours, url)["retriever"].invoke("Who signs the report?")
-    assert "harbour master" in document.page_content
-    retriever = KVBlendRetriever(base_url=url, collection="handbook")
-    assert run(own, url, your_retriever=retriever)["message"].content
