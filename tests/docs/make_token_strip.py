@@ -20,14 +20,14 @@ ANSWER = PAGE.with_suffix(".json")
 QUESTION = "What does an eviction take first?"
 NUM_PASSAGES = 5
 FATES = {
-    "exact": ("#0b4f87", "taken as it is"),
-    "reused": ("#2f8fc8", "reused from stored KV"),
-    "recomputed": ("#b86b00", "recomputed"),
-    "fresh": ("#a8417f", "nothing was stored"),
+    "exact": ("#0b4f87", "#c9d9e8", "taken as it is"),
+    "reused": ("#2f8fc8", "#d8ebf6", "reused from stored KV"),
+    "recomputed": ("#b86b00", "#f2c078", "recomputed"),
+    "fresh": ("#a8417f", "#ecc6de", "nothing was stored"),
 }
-"""Of the console: blue is what was stored, warm is what was computed."""
+"""The console's colour, a light one behind words, and what it means: blue is what was stored, warm what was computed."""
 WIDTH, MARGIN, SCORES, BAND = 880, 20, 46, 26
-TOP, WORDS, LINE, LETTER = 62, 212, 22, 6.65
+TOP, WORDS, LINE, LETTER = 46, 184, 22, 6.65
 """Where the bars end above the strip and the words begin; a line's height and a letter's width."""
 MOST_LINES = 3
 
@@ -48,7 +48,7 @@ def _picture(tokens: TokenReport, names: dict[int | None, str]) -> Iterator[str]
     lines = list(_lines(tokens.texts, fates, start, end))
     height = WORDS + LINE * len(lines) + 8
     counts = {fate: fates.count(fate) for fate in FATES}
-    said = ", ".join(f"{count} {FATES[fate][1]}" for fate, count in counts.items() if count)
+    said = ", ".join(f"{count} {FATES[fate][2]}" for fate, count in counts.items() if count)
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="ui-sans-serif, system-ui, sans-serif" font-size="12" fill="#1c1b19">'
@@ -56,7 +56,7 @@ def _picture(tokens: TokenReport, names: dict[int | None, str]) -> Iterator[str]
     yield f"<title>The {len(fates)} context tokens of one prompt: {said}</title>"
     yield f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#fbfaf8"/>'
     across = MARGIN
-    for fate, (color, about) in FATES.items():
+    for fate, (color, _, about) in FATES.items():
         if counts[fate]:
             text = f"{counts[fate]:,} {about}"
             yield f'<rect x="{across}" y="16" width="18" height="12" rx="2" fill="{color}"/>'
@@ -64,15 +64,14 @@ def _picture(tokens: TokenReport, names: dict[int | None, str]) -> Iterator[str]
             across += 24 + 7 * len(text) + 22
     highest = max((score for score in tokens.scores if score is not None), default=1.0)
     baseline = TOP + SCORES
+    bars = dict.fromkeys(FATES, "")
     for place, score in enumerate(tokens.scores):
         if score:
             tall = SCORES * (score / highest) ** 0.5
-            left = MARGIN + place * scale
-            color = FATES[fates[place]][0]
-            yield (
-                f'<rect x="{left:.2f}" y="{baseline - tall:.1f}" width="{scale:.2f}" height="{tall:.1f}" '
-                f'fill="{color}"/>'
-            )
+            bars[fates[place]] += f"M{MARGIN + place * scale:.1f} {baseline}v-{tall:.1f}h{scale:.2f}v{tall:.1f}"
+    for fate, path in bars.items():
+        if path:
+            yield f'<path d="{path}" fill="{FATES[fate][0]}"/>'
     at = 0
     for fate, run in groupby(fates):
         count = len(list(run))
@@ -100,10 +99,10 @@ def _picture(tokens: TokenReport, names: dict[int | None, str]) -> Iterator[str]
         across_words = float(MARGIN)
         for text, fate in line:
             wide = LETTER * len(text) + 4
-            ground = FATES[fate][0]
+            ground = FATES[fate][1]
             yield f'<rect x="{across_words:.1f}" y="{top - 14}" width="{wide:.1f}" height="19" rx="2" fill="{ground}"/>'
             yield (
-                f'<text x="{across_words + 2:.1f}" y="{top}" fill="#ffffff" xml:space="preserve" '
+                f'<text x="{across_words + 2:.1f}" y="{top}" xml:space="preserve" '
                 f'textLength="{wide - 4:.1f}">{escape(text)}</text>'
             )
             across_words += wide + 1

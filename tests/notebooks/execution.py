@@ -19,7 +19,7 @@ def execute(name: str, *, work: Path, save: bool, **environment: str) -> nbforma
     path = FOLDER / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(work)}}
+        notebook, timeout=None, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(work)}}
     )
     client.execute(env={**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", **environment})
     if save:

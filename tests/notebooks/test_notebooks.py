@@ -16,20 +16,6 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MOST_BYTES = 500_000
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_what_is_kept_is_of_one_whole_run(path: Path) -> None:
-    """From top to bottom, without an error, with pictures, and with nothing in it of the machine that ran it."""
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    outputs = [output for cell in code for output in cell.outputs]
-    assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
-    assert {output.name for output in outputs if output.output_type == "stream"} <= {"stdout"}
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert not re.search(r"/(home|root|tmp|work|dev/shm)/", printed(notebook))
-    assert path.stat().st_size < MOST_BYTES
-
-
 def test_quickstart(service: RunningService, run_notebook: Execute) -> None:
     notebook = run_notebook("01_quickstart", KVBLEND_URL=service.url)
     text = printed(notebook)
@@ -101,3 +87,17 @@ def test_sizing_and_tiers(demo_model_path: Path, run_notebook: Execute) -> None:
     text = printed(notebook)
     assert re.search(r"^cpu: [1-9]", text, re.MULTILINE) and re.search(r"^disk: [1-9]\d files", text, re.MULTILINE)
     assert "export KVBLEND_CPU_BYTES=" in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_what_is_kept_is_of_one_whole_run(path: Path) -> None:
+    """From top to bottom, without an error, with pictures, and with nothing in it of the machine that ran it."""
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
+    assert {output.name for output in outputs if output.output_type == "stream"} <= {"stdout"}
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not re.search(r"/(home|root|tmp|work|dev/shm)/", printed(notebook))
+    assert path.stat().st_size < MOST_BYTES
