@@ -25,7 +25,7 @@ FATES = {
     "recomputed": ("#b86b00", "#f2c078", "recomputed"),
     "fresh": ("#a8417f", "#ecc6de", "nothing was stored"),
 }
-"""The console's colour, a light one behind words, and what it means: blue is what was stored, warm what was computed."""
+"""The console's colour, a light one behind words, what it means: blue is what was stored, warm what was computed."""
 WIDTH, MARGIN, SCORES, BAND = 880, 20, 46, 26
 TOP, WORDS, LINE, LETTER = 46, 184, 22, 6.65
 """Where the bars end above the strip and the words begin; a line's height and a letter's width."""

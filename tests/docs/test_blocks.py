@@ -25,6 +25,10 @@ from tests.docs.test_pages import PAGES, ROOT, pages
 DEFAULT_URL = "http://127.0.0.1:8000"
 RUN_ELSEWHERE = {("README.md", "create_collection"): "tests/test_packaging.py, in an environment with the client alone"}
 """Blocks, by a word of theirs, that another test runs."""
+PASSAGE = (
+    "The harbour master signs the report, in the evening and in ink, once the last boat is moored and the lamp at the "
+    "end of the mole is lit. Boats over nine metres pay forty crowns a night, and their masters sign for it too."
+)
 FENCED = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^|\n\n)((?: {4,}\S.*\n)(?: {4,}.*\n)*)")
 SHELL = re.compile(
@@ -68,7 +72,7 @@ def url(demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pyt
         with Client(service.url) as client:
             for name in ("default", "handbook"):
                 client.create_collection(name)
-                client.wait(client.add_document(name, "The harbour master signs the report."))
+                client.wait(client.add_document(name, PASSAGE))
         yield service.url
 
 
@@ -80,7 +84,7 @@ def test_python_runs(block: Block, url: str) -> None:
         return
     given: dict[str, Any] = {
         "your_retriever": KVBlendRetriever(base_url=url, collection="handbook"),
-        "passages": "The harbour master signs the report.",
+        "passages": PASSAGE,
     }
     code = block.code.replace(DEFAULT_URL, url).replace("ChatKVBlend()", f"ChatKVBlend(base_url={url!r})")
     assert url in code, "it asks the service"
