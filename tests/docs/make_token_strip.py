@@ -1,25 +1,30 @@
 """Makes docs/images/token-strip.svg, the README's picture, of a real blend's report: `make reference`.
 
-`python tests/docs/make_token_strip.py URL` asks a running service anew first: ingest docs/ there with `kvblend ingest`.
-What it answers is kept in docs/images/token-strip.json.
+`python tests/docs/make_token_strip.py URL` asks a running service anew first, over the passages of the project's own
+questions. What it answers is kept in docs/images/token-strip.json.
 """
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from kvblend.core.report import TokenReport
+from kvblend.core.errors import NotFoundError
+from kvblend.core.report import TokenFate, TokenReport
 from kvblend.core.rest import QueryResponse
 from kvblend.sdk import Client
 
-PAGE = Path(__file__).parents[2] / "docs" / "images" / "token-strip.svg"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "images" / "token-strip.svg"
 ANSWER = PAGE.with_suffix(".json")
 
-QUESTION = "What does an eviction take first?"
+COLLECTION = "token-strip"
+QUESTION = "Which family owned the quarry whose stone was used for the harbour that Marta Elling dug?"
 NUM_PASSAGES = 5
-FATES = {
+FATES: dict[TokenFate, tuple[str, str, str]] = {
     "exact": ("#0b4f87", "#c9d9e8", "taken as it is"),
     "reused": ("#2f8fc8", "#d8ebf6", "reused from stored KV"),
     "recomputed": ("#b86b00", "#f2c078", "recomputed"),
@@ -37,7 +42,7 @@ def reference() -> str:
     answer = QueryResponse.model_validate_json(ANSWER.read_text())
     tokens = answer.report.tokens
     assert tokens is not None and answer.report.outcome == "blended"
-    names = {source.place: source.document_name or "" for source in answer.sources}
+    names = {source.place: source.document_id or "" for source in answer.sources}
     return "\n".join([*_picture(tokens, names), "</svg>\n"])
 
 
@@ -109,7 +114,7 @@ def _picture(tokens: TokenReport, names: dict[int | None, str]) -> Iterator[str]
     yield "</g>"
 
 
-def _telling(tokens: TokenReport, fates: list[str]) -> tuple[int, int]:
+def _telling(tokens: TokenReport, fates: Sequence[TokenFate]) -> tuple[int, int]:
     """The stretch of a passage that has the most recomputed tokens, as long as the words' lines hold."""
     best = (0, 0, 0)
     for first, last in tokens.passages:
@@ -121,10 +126,12 @@ def _telling(tokens: TokenReport, fates: list[str]) -> tuple[int, int]:
     return -best[1], -best[2]
 
 
-def _lines(texts: list[str], fates: list[str], start: int, end: int) -> Iterator[list[tuple[str, str]]]:
+def _lines(
+    texts: Sequence[str], fates: Sequence[TokenFate], start: int, end: int
+) -> Iterator[list[tuple[str, TokenFate]]]:
     """Tokens from `start` on in lines of words, `MOST_LINES` at most."""
-    line: list[tuple[str, str]] = []
-    num_lines, room = 0, WIDTH - 2 * MARGIN
+    line: list[tuple[str, TokenFate]] = []
+    num_lines, room = 0, float(WIDTH - 2 * MARGIN)
     for token in range(start, end):
         text = texts[token].replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
         wide = LETTER * len(text) + 5
@@ -140,9 +147,16 @@ def _lines(texts: list[str], fates: list[str], start: int, end: int) -> Iterator
 
 
 def _ask(url: str) -> None:
+    passages = json.loads((ROOT / "eval" / "questions" / "own_questions.json").read_text())["passages"]
     with Client(url) as client:
-        answer = client.query("default", QUESTION, top_k=NUM_PASSAGES, max_tokens=48, report_tokens=True)
-    ANSWER.write_text(answer.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+        with suppress(NotFoundError):
+            client.delete_collection(COLLECTION)
+        client.create_collection(COLLECTION)
+        for job in [client.add_document(COLLECTION, text, id=name) for name, text in passages.items()]:
+            client.wait(job)
+        answer = client.query(COLLECTION, QUESTION, top_k=NUM_PASSAGES, max_tokens=24, report_tokens=True)
+        client.delete_collection(COLLECTION)
+    ANSWER.write_text(answer.model_dump_json(exclude_defaults=True) + "\n")
 
 
 if __name__ == "__main__":
