@@ -1,6 +1,6 @@
 # Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-extended check check-deploy compat bench-peers dashboards sdk reference gpu clean
+.PHONY: help demo serve test test-extended check check-deploy compat bench-peers dashboards sdk reference notebooks gpu clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -58,8 +58,11 @@ dashboards: $(INSTALLED) ## make deploy/grafana's dashboards of the code that sa
 sdk: $(INSTALLED) ## make the synchronous client of the asynchronous one
 	$(VENV)/bin/python tests/sdk/make_synchronous.py
 
-reference: $(INSTALLED) ## make the pages of docs/ that are made of the code
+reference: $(INSTALLED) ## make the pages of docs/ that are made of the code, and the README's table and picture
 	for page in tests/docs/make_*.py; do $(VENV)/bin/python $$page || exit 1; done
+
+notebooks: $(INSTALLED) ## run every notebook, and keep what it prints and draws
+	$(VENV)/bin/pytest tests/notebooks --save-notebooks
 
 gpu: ## on a machine with an NVIDIA GPU, torch, triton and transformers: check and time every kernel, and whole blends
 	PYTHONPATH=src $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) benchmarks/gpu/run.py

@@ -1,4 +1,4 @@
-"""The pages of docs/ that are made of the code are what the code says."""
+"""What of the pages is made of the code, of results and of a report is what these say."""
 
 from types import ModuleType
 
@@ -10,8 +10,10 @@ from tests.docs import (
     make_metrics,
     make_peer_benchmarks,
     make_plan,
+    make_results_table,
     make_routes,
     make_settings,
+    make_token_strip,
 )
 
 MADE = {
@@ -20,8 +22,10 @@ MADE = {
     "metrics": make_metrics,
     "peer_benchmarks": make_peer_benchmarks,
     "plan": make_plan,
+    "results table": make_results_table,
     "routes": make_routes,
     "settings": make_settings,
+    "token strip": make_token_strip,
 }
 
 

@@ -83,6 +83,7 @@ def test_the_snippet_for_haystack_runs(handbook: str) -> None:
     assert run(snippet, handbook)["reply"].meta["kvblend"]["report"]["outcome"] == "blended"
 
 
+@pytest.mark.extended
 def test_the_snippet_for_llamaindex_runs(handbook: str) -> None:
     python, variables = python_with("llamaindex")
     (snippet,) = snippets("how-to/llamaindex.md")
