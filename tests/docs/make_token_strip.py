@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from pydantic.main import IncEx
+
 from kvblend.core.errors import NotFoundError
 from kvblend.core.report import TokenFate, TokenReport
 from kvblend.core.rest import QueryResponse
@@ -156,7 +158,7 @@ def _ask(url: str) -> None:
             client.wait(job)
         answer = client.query(COLLECTION, QUESTION, top_k=NUM_PASSAGES, max_tokens=24, report_tokens=True)
         client.delete_collection(COLLECTION)
-    times = {"retrieve_ms": True, "report": {"ttft_ms", "steps_ms"}}  # of a machine that may have been busy
+    times: IncEx = {"retrieve_ms": True, "report": {"ttft_ms", "steps_ms"}}  # of a machine that may have been busy
     ANSWER.write_text(answer.model_dump_json(exclude_defaults=True, exclude=times) + "\n")
 
 
