@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.config import KVTransferConfig
 
 from kvblend.api.access.key_file import read_key_file
 from kvblend.cli.engine import CONNECTOR, engine_command
@@ -92,14 +93,18 @@ def test_python_runs(block: Block, url: str) -> None:
         "passages": PASSAGE,
     }
     code = block.code.replace(DEFAULT_URL, url).replace("ChatKVBlend()", f"ChatKVBlend(base_url={url!r})")
-    assert url in code, "it asks the service"
+    assert url in code or "kvblend.sdk" not in code, "it asks the service"
     exec(compile(code, str(block), "exec"), given)
 
 
 @pytest.mark.parametrize("block", fenced("json"), ids=str)
-def test_json_is_an_order(block: Block) -> None:
-    order = json.loads(block.code)["kv_transfer_params"]["kvblend"]
-    params = KVBlendParams.model_validate(order)
+def test_json_is_an_order_or_names_connectors(block: Block) -> None:
+    shown = json.loads(block.code)
+    if "kv_connector" in shown:
+        named = [shown, *shown["kv_connector_extra_config"]["connectors"]]
+        assert CONNECTOR["kv_connector"] in {KVTransferConfig(**each).kv_connector for each in named}
+        return
+    params = KVBlendParams.model_validate(shown["kv_transfer_params"]["kvblend"])
     assert params.encode or params.blend
 
 
@@ -117,12 +122,13 @@ def test_yaml_is_a_key_file(tmp_path: Path) -> None:
 
 @pages
 def test_no_block_is_of_another_language(page: Path) -> None:
-    assert {language for _, language, _ in FENCED.findall(page.read_text())} <= {"python", "json", "yaml"}
+    assert {language for _, language, _ in FENCED.findall(page.read_text())} <= {"python", "json", "yaml", "sh"}
 
 
 @pages
 def test_shell_can_be_read(page: Path) -> None:
-    for block in shell(page):
+    fences = [code for _, language, code in FENCED.findall(page.read_text()) if language == "sh"]
+    for block in [*shell(page), *fences]:
         script = re.sub(r"<[^>]+>", "something", block)
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 

@@ -61,8 +61,8 @@ def _given(request: Any) -> dict[str, Any]:
     params, sampling = request.kv_transfer_params, request.sampling_params
     given: dict[str, Any] = {}
     if isinstance(params, dict) and ORDER in params:
-        given[f"kv_transfer_params.{ORDER}"] = params[ORDER]
+        given["kv_transfer_params.kvblend"] = params[ORDER]
     xargs = sampling.extra_args if sampling is not None else None
     if xargs and ORDER in xargs:
-        given[f"vllm_xargs.{ORDER}"] = xargs[ORDER]
+        given["vllm_xargs.kvblend"] = xargs[ORDER]
     return given
