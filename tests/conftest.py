@@ -43,7 +43,6 @@ MODELS = ROOT / ".cache" / "models"
 
 LONGEST = (
     "service",
-    "tests/cli/test_bench.py",
     "tests/vllm_connector/test_models.py",
     "tests/store/peers/test_peer_faults.py",
     "tests/store/peers/test_peer_tier.py",
