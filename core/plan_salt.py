@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from kvblend.core.plan import ContextPlan
 
-__all__ = ["has_plan_salt", "plan_digest", "plan_salt"]
+__all__ = ["has_plan_salt", "is_salt_of", "plan_digest", "plan_salt"]
 
 OWN_DIGITS = 32
 
@@ -36,4 +36,9 @@ def plan_salt(plan: ContextPlan, question_ids: Sequence[int], *, own: str | None
 
 def has_plan_salt(cache_salt: str | None, plan: ContextPlan, question_ids: Sequence[int]) -> bool:
     """Whether a request's `cache_salt` is one that `plan_salt` makes of its plan and question."""
-    return cache_salt is not None and cache_salt.partition(".")[0] == plan_digest(plan, question_ids).hex()
+    return is_salt_of(cache_salt, plan_digest(plan, question_ids))
+
+
+def is_salt_of(cache_salt: str | None, digest: bytes) -> bool:
+    """Whether a request's `cache_salt` is one that `plan_salt` makes of the plan with this `plan_digest`."""
+    return cache_salt is not None and cache_salt.partition(".")[0] == digest.hex()

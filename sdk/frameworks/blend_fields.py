@@ -24,12 +24,5 @@ class BlendFields(BaseModel):
 
     def blend_options(self, documents: Sequence[SuppliedDocument]) -> BlendOptions:
         """What a request over `documents` says of its blend."""
-        return BlendOptions(
-            documents=list(documents),
-            collection=self.collection,
-            recompute_ratio=self.recompute_ratio,
-            target_kl=self.target_kl,
-            selector=self.selector,
-            reuse=self.reuse,
-            order=self.order,
-        )
+        own = {name: getattr(self, name) for name in BlendFields.model_fields}
+        return BlendOptions(documents=list(documents), **own)

@@ -7,8 +7,8 @@ from typing import Any
 from vllm.logger import init_logger
 
 from kvblend.core.errors import InvalidRequestError
-from kvblend.core.plan import REPORT, ContextPlan, KVBlendParams
-from kvblend.core.plan_salt import has_plan_salt, plan_digest
+from kvblend.core.plan import REPORT, KVBlendParams
+from kvblend.core.plan_salt import is_salt_of, plan_digest
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
 from kvblend.store import TieredStore
@@ -81,15 +81,16 @@ class SchedulerHalf:
             if is_taken_over(request):
                 self._take_over(request, order)
                 return
-            if order is not None and order.blend is not None:
-                self._check_salt(request, order.blend)
+            if order is None:
+                return
+            hashes = _hashes(request, order)
+            if order.blend is not None:
+                self._check_salt(request, hashes)
         except InvalidRequestError as error:
             logger.warning("Request %s is prefilled: %s", request.request_id, error, extra=_log_ids(request))
             self._report_refusal(request, str(error))
             return
-        if order is None:
-            return
-        tracked = Tracked(request, order, _hashes(request, order))
+        tracked = Tracked(request, order, hashes)
         self._tracked[request.request_id] = tracked
         if order.encode is not None:
             # a hit inside the passage would leave a sliding window's blocks unread
@@ -103,9 +104,9 @@ class SchedulerHalf:
         except Exception as error:
             self._give_up(tracked, f"its blend could not be begun: {error}")
 
-    def _check_salt(self, request: Any, plan: ContextPlan) -> None:
+    def _check_salt(self, request: Any, hashes: SaltedHashes) -> None:
         """Raise InvalidRequestError for a blend that goes where a private salt of its hashes does not reach."""
-        if not (is_handed_on(request) or self._siblings.needs_plan_salt) or _has_plan_salt(request, plan):
+        if not (is_handed_on(request) or self._siblings.needs_plan_salt) or hashes.are_apart:
             return
         raise InvalidRequestError(
             "the KV of this request goes to other engines or connectors, which would take it for exact KV: send the "
@@ -314,10 +315,6 @@ class SchedulerHalf:
             self.control.set_encoded(report_id, reason)
 
 
-def _has_plan_salt(request: Any, plan: ContextPlan) -> bool:
-    return has_plan_salt(request.cache_salt, plan, request.prompt_token_ids[plan.num_tokens :])
-
-
 def _log_ids(request: Any) -> dict[str, str]:
     return log_ids(request.request_id, trace_id(request.trace_headers))
 
@@ -328,6 +325,5 @@ def _hashes(request: Any, order: KVBlendParams) -> SaltedHashes:
     plan = order.blend
     if plan is None:
         return SaltedHashes(request, request.request_id.encode())
-    if _has_plan_salt(request, plan):
-        return SaltedHashes(request, None)
-    return SaltedHashes(request, plan_digest(plan, request.prompt_token_ids[plan.num_tokens :]))
+    digest = plan_digest(plan, request.prompt_token_ids[plan.num_tokens :])
+    return SaltedHashes(request, None if is_salt_of(request.cache_salt, digest) else digest)
