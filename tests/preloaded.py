@@ -3,6 +3,7 @@
 Importing vLLM takes a core ten seconds or more, and the tests start it dozens of times.
 """
 
+import atexit
 import os
 import runpy
 import subprocess
@@ -63,7 +64,10 @@ def _run(command: list[str], environment: Mapping[str, str], out: Path, err: Pat
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = command
-    runpy.run_path(command[0], run_name="__main__")
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # a forked process leaves them out
 
 
 if __name__ == CHILD:

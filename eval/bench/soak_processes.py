@@ -11,6 +11,7 @@ __all__ = ["Held", "ServiceProcesses"]
 
 PROC = Path("/proc")
 LISTENING = "0A"
+VLLM_SERVER = "vllm.entrypoints.openai.api_server"
 MIB = 1 << 20
 
 
@@ -54,7 +55,7 @@ class ServiceProcesses:
         return None
 
     def _engines(self) -> list[int]:
-        return [pid for pid in _children(self._service) if any("vllm.entrypoints" in word for word in _arguments(pid))]
+        return [pid for pid in _children(self._service) if VLLM_SERVER in _arguments(pid)]
 
 
 def _held(pids: Sequence[int]) -> Held:

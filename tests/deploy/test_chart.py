@@ -119,7 +119,19 @@ def test_the_engine_is_started_as_serve_starts_it(layout: str) -> None:
     options = dict(argument.partition("=")[::2] for argument in engine["args"])
     assert json.loads(options["--kv-transfer-config"]) == CONNECTOR
     assert options["--load-format"] == "kvblend" and options["--scheduling-policy"] == "priority"
-    assert "--enable-prompt-tokens-details" in options
+    assert {"--enable-prompt-tokens-details", "--enable-per-request-metrics"} <= options.keys()
+    assert "--logging-config.formatter" not in options
+
+
+def test_the_engine_logs_as_the_service_does() -> None:
+    engine = containers(rendered(CHART, MODEL, "--set=settings.KVBLEND_LOG_FORMAT=json"))["engine"]
+    assert "--logging-config.formatter=json" in engine["args"]
+    assert environment(engine)["KVBLEND_LOG_FORMAT"] == "json"
+
+
+def test_an_engine_without_statistics_is_not_told_to_measure_requests() -> None:
+    engine = containers(rendered(CHART, MODEL, "--set=engine.args[0]=--disable-log-stats"))["engine"]
+    assert "--enable-per-request-metrics" not in engine["args"]
 
 
 def test_the_service_is_started_by_options_that_there_are() -> None:

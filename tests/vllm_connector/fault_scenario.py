@@ -83,7 +83,7 @@ def strike(worker: Any, rank: int, fault: str) -> None:
         "reserve: waits": lambda: replace(half._pages, "reserve", once_waiting(half._pages.reserve)),
         "context: no memory": lambda: replace(half._pages, "context", out_of_memory),
         "staging: the store fails": lambda: replace(store, "open_many", out_of_memory),
-        "staging: a file is gone": lambda: replace(store, "open_many", lambda keys, deadline, passing_over=(): {}),
+        "staging: a file is gone": lambda: replace(store, "open_many", lambda *_, **__: {}),
         "staging: a load fails": lambda: replace(half._pages, "bring", out_of_memory),
         "settle": lambda: replace(Blend, "settle", unlike_the_others(Blend.settle)),
         "select": lambda: replace(Blend, "select", unlike_the_others(Blend.select)),

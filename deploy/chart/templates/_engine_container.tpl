@@ -15,6 +15,13 @@ args:
   {{- if gt (int $v.engine.gpus) 1 }}
   - --tensor-parallel-size={{ $v.engine.gpus }}
   {{- end }}
+  {{- if not (has "--disable-log-stats" $v.engine.args) }}
+  # An answer that is not streamed has its time to first token.
+  - --enable-per-request-metrics
+  {{- end }}
+  {{- if eq (toString $v.settings.KVBLEND_LOG_FORMAT) "json" }}
+  - --logging-config.formatter=json
+  {{- end }}
   {{- range $v.engine.args }}
   - {{ . | quote }}
   {{- end }}

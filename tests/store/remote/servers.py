@@ -22,6 +22,7 @@ from kvblend.store.remote.objects import RemoteObjects
 
 __all__ = ["AWS", "S3Server", "Server", "ValkeyServer", "make_cluster"]
 
+S3_SERVER = Path(__file__).with_name("s3_server.py")
 BUCKET = "passages"
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
@@ -136,7 +137,7 @@ def make_cluster(ports: Sequence[int], *, first_bus_port: int, announced: Sequen
 class S3Server(Server):
     def __init__(self) -> None:
         port = free_port()
-        super().__init__([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port)
+        super().__init__([sys.executable, str(S3_SERVER), str(port)], port)
 
     def start(self) -> None:
         super().start()
