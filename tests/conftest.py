@@ -53,6 +53,7 @@ LONGEST = (
     "tests/api/engine/test_two_servers.py",
     "tests/blend/paged/test_interpreted.py",
     "tests/vllm_connector/test_stepping.py",
+    "tests/vllm_connector/worker/test_interpreted.py",
 )
 """The groups that come first under xdist, the longest one of all at the head: what is short fills the workers' ends."""
 

@@ -24,6 +24,7 @@ def run_calibrate(*arguments: str, environment: dict[str, str] | None = None) ->
     )
 
 
+@pytest.mark.extended
 def test_a_running_server_is_calibrated_and_nothing_is_left_in_its_store(
     service: RunningService, demo_model_path: Path, tmp_path: Path
 ) -> None:

@@ -201,7 +201,9 @@ def test_an_interruption_in_a_part_leaves_nothing_behind(
     tiny: Tiny, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = f"""
+import signal
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process that is started in the background ignores it
 from kvblend.cli.model_sources import ModelSource
 from kvblend.cli.models import fetch_model
 from kvblend.cli.wheels import Wheel

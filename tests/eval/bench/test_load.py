@@ -175,6 +175,7 @@ async def test_what_cannot_be_asked_is_told_and_waited_for_by_nobody() -> None:
     assert [line.split(":")[1] for line in measured.failures] == [" a bystander"] and len(failures) == 3
 
 
+@pytest.mark.extended
 async def test_the_service_is_measured(service: RunningService, demo_model_path: Path) -> None:
     """Blends find what the warm requests had, full prefill nothing; an identical request is found whole.
 
