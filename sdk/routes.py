@@ -8,6 +8,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from kvblend.core.errors import InvalidRequestError, KVBlendError
+from kvblend.core.plan import SelectorName
 from kvblend.core.rest import (
     BlendOptions,
     Collection,
@@ -19,6 +20,7 @@ from kvblend.core.rest import (
     DocumentCreate,
     DocumentList,
     ErrorResponse,
+    HistoryMessage,
     IngestJob,
     KVCompress,
     KVCompressed,
@@ -34,6 +36,7 @@ from kvblend.core.rest import (
     QueryDelta,
     QueryRequest,
     QueryResponse,
+    Reuse,
     SearchMode,
     SearchRequest,
     SearchResponse,
@@ -43,7 +46,7 @@ from kvblend.sdk.chat import ChatChunk, ChatCompletion, blend_field
 from kvblend.sdk.errors import error_of
 from kvblend.sdk.sse import ServerSentEvent
 
-__all__ = ["Call", "CollectionLimits", "QueryEvent", "RetrievalFields", "StreamCall", "checked"]
+__all__ = ["Call", "CollectionLimits", "QueryEvent", "QueryFields", "RetrievalFields", "StreamCall", "checked"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -128,6 +131,23 @@ class RetrievalFields(TypedDict, total=False):
     neighbors: int
     rerank: bool
     rerank_candidates: int
+
+
+class QueryFields(RetrievalFields, total=False):
+    """What a question may say besides; as `QueryRequest` has it."""
+
+    top_k: int
+    recompute_ratio: float | None
+    target_kl: float | None
+    selector: SelectorName | None
+    reuse: Reuse
+    order: OrderName | None
+    history: Sequence[HistoryMessage | Mapping[str, str]]
+    rewrite: bool
+    max_tokens: int
+    temperature: float
+    report_tokens: bool
+    report_divergence: bool
 
 
 def update_collection(name: str, changes: CollectionLimits) -> Call[Collection]:

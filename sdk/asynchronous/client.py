@@ -9,12 +9,10 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import httpx
 
 from kvblend.core.errors import EngineUnavailableError
-from kvblend.core.plan import SelectorName
 from kvblend.core.rest import (
     BlendOptions,
     Collection,
     Document,
-    HistoryMessage,
     IngestJob,
     KVCompressed,
     KVLookup,
@@ -22,7 +20,6 @@ from kvblend.core.rest import (
     KVVerifyReport,
     OrderName,
     QueryResponse,
-    Reuse,
     SearchMode,
     Source,
 )
@@ -230,93 +227,24 @@ class AsyncClient:
             await asyncio.sleep(pause)
         return job
 
-    async def query(
-        self,
-        collection: str,
-        question: str,
-        *,
-        top_k: int = 8,
-        recompute_ratio: float | None = None,
-        target_kl: float | None = None,
-        selector: SelectorName | None = None,
-        reuse: Reuse = "blend",
-        order: OrderName | None = None,
-        history: Sequence[HistoryMessage | Mapping[str, str]] = (),
-        rewrite: bool = False,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        report_tokens: bool = False,
-        report_divergence: bool = False,
-        **retrieval: Unpack[routes.RetrievalFields],
-    ) -> QueryResponse:
+    async def query(self, collection: str, question: str, **fields: Unpack[routes.QueryFields]) -> QueryResponse:
         """Ask a collection. What is None the service chooses; name one of `recompute_ratio` and `target_kl` at most.
 
-        `target_kl` asks for the smallest ratio that is calibrated for such a mean KL (nats) to full prefill.
+        `top_k` passages (8) are retrieved, and at most `max_tokens` (128) answered, greedily unless `temperature` says
+        otherwise. `target_kl` asks for the smallest ratio that is calibrated for such a mean KL (nats) to full prefill.
         `history`: the conversation so far, `{"role": ..., "content": ...}` each; `rewrite`: retrieve for the question
-        as vLLM makes it stand alone. `retrieval`: `mode` (hybrid, vector or keyword), `filter` of metadata,
-        `min_score`, `neighbors`, `rerank`, `rerank_candidates`.
+        as vLLM makes it stand alone. `mode` (hybrid, vector or keyword), `filter` of metadata, `min_score`,
+        `neighbors`, `rerank` and `rerank_candidates` say how passages are retrieved.
         `report_tokens`: the report's `tokens` tells the fate of every context token. `report_divergence`: its
         `divergence` tells how far each of the answer's first tokens is from full prefill's, which is made for it.
         """
-        return await self._send(
-            routes.query(
-                collection,
-                question=question,
-                top_k=top_k,
-                recompute_ratio=recompute_ratio,
-                target_kl=target_kl,
-                selector=selector,
-                reuse=reuse,
-                order=order,
-                history=list(history),
-                rewrite=rewrite,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                report_tokens=report_tokens,
-                report_divergence=report_divergence,
-                **retrieval,
-            )
-        )
+        return await self._send(routes.query(collection, question=question, **fields))
 
     async def stream_query(
-        self,
-        collection: str,
-        question: str,
-        *,
-        top_k: int = 8,
-        recompute_ratio: float | None = None,
-        target_kl: float | None = None,
-        selector: SelectorName | None = None,
-        reuse: Reuse = "blend",
-        order: OrderName | None = None,
-        history: Sequence[HistoryMessage | Mapping[str, str]] = (),
-        rewrite: bool = False,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        report_tokens: bool = False,
-        report_divergence: bool = False,
-        **retrieval: Unpack[routes.RetrievalFields],
+        self, collection: str, question: str, **fields: Unpack[routes.QueryFields]
     ) -> AsyncIterator[routes.QueryEvent]:
-        """Ask a collection; yield one SearchResponse, then QueryDeltas, then one QueryResponse."""
-        async for item in self._stream(
-            routes.stream_query(
-                collection,
-                question=question,
-                top_k=top_k,
-                recompute_ratio=recompute_ratio,
-                target_kl=target_kl,
-                selector=selector,
-                reuse=reuse,
-                order=order,
-                history=list(history),
-                rewrite=rewrite,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                report_tokens=report_tokens,
-                report_divergence=report_divergence,
-                **retrieval,
-            )
-        ):
+        """Ask a collection, as `query` does; yield one SearchResponse, then QueryDeltas, then one QueryResponse."""
+        async for item in self._stream(routes.stream_query(collection, question=question, **fields)):
             yield item
 
     async def search(
