@@ -102,6 +102,7 @@ def run(own: VLLMVersion, tests: Sequence[str]) -> dict[str, Any]:
     """The row of a version: what it lacks, and what its tests say."""
     python = str(environment(own))
     variables = {**os.environ, "PYTHONSAFEPATH": "1", "VLLM_TARGET_DEVICE": "cpu"}
+    variables["VLLM_CACHE_ROOT"] = str(ENVIRONMENTS / own.version / "cache")  # versions read each other's otherwise
     variables.pop("PYTHONPATH", None)
     asked = subprocess.run(
         [python, "tests/compat/interface.py"],
