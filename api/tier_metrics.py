@@ -18,6 +18,11 @@ GAUGES = {
     "num_files": "Passage KV files in a tier.",
     "num_pinned": "Of these, those that are kept from eviction.",
 }
+EVICTIONS = {
+    "num_evicted": ("evicted_files", "Files that made room for others, or moved to a slower tier."),
+    "evicted_idle_s": ("evicted_idle_seconds", "Time since each evicted file had been used last, in all."),
+}
+"""By field of `TierStats`: the end of a counter's name, and what it says. All processes' that share the tier."""
 
 
 class TierMetrics(Collector):
@@ -39,6 +44,11 @@ class TierMetrics(Collector):
             for tier in stats:
                 gauge.add_metric([tier.name], _value(tier, name))
             yield gauge
+        for name, (suffix, text) in EVICTIONS.items():
+            evictions = CounterMetricFamily(f"kvblend_tier_{suffix}", text, labels=["tier"])
+            for tier in stats:
+                evictions.add_metric([tier.name], _value(tier, name))
+            yield evictions
         with self._lock:
             for key, own in self._store.take_counts().items():
                 self._totals.setdefault(key, OpCounts()).add(own)

@@ -37,10 +37,11 @@ def stats(url: URL = None, api_key: APIKey = None, as_json: AsJSON = False) -> N
     if as_json:
         print_json(found)
         return
-    table = Table("tier", "files", "pinned", "used", "budget", "where", box=None, header_style="dim")
+    table = Table("tier", "files", "pinned", "evicted", "used", "budget", "where", box=None, header_style="dim")
     for tier in found.tiers:
         budget = decimal(tier.budget_bytes) if tier.budget_bytes else "-"
-        table.add_row(tier.name, str(tier.num_files), str(tier.num_pinned), decimal(tier.used_bytes), budget, tier.path)
+        counts = (str(count) for count in (tier.num_files, tier.num_pinned, tier.num_evicted))
+        table.add_row(tier.name, *counts, decimal(tier.used_bytes), budget, tier.path)
     Console().print(table)
 
 

@@ -56,6 +56,8 @@ class KVControl:
                     "used_bytes": sum(entry.num_bytes for entry in own),
                     "num_files": len(own),
                     "num_pinned": sum(entry.pinned for entry in own),
+                    "num_evicted": 0,  # whose they were is not kept
+                    "evicted_idle_s": 0.0,
                 }
                 found.append(tier.stats().model_copy(update=update))
             return found

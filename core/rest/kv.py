@@ -22,7 +22,11 @@ __all__ = [
 
 
 class TierStats(BaseModel):
-    """One tier of the store, in bytes."""
+    """One tier of the store, in bytes.
+
+    `num_evicted`: files that made room for others, or moved to a slower tier, since its folder's index was made; and
+    `evicted_idle_s`, the seconds since each had been used last, in all. Of tiers with a folder alone.
+    """
 
     name: str
     path: str
@@ -30,6 +34,8 @@ class TierStats(BaseModel):
     used_bytes: int
     num_files: int
     num_pinned: int
+    num_evicted: int = 0
+    evicted_idle_s: float = 0.0
 
 
 class KVStats(BaseModel):

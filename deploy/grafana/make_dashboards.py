@@ -167,6 +167,12 @@ SERVICE = [
         [("kvblend_tier_files{SELECT}", "{{tier}}"), ("kvblend_tier_pinned{SELECT}", "pinned in {{tier}}")],
     ),
     Panel(
+        "Idle time of evicted files",
+        "How long before each had been used last, in the mean: what is evicted soon after a use is wanted again.",
+        "s",
+        [(_ratio("kvblend_tier_evicted_idle_seconds_total", "kvblend_tier_evicted_files_total", "tier"), "{{tier}}")],
+    ),
+    Panel(
         "Hits of the service's calls",
         "Of the files asked for, or given.",
         "percentunit",

@@ -190,7 +190,7 @@ class FolderTier(BoundedTier):
 
     def stats(self) -> TierStats:
         with self._space.change() as index:
-            totals = index.totals()
+            totals, evictions = index.totals(), index.evictions()
         return TierStats(
             name=self.name,
             path=self.location,
@@ -198,6 +198,8 @@ class FolderTier(BoundedTier):
             used_bytes=totals.used_bytes,
             num_files=totals.num_files,
             num_pinned=totals.num_pinned,
+            num_evicted=evictions.num_files,
+            evicted_idle_s=evictions.idle_s,
         )
 
     def check_integrity(self) -> None:

@@ -10,9 +10,11 @@ from kvblend.core.errors import StoreFullError
 from kvblend.store.eviction.policy import EvictionPolicy, Place, Ranked
 from kvblend.store.folder.index_database import INDEX_NAME, IndexDatabase
 
-__all__ = ["INDEX_NAME", "FileKind", "FolderIndex", "IndexedFile", "Totals"]
+__all__ = ["INDEX_NAME", "Evictions", "FileKind", "FolderIndex", "IndexedFile", "Totals"]
 
 FileKind = Literal["whole", "leaving", "writing", "quarantined"]
+EVICTIONS = ("evictions", "evicted_idle_s")
+"""What counts them in the database's `state`, once there was one."""
 COLUMNS = "name, kind, num_bytes, used_ns, num_uses, pinned, owner"
 
 
@@ -37,6 +39,14 @@ class Totals:
     num_files: int
     num_pinned: int
     free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evictions:
+    """Files that were evicted, and how long before each had been used last, in all."""
+
+    num_files: int
+    idle_s: float
 
 
 class FolderIndex(IndexDatabase):
@@ -136,9 +146,11 @@ class FolderIndex(IndexDatabase):
 
     def forget(self, name: str, *, evicted: bool = False) -> None:
         """Drop a row. Where it goes as a victim the floor rises, and the policy may have it remembered."""
-        row = self._connection.execute("DELETE FROM files WHERE name = ? RETURNING rank", (name,)).fetchone()
+        row = self._connection.execute("DELETE FROM files WHERE name = ? RETURNING rank, used_ns", (name,)).fetchone()
         if evicted and row is not None:
-            self._set_state("floor", max(self._state("floor"), row[0]))
+            rank, used_ns = row
+            self._set_state("floor", max(self._state("floor"), rank))
+            self._count_eviction(max(0, time.time_ns() - used_ns) / 1e9)
             if self._policy.remembers:
                 self._remember(name)
 
@@ -197,6 +209,18 @@ class FolderIndex(IndexDatabase):
             " coalesce(sum(num_bytes) FILTER (WHERE kind != 'writing' AND NOT pinned), 0) FROM totals"
         ).fetchone()
         return Totals(*row)
+
+    def evictions(self) -> Evictions:
+        """All, since the index was made."""
+        counts = dict(self._connection.execute("SELECT name, value FROM state WHERE name IN (?, ?)", EVICTIONS))
+        num_files, idle_s = (counts.get(name, 0) for name in EVICTIONS)
+        return Evictions(int(num_files), float(idle_s))
+
+    def _count_eviction(self, idle_s: float) -> None:
+        for name, value in zip(EVICTIONS, (1, idle_s), strict=True):
+            self._connection.execute(
+                "INSERT INTO state VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = value + ?2", (name, value)
+            )
 
     def owned_bytes(self) -> dict[str, int]:
         """Bytes by owner, without those of nobody."""

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from kvblend.api.metrics import Metrics
-from kvblend.api.tier_metrics import GAUGES
+from kvblend.api.tier_metrics import EVICTIONS, GAUGES
 from kvblend.cli.engine import free_port
 from kvblend.store.tier_counts import COUNTERS
 from tests.api.scripted_service import scripted_service
@@ -51,7 +51,8 @@ def exported() -> set[str]:
     families = re.findall(r"^# TYPE (\w+) (\w+)$", Metrics().text().decode(), re.MULTILINE)
     names = {name + ("_bucket" if kind == "histogram" else "") for name, kind in families if name[-8:] != "_created"}
     names |= {f"kvblend_tier_{name.removeprefix('num_')}" for name in GAUGES}
-    return names | {f"kvblend_tier_{name}_total" for name, _ in COUNTERS.values()} | {"kvblend_tenant_kv_bytes"}
+    names |= {f"kvblend_tier_{name}_total" for name, _ in (*COUNTERS.values(), *EVICTIONS.values())}
+    return names | {"kvblend_tenant_kv_bytes"}
 
 
 def exported_by_vllm() -> set[str]:

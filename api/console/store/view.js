@@ -2,7 +2,7 @@
 
 import { empty, errorNotice, h } from "../dom.js";
 import { get } from "../api.js";
-import { bytes, count, counted, share } from "../format.js";
+import { bytes, count, counted, duration, share } from "../format.js";
 import { hottest } from "./hottest.js";
 import { readMetrics } from "./prometheus.js";
 
@@ -27,7 +27,8 @@ function tier(own) {
   return h("div", { class: "meter" },
     h("div", { class: "meter-head" }, h("h3", {}, own.name), h("span", { class: "figure" }, bytes(own.used_bytes), bound ? h("span", { class: "muted" }, ` of ${bytes(bound)}, ${share(own.used_bytes, bound)}`) : h("span", { class: "muted" }, " used; others bound it"))),
     h("div", { class: "track", role: "img", "aria-label": bound ? `${share(own.used_bytes, bound)} of its bytes used` : "no bound" }, h("div", { class: "part", hidden: to === 0, vars: { "--to": `${to}%` } })),
-    h("p", { class: "muted small" }, `${counted(own.num_files, "file")}, ${count(own.num_pinned)} pinned · `, h("span", { class: "mono" }, own.path)));
+    h("p", { class: "muted small" }, `${counted(own.num_files, "file")}, ${count(own.num_pinned)} pinned · `, h("span", { class: "mono" }, own.path)),
+    own.num_evicted > 0 && h("p", { class: "muted small" }, `${counted(own.num_evicted, "file")} evicted since the tier was made, ${duration(own.evicted_idle_s / own.num_evicted)} after the last use in the mean`));
 }
 
 function rates(metrics) {
@@ -44,8 +45,7 @@ function rates(metrics) {
   const table = h("div", { class: "wide" }, h("table", {}, h("thead", {}, h("tr", {}, ["What", "Share", "Count", "Of"].map((name, index) => h("th", { scope: "col", class: index ? "number" : "" }, name)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "of what")))),
     h("tbody", {}, rows.map(([what, own, of, unit]) => h("tr", {}, h("th", { scope: "row", class: "plain-row" }, what), h("td", { class: "number" }, share(own, of)), h("td", { class: "number" }, count(own)), h("td", { class: "number" }, count(of)), h("td", { class: "muted small" }, unit))))));
   return h("section", { class: "section", "aria-labelledby": "rates-title" }, h("h2", { id: "rates-title" }, "Hit rates"),
-    rows.length ? table : empty("Nothing counted yet", "Ask a question: each answer counts where the KV of its passages came from."),
-    h("p", { class: "muted small" }, "How old evicted files were is not among what the service counts, so it is not shown."));
+    rows.length ? table : empty("Nothing counted yet", "Ask a question: each answer counts where the KV of its passages came from."));
 }
 
 const STANDING = { exact: "stand exactly as stored", fits: "fit where they stand", reused: "are stored, and do not fit", missing: "have no stored KV" };

@@ -141,3 +141,22 @@ def test_a_use_is_counted_without_a_change(tmp_path: Path) -> None:
             time.sleep(0.05)
         (after,) = other.bounded[0].all_entries()
         assert after.num_uses == before.num_uses + 1 and after.used_ns > before.used_ns
+
+
+def test_evictions_are_counted_by_all_processes_and_remain(tmp_path: Path) -> None:
+    """With how long each file had not been used; what is deleted is none."""
+    tier = DiskTier(tmp_path / "kv", budget_bytes=1 << 20)
+    with TieredStore([tier]) as store:
+        for number in (1, 2, 3):
+            store.put(make_key(number), make_kv(number), capture_position=0)
+        store.delete([make_key(3).variant])
+        assert (tier.stats().num_evicted, tier.stats().evicted_idle_s) == (0, 0.0)
+        time.sleep(0.2)
+        before = time.monotonic()
+        assert store.evict("disk", 1) > 0
+        assert tier.stats().num_evicted == 1
+        assert 0.2 <= tier.stats().evicted_idle_s < 60 + time.monotonic() - before
+    again = DiskTier(tmp_path / "kv", budget_bytes=1 << 20)
+    with TieredStore([again]) as store:
+        assert store.evict("disk", 1) > 0
+        assert again.stats().num_evicted == 2 and again.stats().evicted_idle_s >= 0.4
