@@ -1,5 +1,6 @@
 """Count what a blend computes, against a full prefill."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -44,8 +45,11 @@ class ModelFlops:
         return total
 
     def tokens(self, positions: Tensor) -> int:
-        """Tokens at `positions` through all layers, each seeing every token before it."""
-        return self.computed(Computed.everywhere(positions, num_layers=self.num_layers))
+        """Tokens at `positions` (int64 `[n]`) through all layers, each seeing every token before it."""
+        keys, seen = positions + 1, 0
+        for window, num_layers in Counter(self.windows).items():
+            seen += num_layers * int((keys if window is None else keys.clamp(max=window)).sum())
+        return len(positions) * (self.num_layers * self.qkv + sum(self.rest)) + seen * self.attention_per_key
 
     def full_prefill(self, positions: Tensor) -> int:
         """A whole prompt, and the logits of its last token."""

@@ -1,9 +1,12 @@
 """The model as blending needs it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from kvblend.blend.flops import ModelFlops
 
 __all__ = ["Attend", "BlendModel"]
 
@@ -16,6 +19,10 @@ class BlendModel(Protocol):
 
     @property
     def num_layers(self) -> int: ...
+
+    @property
+    def flops(self) -> "ModelFlops":
+        """What a token costs, on all ranks together."""
 
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> None:
         """Run every layer on `token_ids` at `positions` (both int64 `[n]`), asking `attend` for each attention.

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["AnswerDivergence", "BlendReport", "PassageReport", "StepTimes", "TokenFate", "TokenReport"]
+__all__ = ["AnswerDivergence", "BlendFlops", "BlendReport", "PassageReport", "StepTimes", "TokenFate", "TokenReport"]
 
 TokenFate = Literal["exact", "reused", "recomputed", "fresh"]
 """Of a context token: taken as it is; from stored passage KV; from there too, but selected and computed anew; computed
@@ -86,6 +86,18 @@ class AnswerDivergence(BaseModel):
     texts: list[str]
 
 
+class BlendFlops(BaseModel):
+    """Counted FLOPs up to the first token, a multiply and an add being two: of matrix products and attention.
+
+    `computed`: of probe, repair, and what vLLM prefills behind; `full_prefill`: of the same prompt without any cache.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    computed: int
+    full_prefill: int
+
+
 class BlendReport(BaseModel):
     """How a request's context was made. Counts are of tokens.
 
@@ -97,7 +109,8 @@ class BlendReport(BaseModel):
     prefill in its place, meets the calibration's target or the one that the request names.
     `tiers` counts the reused tokens by the tier they came from; `passages` says it of each passage, in the prompt's
     order, of those that a blend made. `tokens` says it of each token, and `divergence` how far the answer is from full
-    prefill's, where the request asks for it; None of an answer whose context was not blended.
+    prefill's, where the request asks for it; None of an answer whose context was not blended. `flops`, too, are told
+    of what was blended alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -118,5 +131,6 @@ class BlendReport(BaseModel):
     passages: list[PassageReport] = []
     tokens: TokenReport | None = None
     divergence: AnswerDivergence | None = None
+    flops: BlendFlops | None = None
     steps_ms: StepTimes = StepTimes()
     ttft_ms: float | None = None

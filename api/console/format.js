@@ -19,6 +19,13 @@ export function bytes(number) {
   return `${unit === 0 || number >= 100 ? Math.round(number) : number.toFixed(1)}${NARROW}${units[unit]}`;
 }
 
+export function operations(number) {
+  const units = ["FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs"];
+  let unit = 0;
+  while (number >= 1000 && unit < units.length - 1) [number, unit] = [number / 1000, unit + 1];
+  return `${number >= 100 || unit === 0 ? Math.round(number) : number.toFixed(1)}${NARROW}${units[unit]}`;
+}
+
 export const share = (part, all) => (all > 0 ? `${((100 * part) / all).toFixed(part > 0 && part < all / 100 ? 2 : part < all / 10 ? 1 : 0)}%` : "–");
 export const significant = (number) => (number === 0 ? "0" : Number(number.toPrecision(2)).toString());
 
@@ -28,6 +35,13 @@ export function ago(seconds) {
     if (passed >= size) return counted(Math.floor(passed / size), unit) + " ago";
   }
   return "just now";
+}
+
+export function duration(seconds) {
+  for (const [unit, size] of [["day", 86400], ["hour", 3600], ["minute", 60]]) {
+    if (seconds >= size) return counted(Number((seconds / size).toPrecision(2)), unit);
+  }
+  return counted(Number(seconds.toPrecision(2)), "second");
 }
 
 export const day = (seconds) => new Date(seconds * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });

@@ -239,7 +239,7 @@ def main() -> None:
     engine = Engine(model, store, arguments)
     prompts = Prompts(engine.llm.get_tokenizer())
     prompt = prompts.prompt
-    results: dict[str, Any] = {"prompt": vars(prompts)}
+    results: dict[str, Any] = {"prompt": vars(prompts), "prompt_tokens": len(prompts.prompt)}
 
     def ask(name: str, prompt: list[int], order: dict[str, Any] | None, *, like: str = "") -> None:
         answer = results[like]["tokens"] if like else None

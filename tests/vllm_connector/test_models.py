@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from kvblend.blend.hf import HuggingFaceModel
 from kvblend.eval.quality.divergence import mean_kl
 from tests.preloaded import run_script
 from tests.tolerances import TOLERANCES
@@ -72,6 +73,11 @@ def check(demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_pat
         assert mean_kl(exact, results["ratio_0"]["logprobs"]) < full_reuse
         assert mean_kl(exact, results["fresh"]["logprobs"]) > tolerances.control * full_reuse
         assert divergence("ratio_0", "none") < full_prefill
+        # counted FLOPs: full prefill's by Hugging Face's model, and a part of them
+        counted = HuggingFaceModel.load(model).flops.full_prefill(torch.arange(results["prompt_tokens"]))
+        flops = {ratio: results[ratio]["report"]["flops"] for ratio in ("ratio_0", "ratio_15", "ratio_1")}
+        assert {own["full_prefill"] for own in flops.values()} == {counted}
+        assert flops["ratio_0"]["computed"] < flops["ratio_15"]["computed"] < 0.5 * counted
         # an identical request hits the blend's own blocks; a plain one after it gets what a fresh server gives
         assert results["ratio_15_again"]["report"]["outcome"] == "prefix_hit"
         hold_to_full_prefill("plain_after")

@@ -10,6 +10,7 @@ from vllm.forward_context import create_forward_context, override_forward_contex
 
 from kvblend.blend import Attend, AttentionSpec, RotaryTable, rerotate_layers, rotation_tolerance
 from kvblend.core.errors import UnsupportedModelError
+from kvblend.vllm_connector.engine.flops import model_flops
 from kvblend.vllm_connector.engine.ranks import Ranks
 
 __all__ = ["EngineModel"]
@@ -79,6 +80,8 @@ class EngineModel:
         context = vllm_config.compilation_config.static_forward_context
         self._layers = [context[name] for name in self._names]
         self.specs = [self._spec(layer) for layer in self._layers]
+        windows = [spec.sliding_window for spec in self.specs]
+        self.flops = model_flops(model, self._names, windows, vllm_config.model_config)
         tables: dict[int, RotaryTable] = {}
         self.rotary_tables = [self._table(name, tables) for name in self._names]
         """Each layer's; None where its keys do not turn."""

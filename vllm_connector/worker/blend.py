@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from vllm.logger import init_logger
 
-from kvblend.blend import SELECTORS, Rows
+from kvblend.blend import SELECTORS, ModelFlops, Rows
 from kvblend.core.errors import KVBlendError
-from kvblend.core.report import BlendReport, PassageReport, TokenFate, TokenReport
+from kvblend.core.report import BlendFlops, BlendReport, PassageReport, TokenFate, TokenReport
 from kvblend.store import Deadline, OpenPassageKV, PassageKVKey, TieredStore
 from kvblend.store.tier_counts import OpCounts
 from kvblend.vllm_connector.engine.caches import EngineCaches
@@ -241,8 +241,8 @@ class Blend:
         start = len(self.task.token_ids) - self.num_question_tokens
         return Rows(self.context, self.token_ids[start:], torch.arange(start, len(self.task.token_ids)))
 
-    def select(self, scores: Tensor | None) -> None:
-        """Probing to repairing: choose what to repair; `scores` are on CPU."""
+    def select(self, scores: Tensor | None, flops: ModelFlops) -> None:
+        """Probing to repairing: choose what to repair; `scores` are on CPU, `flops` of the model."""
         candidates, ratio = self._candidates.nonzero()[:, 0], self._recompute_ratio
         if self.selector.needs_scores and scores is None:
             selected = candidates if ratio == 1.0 else candidates[:0]
@@ -256,10 +256,19 @@ class Blend:
         self.todo = chosen.nonzero()[:, 0]
         self.report.selected_tokens = self._num_whole + len(selected)
         self.report.recomputed_tokens = len(self.todo)
+        self.report.flops = self._flops(flops, is_probed=scores is not None)
         if self.task.report_tokens:
             self._fates[selected] = RECOMPUTED
             self.report.tokens = self._token_report(scores)
         self.state = State.REPAIRING
+
+    def _flops(self, flops: ModelFlops, *, is_probed: bool) -> BlendFlops:
+        """Of what is chosen by now, and of the prompt."""
+        tokens = torch.arange(len(self.task.token_ids))
+        computed = flops.tokens(self.todo) + flops.tokens(tokens[self.num_tokens :]) + flops.head
+        if is_probed:
+            computed += flops.tokens(tokens[len(tokens) - self.num_question_tokens :])
+        return BlendFlops(computed=computed, full_prefill=flops.full_prefill(tokens))
 
     def _token_report(self, scores: Tensor | None) -> TokenReport:
         """`scores`: of all context tokens, weighed; only candidates' are told."""

@@ -99,7 +99,7 @@ class Blends:
         """The step's passes, over `room` tokens or, of a blend that has them to itself, `longest`."""
         probing = [blend for blend in batch if blend.state is State.PROBING]
         scores = self._probe([blend for blend in probing if blend.needs_probe])
-        self._each(probing, lambda blend: blend.select(scores.get(blend.task.request_id)))
+        self._each(probing, lambda blend: blend.select(scores.get(blend.task.request_id), self._model.flops))
         self._repair([blend for blend in batch if blend.state is State.REPAIRING], room, longest)
         whole = [blend for blend in batch if blend.state is State.REPAIRING and len(blend.todo) == 0]
         self._each(whole, lambda blend: blend.finish())

@@ -2,7 +2,7 @@
 
 import { announce, empty, errorNotice, h } from "../dom.js";
 import { answer } from "../api.js";
-import { count, counted, milliseconds, share, significant } from "../format.js";
+import { count, counted, milliseconds, operations, share, significant } from "../format.js";
 import { asker } from "../ask/asker.js";
 import { Answer } from "../ask/answer.js";
 import { fallback, figure } from "../ask/view.js";
@@ -87,11 +87,12 @@ function saved(blend, full, words) {
   const [ours, theirs] = [blend.report.ttft_ms, full.report.ttft_ms];
   const sooner = ours !== null && theirs !== null;
   const tokens = computed(full) - computed(blend);
-  const { divergence } = blend.report;
+  const { divergence, flops } = blend.report;
   return h("div", { class: "stack" },
     h("dl", { class: "figures" },
       sooner && figure("Time to first token", `${(ours <= theirs ? theirs / ours : ours / theirs).toFixed(1)}× ${ours <= theirs ? "sooner" : "later"}`, ` blended: ${milliseconds(ours)} against ${milliseconds(theirs)}`),
       figure("Prompt tokens not computed", count(Math.max(0, tokens)), ` of ${count(computed(full))}, ${share(Math.max(0, tokens), computed(full))}`),
+      flops && figure("FLOPs saved", share(Math.max(0, flops.full_prefill - flops.computed), flops.full_prefill), ` up to the first token: ${operations(flops.computed)} in place of ${operations(flops.full_prefill)}`),
       figure("Answers", words.same ? "the same" : `${share(words.shared, words.longest)} alike`, words.same ? "" : ` ${count(words.shared)} of ${count(words.longest)} words, in order`),
       divergence && figure("KL to full prefill", significant(meanKl(divergence)), ` nats a token, the mean of ${counted(divergence.kls.length, "token")}; ${count(divergence.agrees.filter(Boolean).length)} of them agree`)),
     blend.report.outcome === "prefix_hit" && h("div", { class: "notice" }, h("p", {}, "This prompt had been answered just before, and vLLM’s own prefix cache still held its context: the blend’s time is that of a cache hit. Ask something else to time a blend.")));

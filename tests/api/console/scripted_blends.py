@@ -8,7 +8,7 @@ import torch
 from kvblend.core.control import EngineInfo
 from kvblend.core.identity import token_hash
 from kvblend.core.plan import EncodeOrder, KVBlendParams
-from kvblend.core.report import BlendReport, PassageReport, StepTimes, TokenFate, TokenReport
+from kvblend.core.report import BlendFlops, BlendReport, PassageReport, StepTimes, TokenFate, TokenReport
 from kvblend.store import PassageKVKey, TieredStore
 
 __all__ = ["ScriptedBlends"]
@@ -43,6 +43,7 @@ class ScriptedBlends:
             context_tokens=plan.num_tokens,
             recompute_ratio=plan.recompute_ratio,
             selector=plan.selector,
+            flops=BlendFlops(computed=20_000_000_000, full_prefill=80_000_000_000),
             steps_ms=StepTimes(load=12.5, probe=4.25, repair=31.0),
         )
         for span in plan.spans:

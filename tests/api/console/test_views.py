@@ -3,12 +3,14 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from kvblend.core.calibration_file import write_calibration
 from kvblend.sdk import Client
+from kvblend.store import CPUTier, TieredStore
 from tests.api.console.harbour import harbour
 from tests.api.scripted_service import ScriptedService
 from tests.core.calibrations import a_calibration, a_curve
@@ -41,6 +43,7 @@ def test_two_answers_stand_side_by_side(console: ScriptedService, collection: st
     expect(full).to_contain_text("Prefilled in full, first token after")
     expect(full.locator(".only")).to_contain_text("hour.")
     expect(page.locator(".figures")).to_contain_text("KL to full prefill")
+    expect(page.locator(".figures")).to_contain_text("75% up to the first token: 20.0\u202fGFLOPs in place of 80")
     tokens = page.get_by_role("region", name="Divergence by token")
     expect(tokens.locator(".word")).to_have_count(2)
     tokens.locator(".words").press("End")
@@ -71,6 +74,11 @@ def test_the_store_is_as_its_tiers_say(console: ScriptedService, collection: str
     page.get_by_role("combobox", name="Collection").select_option(collection)
     table = page.get_by_role("table").filter(has_text="passages with stored KV")
     expect(table.get_by_role("button", name="tides.txt").first).to_be_visible()
+    expect(page.get_by_text("evicted since the tier was made")).to_have_count(0)
+    with TieredStore([CPUTier(Path(cpu.path), budget_bytes=cpu.budget_bytes)]) as store:
+        store.evict("cpu", 1)
+    page.reload()
+    expect(page.get_by_text(re.compile("1 file evicted .*, .* after the last use"))).to_be_visible()
 
 
 def test_the_model_is_shown_as_it_was_measured(console: ScriptedService, open_page: OpenPage) -> None:

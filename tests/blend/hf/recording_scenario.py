@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kvblend.blend import ModelFlops
 from kvblend.vllm_connector.engine.host_context import HostContext
 from kvblend.vllm_connector.worker import half
 from kvblend.vllm_connector.worker.blend import Blend, PassageSource
@@ -26,8 +27,8 @@ class RecordedBlend(Blend):
         recorded["fingerprint"], recorded["heads"] = source.model_fingerprint, source.heads
         super().stage(source)
 
-    def select(self, scores: torch.Tensor | None) -> None:
-        super().select(scores)
+    def select(self, scores: torch.Tensor | None, flops: ModelFlops) -> None:
+        super().select(scores, flops)
         recorded["selected"] = self.todo.clone()
 
     def finish(self) -> None:

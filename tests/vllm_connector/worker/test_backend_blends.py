@@ -11,6 +11,7 @@ from torch import Tensor
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from kvblend.blend.hf import HuggingFaceModel, prefill
+from kvblend.blend.selectors.lab import Computed
 from kvblend.core.plan import ContextPlan, Cut, EncodeOrder, Span
 from kvblend.vllm_connector.metadata import EncodeTask
 from kvblend.vllm_connector.worker.encodes import Encode
@@ -166,6 +167,28 @@ def test_what_a_dense_blend_gives(
     for ours, reference in zip(results[True], results[False], strict=True):
         close(ours, reference)
     assert all(bool(own[:, :, -BLOCK:].isfinite().all()) for own in results[True])
+
+
+@pytest.mark.parametrize(("ratio", "num_probes"), [(0.0, 0), (0.3, 1), (1.0, 0)])
+def test_counted_flops(
+    case: tuple[HuggingFaceModel, MakeEngine], tmp_path: Path, ratio: float, num_probes: int
+) -> None:
+    """Reference: the lab's count, for the tokens whose fate says so. Ours: the report's; five tokens are fresh."""
+    model, make_engine = case
+    library = Library(model, tmp_path)
+    for passage in PASSAGES[:2]:
+        library.add(passage)
+    plan = library.plan(PASSAGES[:2], ratio, num_fresh=5)
+    prompt = library.prompt(PASSAGES[:2], QUESTION, num_fresh=5)
+    engine = make_engine(library)
+    engine.add("one", plan, prompt, report_tokens=True)
+    (report,) = engine.run()[0].values()
+    assert report.tokens is not None and report.flops is not None
+    fates = [fate for fate, count in report.tokens.fates for _ in range(count)]
+    positions = torch.tensor([place for place, fate in enumerate(fates) if fate in ("recomputed", "fresh")])
+    computed = Computed.everywhere(positions, num_layers=model.num_layers, num_probes=num_probes)
+    assert report.flops.computed == model.flops.blend(computed, torch.arange(len(fates), len(prompt)))
+    assert report.flops.full_prefill == model.flops.full_prefill(torch.arange(len(prompt)))
 
 
 def test_of_several_encode_contexts_the_first_that_is_stored_is_used(
