@@ -25,7 +25,7 @@ from tests.api.kills.traffic import COLLECTION, Traffic
 from tests.service import RunningService
 
 ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "0"))
-START_S = 300.0
+START_S = 600.0
 Victim = Literal["service", "vllm", "both"]
 
 

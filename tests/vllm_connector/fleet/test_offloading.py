@@ -114,6 +114,7 @@ def test_a_prefix_comes_back_from_the_offload_and_a_blend_does_not_touch_it(
 def test_a_blend_is_found_again_by_its_own_plan_alone(server: Server, case: tuple[list[int], dict[str, Any]]) -> None:
     """In vLLM's prefix cache, and after that was driven out."""
     prompt, full = case
+    server.forget()  # what plain requests left there is exact, and taken in place of a blend
     plain = answer(prompt, full["choices"][0]["token_ids"])
     order = blend(plain, server.prompts.plan, uuid.uuid4().hex, salted=False, proxied=False)
     first, second = server.ask(order), server.ask(order)

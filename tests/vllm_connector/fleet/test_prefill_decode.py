@@ -20,6 +20,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from kvblend.api.engine.control import ControlClient
+from kvblend.core.plan import ContextPlan
 from kvblend.core.report import BlendReport
 from tests.vllm_connector.fleet.nodes import (
     PATH,
@@ -97,6 +98,7 @@ class Case:
     prompt: list[int]
     full: dict[str, Any]
     report_id: str
+    plan: ContextPlan
 
     @property
     def tokens(self) -> list[int]:
@@ -109,7 +111,7 @@ class Case:
 
     @property
     def blended(self) -> dict[str, Any]:
-        return blend(self.plain, self.fleet.prompts.plan, self.report_id)
+        return blend(self.plain, self.plan, self.report_id)
 
     def assert_blended(self, said: dict[str, Any]) -> None:
         """Reference: the prefill node's own answer from its own blend. Ours: what a decode node said."""
@@ -127,7 +129,7 @@ class Case:
 def case(fleet: Fleet) -> Case:
     prompt = fleet.prompts.prompt(fleet.prompts.question())
     full = ask(fleet.prefill.url, answer(prompt, cache_salt=uuid.uuid4().hex))
-    return Case(fleet, prompt, full, uuid.uuid4().hex)
+    return Case(fleet, prompt, full, uuid.uuid4().hex, fleet.prompts.plan)
 
 
 kinds = pytest.mark.parametrize("kind", ["plain", "multi"])
@@ -182,7 +184,10 @@ def test_a_plan_without_its_salt_is_refused(fleet: Fleet, case: Case, kind: str)
 
 
 def test_prefill_node_killed(fleet: Fleet, case: Case) -> None:
-    """With KV that no decode node has fetched yet: each makes it itself, exact. It comes back, and is used again."""
+    """With KV that no decode node has fetched yet: each makes it itself, exact. It comes back, and is used again.
+
+    By another plan, with a salt of its own: under that of the first, decode nodes have the exact KV that they made.
+    """
     blended = ask(fleet.prefill.url, case.blended)
     both_prefilled = Barrier(2, action=fleet.prefill.kill)
     for each in fleet.proxies.values():
@@ -199,8 +204,9 @@ def test_prefill_node_killed(fleet: Fleet, case: Case) -> None:
         case.assert_exact(ask(node.url, case.plain), blended)
     fleet.prefill.start(fleet.closing)
     fleet.prefill.wait_ready()
+    plan = case.plan.model_copy(update={"selector": "none"})
     for kind in fleet.decode:
-        again = replace(case, report_id=uuid.uuid4().hex)
+        again = replace(case, report_id=uuid.uuid4().hex, plan=plan)
         again.assert_blended(ask(fleet.proxies[kind].url, again.blended))
         case.assert_exact(ask(fleet.proxies[kind].url, case.plain), blended)
 
