@@ -260,8 +260,9 @@ class SchedulerHalf:
         self._lookups.close()
 
     def _begin_blend(self, tracked: Tracked) -> None:
-        """Ask the store, and salt as if it had the first passage: from the first block that holds a token of it, or
-        from the end of a longer exact local hit that keeps its blocks."""
+        """Ask the store, and salt as if it had the first passage: from the first block that holds a token of it; from
+        the end of a longer exact local hit that keeps its blocks; or from that of a shorter one, where a blend that
+        began there has left more."""
         plan = tracked.plan
         tracked.lookup = self._lookups.begin(place_spans(plan, tracked.request.prompt_token_ids))
         if tracked.hashes.are_apart:
@@ -271,9 +272,11 @@ class SchedulerHalf:
         exact_hit = self._longest_hit(tracked, tracked.hashes.exact) // self._hash_block_size
         start = from_passage
         # behind a hit, layers with a sliding window have lost what the repaired tokens would look at
-        if exact_hit > from_passage and self._keeps_blocks:
-            blended_hit = self._longest_hit(tracked, tracked.hashes.salted_from(from_passage))
-            if blended_hit <= self._longest_hit(tracked, tracked.hashes.salted_from(exact_hit)):
+        if exact_hit < from_passage or (exact_hit > from_passage and self._keeps_blocks):
+            from_there, usual = (
+                self._longest_hit(tracked, tracked.hashes.salted_from(block)) for block in (exact_hit, from_passage)
+            )
+            if from_there > usual or (from_there == usual and exact_hit > from_passage):
                 start = exact_hit
         tracked.hashes.apply(start)
 

@@ -1,8 +1,9 @@
 """The scheduler half on vLLM's own requests and hashes: beside other connectors, and between two kinds of nodes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +64,40 @@ def find(half: SchedulerHalf, end: int) -> None:
     found: Future[Found] = Future()
     found.set_result(Found(end, reused=end - 64, fresh=0, missed=0, missed_behind=0))
     half._tracked["request"].lookup = found
+
+
+class PrefixCache:
+    """vLLM's, as far as the half asks it: which block hashes lie in it."""
+
+    enable_caching = True
+
+    def __init__(self, block_hashes: Sequence[Any]) -> None:
+        self.held, self.coordinator = list(block_hashes), self
+
+    def find_longest_cache_hit(self, block_hashes: list[Any], max_length: int) -> tuple[None, int]:
+        hit = list(takewhile(self.held.__contains__, block_hashes[: max_length // BLOCK]))
+        return None, len(hit) * BLOCK
+
+
+@pytest.mark.parametrize("siblings", [NO_SIBLINGS, OFFLOADING], ids=["alone", "beside the offload"])
+@pytest.mark.parametrize("num_exact", [0, 1, 2, 4])
+def test_the_same_question_finds_its_blend_again(make_half: Make, siblings: Siblings, num_exact: int) -> None:
+    """However much of the exact beginning vLLM had when it was blended; the preamble fills two blocks."""
+    half, cache = make_half(siblings), PrefixCache(request_of(None).block_hashes[:num_exact])
+    half.bind_kv_cache_manager(cache)
+    asked = []
+    for outcome in ("blended", "prefix_hit"):
+        request = request_of(ORDER)
+        half.on_new_request(request)
+        find(half, 320)
+        hit = cache.find_longest_cache_hit(request.block_hashes, NUM_TOKENS - 1)[1]
+        assert (half.num_new_matched_tokens(request, hit) == 0) is (outcome == "prefix_hit"), hit
+        report = half._tracked["request"].report
+        assert (report.outcome if report else "blended") == outcome
+        asked.append(list(request.block_hashes))
+        cache.held += request.block_hashes
+        half.request_finished(request)
+    assert asked[0] == asked[1] and asked[0][:num_exact] == cache.held[:num_exact]
 
 
 @pytest.mark.parametrize("siblings", [NO_SIBLINGS, OFFLOADING], ids=["alone", "beside the offload"])
