@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.api.front import control_address
+from tests.api.front import control_address, front, linked_model
 from tests.conftest import MODELS
 from tests.notebooks.conftest import Execute
 from tests.notebooks.execution import FOLDER, printed
@@ -50,6 +50,30 @@ def test_langchain(service: RunningService, run_notebook: Execute) -> None:
     assert int(reused) > 20
     assert "engineer=" in text
     assert "'dairy'" in printed(notebook, "were found in the prompt")
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(1800)  # it calibrates
+def test_is_it_right_for_my_model(
+    service: RunningService, demo_model_path: Path, embedding_model_path: Path, tmp_path: Path, run_notebook: Execute
+) -> None:
+    """A second service in front of the same vLLM, whose live guard compares every answer."""
+    model, home = linked_model(demo_model_path, tmp_path / "model"), tmp_path / "home"
+    guarded = {"cost_model": False, "guard_ratio": 1.0}
+    with front(service, model=model, embedding_model=embedding_model_path, home=home, **guarded) as url:
+        notebook = run_notebook(
+            "04_is_it_right_for_my_model",
+            KVBLEND_URL=url,
+            MODEL=str(model),
+            VLLM_URL=service.engine_url,
+            KVBLEND_CONTROL=control_address(service),
+            KVBLEND_HOME=str(tmp_path / "calibrated"),
+            KVBLEND_CPU_PATH=str(service.cpu_path),
+            KVBLEND_DISK_PATH=str(service.home / "kv"),
+        )
+    assert "'status': 'calibrated'" in printed(notebook, "def ready")
+    assert "'num_compared': 3" in printed(notebook, "guard")
+    assert 'kvblend_gate_decisions_total{decision="calibrated"}' in printed(notebook)
 
 
 @pytest.mark.extended
