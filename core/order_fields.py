@@ -1,12 +1,16 @@
-"""How an order travels in the body of a request to vLLM."""
+"""How an order travels in a request to vLLM: in its body, and by which server a router is to choose."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kvblend.core.identity import token_hash
 from kvblend.core.plan import ORDER, KVBlendParams
 from kvblend.core.plan_salt import plan_salt
 
-__all__ = ["with_order"]
+__all__ = ["SESSION", "session_id", "with_order"]
+
+SESSION = "x-session-id"
+"""The header by which routers keep requests of one session on one server."""
 
 
 def with_order(
@@ -32,3 +36,9 @@ def with_order(
         question_ids = prompt_ids[order.blend.num_tokens :]
         fields["cache_salt"] = plan_salt(order.blend, question_ids, own=body.get("cache_salt"))
     return fields
+
+
+def session_id(context_ids: Sequence[int]) -> str:
+    """What stands in the header `SESSION` of a blended request: 64 hex digits that all questions over the same context,
+    the tokens of its plan's spans, share. The server that blended it last has its passages nearest."""
+    return token_hash(context_ids)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["bare_environment", "installed", "python_with"]
+__all__ = ["ENVIRONMENTS", "bare_environment", "installed", "python_with"]
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".cache" / "environments"

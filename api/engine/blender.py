@@ -25,7 +25,7 @@ from kvblend.api.quality.divergence import with_divergence
 from kvblend.api.quality.gate import ContextCounts, Decision, Gate
 from kvblend.api.quality.live_guard import LiveGuard
 from kvblend.api.request_context import step
-from kvblend.core.order_fields import with_order
+from kvblend.core.order_fields import SESSION, session_id, with_order
 from kvblend.core.report import BlendReport
 from kvblend.core.rest import BlendChoices, Source
 
@@ -113,7 +113,7 @@ class Blender:
         with replica.request():
             try:
                 body = ending_with_usage(asked.body)
-                async with aclosing(replica.engine.stream(order.route.path, body)) as chunks:
+                async with aclosing(replica.engine.stream(order.route.path, body, headers=asked.headers)) as chunks:
                     async for chunk in chunks:
                         if asked.answer.see(chunk) and asked.has_plan:
                             asking = asyncio.create_task(asked.blended())
@@ -130,7 +130,7 @@ class Blender:
         """`whole` from one server: the one item."""
         asked = await self._asked(order, replica, facts)
         with replica.request():
-            answer = await replica.engine.post(order.route.path, asked.body)
+            answer = await replica.engine.post(order.route.path, asked.body, headers=asked.headers)
             blended = await asked.blended() if asked.has_plan else None
         asked.answer.see_whole(answer)
         if asked.sample:
@@ -261,6 +261,12 @@ class _Asked:
     @property
     def has_plan(self) -> bool:
         return self.report_id is not None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By which a router in front of several servers finds the one that has blended this context before."""
+        prompt = self.order.prompt
+        return {SESSION: session_id(prompt.token_ids[: prompt.num_context_tokens])} if self.has_plan else {}
 
     async def blended(self) -> BlendReport | None:
         """The connector's report, once its first token is there."""

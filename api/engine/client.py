@@ -74,17 +74,23 @@ class EngineClient:
             cards: list[dict[str, Any]] = response.json()["data"]
         return cards
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request and return vLLM's whole answer."""
+    async def post(
+        self, path: str, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Send a request, with `headers` besides, and return vLLM's whole answer."""
         async with self._failures():
-            response = await self._http.post(path, json=body, headers=engine_headers())
+            response = await self._http.post(path, json=body, headers={**engine_headers(), **(headers or {})})
             _check(response)
             answer: dict[str, Any] = response.json()
         return answer
 
-    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Send a request with `stream` set and yield vLLM's chunks. Closing the iterator aborts the request."""
-        streamed = self._http.stream("POST", path, json={**body, "stream": True}, headers=engine_headers())
+    async def stream(
+        self, path: str, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Send a request with `stream` set, and `headers` besides, and yield vLLM's chunks. Closing the iterator aborts
+        the request."""
+        told = {**engine_headers(), **(headers or {})}
+        streamed = self._http.stream("POST", path, json={**body, "stream": True}, headers=told)
         async with self._failures(), streamed as response:
             if response.status_code != 200:
                 await response.aread()

@@ -57,6 +57,20 @@ def test_nothing_of_a_completion_is_where_a_proxy_replaces_it(proxied: ScriptedS
     assert sent["cache_salt"] == plan_salt(order.blend, question_ids, own=own)
 
 
+def test_questions_over_one_context_are_one_session_to_a_router(proxied: ScriptedService) -> None:
+    def session(question: str, document: str, reuse: str = "blend") -> str | None:
+        proxied.engine.headers.clear()
+        ask(proxied, "/v1/completions", {"prompt": question, "kvblend": {"documents": [document], "reuse": reuse}})
+        told = {headers["x-session-id"] for headers in proxied.engine.headers if "x-session-id" in headers}
+        assert len(told) < 2
+        return next(iter(told), None)
+
+    first, second = (session(question, TEXT[:300]) for question in (QUESTION, "Who lights it?"))
+    assert first == second and first is not None and len(first) == 64
+    assert session(QUESTION, TEXT[:200]) not in (first, None)
+    assert session(QUESTION, TEXT[:300], "none") is None, "it has no plan"
+
+
 def test_an_encode_goes_the_same_way(proxied: ScriptedService) -> None:
     encodes = [body for body in proxied.engine.bodies if "encode" in order_in(body)]
     assert encodes and all("kv_transfer_params" not in body and "kvblend" in body["vllm_xargs"] for body in encodes)
