@@ -60,7 +60,7 @@ def routed(demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory, dtyp
             node.start(closing)
         for node in nodes:
             node.wait_ready()
-        command = [environment / "bin" / "vllm-router", "--policy", "consistent_hash", "--port", str(port)]
+        command = [str(environment / "bin" / "vllm-router"), "--policy", "consistent_hash", "--port", str(port)]
         command += ["--host", "127.0.0.1", "--prometheus-port", str(free_port())]
         log = closing.enter_context((folder / "router.log").open("wb"))
         process = subprocess.Popen([*command, "--worker-urls", *(node.url for node in nodes)], stdout=log, stderr=log)
