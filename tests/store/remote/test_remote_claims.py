@@ -1,5 +1,6 @@
 """One host at a time encodes a passage, among hosts that meet by a remote tier alone."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -153,19 +154,28 @@ time.sleep(60)
         claim()
 
 
-def test_never_two_at_once(server: Server, tmp_path: Path) -> None:
+def num_unanswered(caplog: pytest.LogCaptureFixture) -> int:
+    """Claims that a busy server did not answer: these are had without it."""
+    return sum(" tier has no claim on " in message for message in caplog.messages)
+
+
+def test_never_two_at_once(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """60 times in turn, four hosts ask."""
+    caplog.set_level(logging.DEBUG, "kvblend.store.remote")
     with ExitStack() as closing:
         stores = [closing.enter_context(host(tmp_path / str(number), server)) for number in range(4)]
-        assert take_turns(stores, variant(6), rounds=15, wait_s=0.001, hold_s=0.002) == (1, 60)
+        most_at_once, num_turns = take_turns(stores, variant(6), rounds=15, wait_s=0.001, hold_s=0.002)
+    assert num_turns == 60 and 1 <= most_at_once <= 1 + num_unanswered(caplog)
 
 
-def test_one_of_many_takes_over_what_is_over(server: Server, tmp_path: Path) -> None:
+def test_one_of_many_takes_over_what_is_over(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """20 times, four hosts ask at the moment in which a dead one's time is over."""
+    caplog.set_level(logging.DEBUG, "kvblend.store.remote")
     with ExitStack() as closing:
         dead, *asking = [closing.enter_context(host(tmp_path / str(number), server)) for number in range(5)]
         for turn in range(20):
             own, claims = variant(100 + turn), list[Callable[[], None] | None]()
+            caplog.clear()
             assert dead.claim(own, seconds=0.15) is not None
             at_once = threading.Barrier(len(asking))
             threads = [threading.Thread(target=ask_for, args=[store, own, claims, at_once]) for store in asking]
@@ -173,7 +183,8 @@ def test_one_of_many_takes_over_what_is_over(server: Server, tmp_path: Path) -> 
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert sum(claim is not None for claim in claims) == 1, f"turn {turn}: {claims}"
+            num_claims = sum(claim is not None for claim in claims)
+            assert 1 <= num_claims <= 1 + num_unanswered(caplog), f"turn {turn}: {claims}, {caplog.messages}"
 
 
 def ask_for(
