@@ -12,19 +12,14 @@ export function milliseconds(ms) {
   return `${ms >= 100 ? ms.toFixed(0) : ms.toFixed(1)}${NARROW}ms`;
 }
 
-export function bytes(number) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+function scaled(number, step, units) {
   let unit = 0;
-  while (number >= 1024 && unit < units.length - 1) [number, unit] = [number / 1024, unit + 1];
+  while (number >= step && unit < units.length - 1) [number, unit] = [number / step, unit + 1];
   return `${unit === 0 || number >= 100 ? Math.round(number) : number.toFixed(1)}${NARROW}${units[unit]}`;
 }
 
-export function operations(number) {
-  const units = ["FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs"];
-  let unit = 0;
-  while (number >= 1000 && unit < units.length - 1) [number, unit] = [number / 1000, unit + 1];
-  return `${number >= 100 || unit === 0 ? Math.round(number) : number.toFixed(1)}${NARROW}${units[unit]}`;
-}
+export const bytes = (number) => scaled(number, 1024, ["B", "KiB", "MiB", "GiB", "TiB"]);
+export const operations = (number) => scaled(number, 1000, ["FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs"]);
 
 export const share = (part, all) => (all > 0 ? `${((100 * part) / all).toFixed(part > 0 && part < all / 100 ? 2 : part < all / 10 ? 1 : 0)}%` : "–");
 export const significant = (number) => (number === 0 ? "0" : Number(number.toPrecision(2)).toString());

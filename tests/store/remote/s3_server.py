@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from threading import Lock
-from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
@@ -12,14 +13,12 @@ from werkzeug.serving import run_simple
 class OnePutAtATime:
     """The application, with one put let in at a time."""
 
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         self._application, self._putting = application, Lock()
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "PUT":
-            return self._application(environ, start_response)  # type: ignore[no-any-return]
-        with self._putting:
-            return self._application(environ, start_response)  # type: ignore[no-any-return]
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with self._putting if environ["REQUEST_METHOD"] == "PUT" else nullcontext():
+            return self._application(environ, start_response)
 
 
 if __name__ == "__main__":
