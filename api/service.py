@@ -68,8 +68,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """What a service is made of. `engines` are pairs of a vLLM server's URL and its control channel's address;
-    `model` is its model's name or folder, for the tokenizer; `embedding_model` likewise."""
+    """What a service is made of. `engines` are pairs of a vLLM server's URL and its control channel's address (of a
+    router's URL and those of all its engines, with commas between them); `model` is its model's name or folder, for
+    the tokenizer; `embedding_model` likewise."""
 
     model: str
     embedding_model: str | Path

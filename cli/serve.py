@@ -15,6 +15,7 @@ from rich.console import Console
 from kvblend.cli.log_format import configure_logging
 from kvblend.cli.progress import status_progress
 from kvblend.cli.server_process import ServerProcess
+from kvblend.core.control import channel_addresses
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.settings import Settings, TracingSettings
 
@@ -44,7 +45,11 @@ def serve(
         list[str] | None, typer.Option(help="A running vLLM server of this model, instead of a child; repeatable.")
     ] = None,
     control: Annotated[
-        list[str] | None, typer.Option(help="Its control channel, one for each --engine-url; KVBLEND_CONTROL.")
+        list[str] | None,
+        typer.Option(
+            help="Its control channel, one for each --engine-url; for a router's URL those of all its engines, with "
+            "commas between them. KVBLEND_CONTROL."
+        ),
     ] = None,
     home: Annotated[Path | None, typer.Option(help="Catalog, index and disk tier; KVBLEND_HOME.")] = None,
     embedding_model: Annotated[
@@ -138,7 +143,10 @@ def _engines(urls: list[str], controls: list[str]) -> list[tuple[str, str]]:
         raise InvalidRequestError(
             f"{len(urls)} --engine-url and {len(controls)} --control: give one for each", param="control"
         )
-    for name, values in (("engine-url", urls), ("control", controls)):
+    addresses = [each for control in controls for each in channel_addresses(control)]
+    if "" in addresses:
+        raise InvalidRequestError(f"an address of --control {' --control '.join(controls)} is empty", param="control")
+    for name, values in (("engine-url", urls), ("control", addresses)):
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise InvalidRequestError(f"--{name} {twice} is given twice: each vLLM server has its own", param=name)

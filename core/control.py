@@ -12,7 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kvblend.core.report import BlendReport
 
-__all__ = ["ControlReply", "ControlRequest", "EngineInfo"]
+__all__ = ["ControlReply", "ControlRequest", "EngineInfo", "channel_addresses"]
+
+
+def channel_addresses(address: str) -> list[str]:
+    """The channels that a service's setting names: one, or those of all engines behind a router, commas between."""
+    return [each.strip() for each in address.split(",")]
 
 
 class ControlRequest(BaseModel):

@@ -131,8 +131,10 @@ class Blender:
         asked = await self._asked(order, replica, facts)
         with replica.request():
             answer = await replica.engine.post(order.route.path, asked.body, headers=asked.headers)
-            blended = await asked.blended() if asked.has_plan else None
-        asked.answer.see_whole(answer)
+            asked.answer.see_whole(answer)
+            blended = asked.answer.came_with
+            if blended is None and asked.has_plan:
+                blended = await asked.blended()
         if asked.sample:
             answer = asked.sample.see(answer)
         if answer.get("kv_transfer_params"):  # the connector's report, which ours has in it

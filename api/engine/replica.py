@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from kvblend.api.engine.client import EngineClient
-from kvblend.api.engine.control import ControlClient
+from kvblend.api.engine.control_channels import ControlChannels
 from kvblend.api.engine.load import Load
 from kvblend.core.breaker import CircuitBreaker
 from kvblend.core.control import EngineInfo
@@ -45,9 +45,10 @@ class Replica:
     def __init__(
         self, url: str, control_address: str, *, api_key: SecretStr | None = None, timeout_s: float | None = None
     ) -> None:
-        """`timeout_s`: for which it may send nothing of an answer."""
+        """`control_address`: where a router stands at `url`, those of all its engines, with commas between them.
+        `timeout_s`: for which it may send nothing of an answer."""
         self.engine = EngineClient(url, api_key=api_key, timeout_s=timeout_s)
-        self.control = ControlClient(control_address)
+        self.control = ControlChannels(control_address)
         self.load = Load()
         self.takes_priority = True
         """Whether its vLLM schedules by priority, as far as is known."""

@@ -1,12 +1,18 @@
 """What is seen of one answer as it goes by, and the report that is made of it."""
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from kvblend.core.plan import REPORT
 from kvblend.core.report import BlendReport
 
 __all__ = ["SeenAnswer"]
+
+logger = logging.getLogger(__name__)
 
 
 class SeenAnswer:
@@ -19,6 +25,8 @@ class SeenAnswer:
         self._sent_at = time.perf_counter()
         self._ttft_ms: float | None = None
         self._usage: Mapping[str, Any] = {}
+        self.came_with: BlendReport | None = None
+        """The connector's report, which a whole answer brings along from whichever engine gave it."""
 
     def see(self, chunk: Mapping[str, Any]) -> bool:
         """Note a chunk; True for the one that holds the first token."""
@@ -31,6 +39,7 @@ class SeenAnswer:
     def see_whole(self, answer: Mapping[str, Any]) -> None:
         """Note an answer that is not streamed. Its time to first token is vLLM's own measure, where vLLM gives it."""
         self._usage = answer.get("usage") or {}
+        self.came_with = _report_in(answer)
         metrics = answer.get("metrics") or {}
         queued_ms, computed_ms = metrics.get("queue_time_ms"), metrics.get("time_to_first_token_ms")
         self._ttft_ms = None if queued_ms is None or computed_ms is None else queued_ms + computed_ms
@@ -51,3 +60,14 @@ class SeenAnswer:
             calibrated=self._calibrated,
             ttft_ms=self._ttft_ms,
         )
+
+
+def _report_in(answer: Mapping[str, Any]) -> BlendReport | None:
+    given = (answer.get("kv_transfer_params") or {}).get(REPORT)
+    if given is None:
+        return None
+    try:
+        return BlendReport.model_validate(given)
+    except ValidationError as error:  # of an engine with another version
+        logger.warning("an answer came with what is no report: %s", error)
+        return None

@@ -244,16 +244,25 @@ def test_only_the_service_reaches_engines_and_valkey() -> None:
     assert reach == {"rag-service": {"any"}, "rag-engine": {"service"}, "rag-valkey": {"service", "engine"}}
 
 
-def test_engines_that_something_else_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("control", "ports"),
+    [
+        (EXTERNAL["control"], [5600]),
+        ("tcp://a:5600,tcp://b:5600", [5600]),
+        ("tcp://a:5600,tcp://b:5601", [5600, 5601]),
+    ],
+)
+def test_engines_that_something_else_runs(tmp_path: Path, control: str, ports: list[int]) -> None:
     values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump({"externalEngines": [EXTERNAL]}))
+    values.write_text(yaml.safe_dump({"externalEngines": [{**EXTERNAL, "control": control}]}))
     manifests = rendered(CHART, MODEL, *LAYOUTS["remote"], f"--values={values}")
     for manifest in manifests:
         validate(manifest)
     own = containers(manifests)
     assert set(own) == {"service", "valkey"} and not kinds(manifests, "StatefulSet")
-    assert f"--control={EXTERNAL['control']}" in own["service"]["args"]
+    assert f"--control={control}" in own["service"]["args"]
     (policy,) = [each for each in kinds(manifests, "NetworkPolicy") if each["metadata"]["name"] == "rag-control-0"]
     assert policy["spec"]["podSelector"] == {"matchLabels": EXTERNAL["podSelector"]}
     anybody, service = policy["spec"]["ingress"]
-    assert anybody == {"ports": [{"port": 8000}]} and service["ports"] == [{"port": 5600}] and service["from"]
+    assert anybody == {"ports": [{"port": 8000}]} and service["from"]
+    assert service["ports"] == [{"port": port} for port in ports]

@@ -19,6 +19,22 @@ FILES = sorted(path for folder in ("production-stack", "llm-d", "kserve") for pa
 STACK = "production-stack-0.1.12.tgz"
 MODELSERVICE = "llm-d-modelservice.tgz"
 GIB = 1 << 30
+NIXL = {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu"}
+OF_PREFILL = [{**NIXL, "kv_role": "kv_producer"}, {**CONNECTOR}]
+OF_PREFILL[1].pop("kv_load_failure_policy")  # it stands at the top
+TRANSFERS: dict[str, list[Any]] = {
+    **dict.fromkeys(("service", "router", "prefill-decode-service"), list[Any]()),
+    "prefill-decode": [
+        {
+            "kv_connector": "MultiConnector",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"connectors": OF_PREFILL},
+        },
+        {**NIXL, "kv_role": "kv_consumer", "kv_load_failure_policy": "recompute"},
+    ],
+}
+"""What `--kv-transfer-config` is where it is not kvblend's connector alone."""
 
 
 def documents(path: Path) -> list[Any]:
@@ -70,8 +86,7 @@ def test_settings_and_connector_are_those_that_there_are(path: Path) -> None:
     settings = {each for each in said if each.startswith("KVBLEND_")}
     assert settings <= {f"KVBLEND_{name.upper()}" for name in Settings.model_fields}
     transfers = [each.partition("=")[2] for each in said if each.startswith("--kv-transfer-config")]
-    assert [json.loads(each) for each in transfers] == [CONNECTOR] * len(transfers)
-    assert len(transfers) == (path.stem not in ("service", "router"))
+    assert [json.loads(each) for each in transfers] == TRANSFERS.get(path.stem, [CONNECTOR])
 
 
 def test_production_stack_renders_engine_and_service() -> None:
@@ -110,6 +125,38 @@ def test_llm_d_renders_engine_and_service_in_one_pod() -> None:
     assert labels.items() >= pool["spec"]["selector"]["matchLabels"].items()
     for container in pod_of(deployment)["containers"]:
         assert not any("gpu" in name for name in container["resources"]["limits"])
+
+
+def test_llm_d_renders_prefill_and_decode_nodes_and_the_service_before_them() -> None:
+    nodes = rendered(stack_chart(MODELSERVICE), f"--values={DEPLOY / 'llm-d' / 'prefill-decode.yaml'}")
+    path = DEPLOY / "llm-d" / "prefill-decode-service.yaml"
+    own = rendered(CHART, f"--values={path}")
+    for manifest in [*nodes, *own]:
+        validate(manifest)
+    labels = {
+        each["metadata"]["name"].rpartition("-")[2]: each["spec"]["template"]["metadata"]["labels"]
+        for each in kinds(nodes, "Deployment")
+    }
+    (external,) = documents(path)[0]["externalEngines"]
+    assert labels["prefill"].items() >= external["podSelector"].items()
+    assert labels["decode"].items() >= external["peers"].items() and labels["prefill"] != labels["decode"]
+    (headless,) = kinds(nodes, "Service")
+    assert headless["spec"]["clusterIP"] == "None" and headless["spec"]["selector"].items() <= labels["prefill"].items()
+    (port,) = headless["spec"]["ports"]
+    assert external["control"] == f"tcp://{headless['metadata']['name']}:{port['port']}"
+    engines = {
+        each["metadata"]["name"].rpartition("-")[2]: pod_of(each)["containers"][0]
+        for each in kinds(nodes, "Deployment")
+    }
+    assert {"name": "control", "containerPort": port["port"]} in engines["prefill"]["ports"]
+    told = {each["name"]: each.get("value") for each in engines["prefill"]["env"]}
+    assert told["KVBLEND_CONTROL"].endswith(f":{port['port']}")
+    (valkey,) = [each for each in kinds(own, "Service") if each["metadata"]["name"].endswith("valkey")]
+    assert told["KVBLEND_REMOTE"].startswith(f"redis://{valkey['metadata']['name']}:")
+    block_sizes = {arg for each in engines.values() for arg in each["args"] if arg.startswith("--block-size")}
+    assert len(block_sizes) == 1, "the KV of both has the same blocks"
+    (policy,) = [each for each in kinds(own, "NetworkPolicy") if each["metadata"]["name"] == "rag-control-0"]
+    assert policy["spec"]["ingress"][2] == {"from": [{"podSelector": {"matchLabels": external["peers"]}}]}
 
 
 def test_llm_d_router_picks_by_plugins_that_it_names() -> None:

@@ -91,11 +91,11 @@ def scripted(demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) 
             killed.process.stop()
 
 
-def begin(killed: Killed) -> Traffic:
+def begin(killed: Killed, *, pause_s: float = 0.0) -> Traffic:
     killed.start()
     body = {"name": COLLECTION, "passage_tokens": 64}
     assert httpx.post(f"{killed.url}/v1/collections", json=body, timeout=60).status_code == 201
-    traffic = Traffic(killed.url)
+    traffic = Traffic(killed.url, pause_s=pause_s)
     traffic.start()
     return traffic
 
@@ -141,7 +141,7 @@ def test_with_a_real_vllm(victim: Victim, demo_model_path: Path, embedding_model
     own += ["--max-model-len", "4096", "--", "--max-num-seqs", "16", "--enforce-eager"]
     killed = Killed(settings, own, f"http://127.0.0.1:{port}", demo_model_path, tmp_path)
     try:
-        traffic = begin(killed)
+        traffic = begin(killed, pause_s=0.3)
         for number in range(ROUNDS):
             wait_for_jobs(traffic, len(traffic.jobs) + 4)
             time.sleep(2 * random.Random(number).random())

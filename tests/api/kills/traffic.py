@@ -24,6 +24,8 @@ class Traffic:
 
     url: str
     seed: int = 0
+    pause_s: float = 0.0
+    """Between a client's requests: they are not to take the cores from a server that starts."""
     possible: dict[str, set[Version]] = field(default_factory=dict)
     jobs: list[str] = field(default_factory=list)
     """Accepted, by id."""
@@ -59,6 +61,7 @@ class Traffic:
             while not self._stopped.is_set():
                 try:
                     work(client, chance, number)
+                    self._stopped.wait(self.pause_s)
                 except httpx.TransportError:  # the service was killed; what it had not said may or may not be
                     self._stopped.wait(0.05)
 

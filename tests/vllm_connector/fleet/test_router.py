@@ -1,11 +1,11 @@
 """vllm-router, as pip installs it, in front of two real vLLM servers on one store: all questions over a context meet
-the same server, by the header that the service sends."""
+the same server, by the header that the service sends; and the service finds the report of whichever answered."""
 
 import re
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import permutations
@@ -13,11 +13,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openai import OpenAI
 from transformers import AutoTokenizer
 
+from kvblend.api import ServiceConfig
 from kvblend.cli.engine import free_port
 from kvblend.core.order_fields import SESSION, session_id
 from kvblend.core.plan import ContextPlan
+from kvblend.core.report import BlendReport
+from kvblend.core.settings import Settings
+from tests.api.front import running
 from tests.environments import ENVIRONMENTS, installed
 from tests.vllm_connector.fleet.nodes import PATH, Node, Prompts, answer, ask, blend, encode, kvblend, report_in, store
 
@@ -100,3 +105,46 @@ def test_the_questions_over_a_context_meet_one_server(routed: Routed) -> None:
         assert sorted(more) == [0, NUM_QUESTIONS], f"{pair}: {more}"
         served.add(more.index(NUM_QUESTIONS))
     assert served == {0, 1}
+
+
+@pytest.fixture
+def streamed(
+    routed: Routed, demo_model_path: Path, embedding_model_path: Path, tmp_path: Path
+) -> Callable[[str], list[BlendReport]]:
+    """The reports of streamed answers over twelve contexts, through a service that knows these control channels."""
+
+    def made(controls: str) -> list[BlendReport]:
+        config = ServiceConfig(
+            model=str(demo_model_path),
+            embedding_model=embedding_model_path,
+            engines=[(routed.url, controls)],
+            settings=Settings(**{**routed.nodes[0].tiers, "home": tmp_path / str(len(controls))}, cost_model=False),
+        )
+        documents = [" ".join(f"{word}{number}" for word in ("basalt", "lamp", "ferry") * 30) for number in range(4)]
+        reports = []
+        with running(config) as url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            (model,) = client.models.list()
+            for pair in permutations(documents, 2):
+                *_, last = client.chat.completions.create(
+                    model=model.id,
+                    messages=[{"role": "user", "content": uuid.uuid4().hex}],
+                    max_tokens=2,
+                    extra_body={"kvblend": {"documents": list(pair), "recompute_ratio": 0.2}},
+                    stream=True,
+                )
+                reports.append(BlendReport.model_validate((last.model_extra or {})["kvblend"]["report"]))
+        return reports
+
+    return made
+
+
+def test_the_service_has_the_report_of_whichever_answered(
+    routed: Routed, streamed: Callable[[str], list[BlendReport]]
+) -> None:
+    """Streamed answers do not bring it along. Control: by one server's channel the other one's are not found."""
+    one, other = (node.control for node in routed.nodes)
+    unknown = "the control channel gave no report"
+    assert unknown in [report.reason for report in streamed(one)]
+    reports = streamed(f"{one},{other}")
+    assert unknown not in [report.reason for report in reports]
+    assert [report.outcome for report in reports].count("blended") >= 6
