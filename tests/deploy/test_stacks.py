@@ -23,7 +23,9 @@ NIXL = {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu"}
 OF_PREFILL = [{**NIXL, "kv_role": "kv_producer"}, {**CONNECTOR}]
 OF_PREFILL[1].pop("kv_load_failure_policy")  # it stands at the top
 TRANSFERS: dict[str, list[Any]] = {
-    **dict.fromkeys(("service", "router", "prefill-decode-service"), list[Any]()),
+    "service": [],
+    "router": [],
+    "prefill-decode-service": [],
     "prefill-decode": [
         {
             "kv_connector": "MultiConnector",
