@@ -15,7 +15,7 @@ from kvblend.api.http.drain import drain_of
 from kvblend.api.http.errors import error_body
 from kvblend.core.errors import KVBlendError
 
-__all__ = ["Events", "event", "stream_events"]
+__all__ = ["Events", "event", "stream_events", "text_event"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,12 @@ Events = AsyncGenerator[ServerSentEvent, None]
 
 def event(data: Any, *, name: str | None = None) -> ServerSentEvent:
     """An event of JSON data."""
-    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=name)
+    return text_event(json.dumps(data, ensure_ascii=False, separators=(",", ":")), name=name)
+
+
+def text_event(text: str, *, name: str | None = None) -> ServerSentEvent:
+    """An event of text, with line ends as vLLM has them: clients split at no others."""
+    return ServerSentEvent(data=text, event=name, sep="\n")
 
 
 async def stream_events(request: Request, events: Events, *, error_event: str | None = None) -> EventSourceResponse:

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from sse_starlette import ServerSentEvent
 
 from kvblend.api.access.caller import caller_of
 from kvblend.api.access.engine_fields import engine_fields
@@ -25,7 +24,7 @@ from kvblend.api.http.openai_body import (
 )
 from kvblend.api.http.passed_body import without_orders
 from kvblend.api.http.routes.engine import pass_on
-from kvblend.api.http.sse import Events, event, stream_events
+from kvblend.api.http.sse import Events, event, stream_events, text_event
 from kvblend.api.prompt.builder import Frame
 from kvblend.api.prompt.chat_frames import messages_with_passages
 from kvblend.api.prompt.retrieval import Retrieved
@@ -190,7 +189,7 @@ async def _reported(
                 yield event(item)
     for chunk in held:
         yield event(chunk)
-    yield ServerSentEvent(data="[DONE]")
+    yield text_event("[DONE]")
 
 
 def kvblend_field(report: BlendReport, sources: Sequence[Source]) -> dict[str, Any]:
