@@ -62,7 +62,7 @@ class ScriptedEngine:
     ordered: Callable[[dict[str, Any]], None] = lambda order: None
     """Called with what a completion carries in `kv_transfer_params`, an order in `vllm_xargs` among it."""
     told: dict[str, Any] | None = None
-    """`kv_transfer_params` of its whole answers."""
+    """`kv_transfer_params` of its whole answers; None: they have none."""
     render: Callable[[dict[str, Any]], list[int]] | None = None
     """The tokens of a conversation, as `/tokenize` is asked for them, or a ValueError; None: it has no such route."""
     rendered: list[dict[str, Any]] = field(default_factory=list)
@@ -165,7 +165,7 @@ class ScriptedEngine:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
         choice |= {"message": {"role": "assistant", "content": "xxx"}} if "messages" in body else {"text": "xxx"}
         whole = {"id": "cmpl-1", "created": 1, "model": "scripted", "choices": [choice], "usage": usage()}
-        whole |= {"kv_transfer_params": self.told}
+        whole |= {} if self.told is None else {"kv_transfer_params": self.told}
         return {**whole, "metrics": {"queue_time_ms": 2.0, "time_to_first_token_ms": 5.0}}
 
     @staticmethod

@@ -168,6 +168,17 @@ async def test_what_one_has_encoded_the_other_blends(shared: Shared, services: l
     assert report.missed_passages == 1 and missing != text
 
 
+async def num_files_of(shared: Shared) -> int:
+    """Once both tiers hold the same: the second one's files are written behind the first's."""
+    async with asyncio.timeout(30):
+        while True:
+            files = [Path(name) for name in shared.files()]
+            names = {tier: {each.name for each in files if each.parts[0] == tier} for tier in ("cpu", "disk")}
+            if names["cpu"] == names["disk"]:
+                return len(files)
+            await asyncio.sleep(0.05)
+
+
 async def test_both_asked_at_once_encode_once(
     shared: Shared, services: list[Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,11 +192,11 @@ async def test_both_asked_at_once_encode_once(
         results = await asyncio.gather(*encodes)
         return shared.num_requests() - before, [{*results[at : at + 2]} for at in range(0, len(results), 2)]
 
-    num_files = len(shared.files())
+    num_files = await num_files_of(shared)
     num_requests, results = await requests_for([words(400) for _ in range(6)])
     assert num_requests == 6, results
     assert results == [{EncodeResult.STORED, EncodeResult.REUSED}] * 6
-    assert len(shared.files()) == num_files + 2 * 6
+    assert await num_files_of(shared) == num_files + 2 * 6
 
     async def nobody_asks(*_: object, **__: object) -> Callable[[], None]:
         return lambda: None
