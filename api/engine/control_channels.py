@@ -1,7 +1,6 @@
 """The control channels of all engines behind one URL: a router chooses among them, and one of them has the report."""
 
 import asyncio
-import ipaddress
 import logging
 import re
 import socket
@@ -80,9 +79,8 @@ class ControlChannels:
         """A client for each address that there is now."""
         async with self._resolving:
             if time.monotonic() >= self._next_at:
-                for address, found in zip(
-                    self._resolved, await asyncio.gather(*map(_resolved, self._resolved)), strict=True
-                ):
+                resolved = await asyncio.gather(*map(_resolved, self._resolved))
+                for address, found in zip(self._resolved, resolved, strict=True):
                     self._resolved[address] = found or self._resolved[address]
                 wanted = {each for addresses in self._resolved.values() for each in addresses}
                 for address in self._clients.keys() - wanted:
@@ -94,9 +92,9 @@ class ControlChannels:
 
 
 async def _resolved(address: str) -> set[str]:
-    """The address once for each IP address of its host; none where its name is not known now, or where it has none."""
+    """The address once for each IP address of its host; none where that is not known now, or where there is no host."""
     match = _HOST_AND_PORT.fullmatch(address)
-    if match is None or _is_ip(match["host"]):
+    if match is None:
         return set()
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -106,11 +104,3 @@ async def _resolved(address: str) -> set[str]:
         logger.warning("the control channel's host %s is not found: %s", match["host"], error)
         return set()
     return {f"tcp://{name[0]}:{match['port']}" for *_, name in found}
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

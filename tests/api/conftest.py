@@ -1,4 +1,4 @@
-"""A service whose vLLM is down: all that must not need it, over real HTTP."""
+"""Services that need no vLLM, over real HTTP: one whose vLLM is down, and one in front of a scripted engine."""
 
 import threading
 import time
@@ -11,6 +11,7 @@ import uvicorn
 from kvblend.api import ServiceConfig, create_app
 from kvblend.cli.engine import free_port
 from kvblend.core.settings import Settings
+from tests.api.scripted_service import ScriptedService, scripted_service
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,13 @@ def lone_url(lone_settings: Settings, demo_model_path: Path, embedding_model_pat
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def scripted(
+    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScriptedService]:
+    """As `scripted_service` makes it where nothing is asked of it, one for each module."""
+    folder = tmp_path_factory.mktemp("scripted")
+    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
+        yield service

@@ -1,25 +1,14 @@
 """A prompt of megabytes costs its own request time, and no other."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.scripted_service import ScriptedService, scripted_service
+from tests.api.scripted_service import ScriptedService
 
 TEXT = "The bridge of Vik is closed in winter. " * 100_000
-
-
-@pytest.fixture(scope="module")
-def scripted(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    folder = tmp_path_factory.mktemp("long")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
-        yield service
 
 
 @pytest.mark.parametrize("documents", [["A passage."], [TEXT]])

@@ -20,8 +20,8 @@ STACK = "production-stack-0.1.12.tgz"
 MODELSERVICE = "llm-d-modelservice.tgz"
 GIB = 1 << 30
 NIXL = {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu"}
-OF_PREFILL = [{**NIXL, "kv_role": "kv_producer"}, {**CONNECTOR}]
-OF_PREFILL[1].pop("kv_load_failure_policy")  # it stands at the top
+WITHIN_MULTI = {name: value for name, value in CONNECTOR.items() if name != "kv_load_failure_policy"}
+"""The policy stands at the top."""
 TRANSFERS: dict[str, list[Any]] = {
     "service": [],
     "router": [],
@@ -31,7 +31,7 @@ TRANSFERS: dict[str, list[Any]] = {
             "kv_connector": "MultiConnector",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
-            "kv_connector_extra_config": {"connectors": OF_PREFILL},
+            "kv_connector_extra_config": {"connectors": [{**NIXL, "kv_role": "kv_producer"}, WITHIN_MULTI]},
         },
         {**NIXL, "kv_role": "kv_consumer", "kv_load_failure_policy": "recompute"},
     ],
@@ -135,10 +135,8 @@ def test_llm_d_renders_prefill_and_decode_nodes_and_the_service_before_them() ->
     own = rendered(CHART, f"--values={path}")
     for manifest in [*nodes, *own]:
         validate(manifest)
-    labels = {
-        each["metadata"]["name"].rpartition("-")[2]: each["spec"]["template"]["metadata"]["labels"]
-        for each in kinds(nodes, "Deployment")
-    }
+    deployments = {each["metadata"]["name"].rpartition("-")[2]: each for each in kinds(nodes, "Deployment")}
+    labels = {role: each["spec"]["template"]["metadata"]["labels"] for role, each in deployments.items()}
     (external,) = documents(path)[0]["externalEngines"]
     assert labels["prefill"].items() >= external["podSelector"].items()
     assert labels["decode"].items() >= external["peers"].items() and labels["prefill"] != labels["decode"]
@@ -146,10 +144,7 @@ def test_llm_d_renders_prefill_and_decode_nodes_and_the_service_before_them() ->
     assert headless["spec"]["clusterIP"] == "None" and headless["spec"]["selector"].items() <= labels["prefill"].items()
     (port,) = headless["spec"]["ports"]
     assert external["control"] == f"tcp://{headless['metadata']['name']}:{port['port']}"
-    engines = {
-        each["metadata"]["name"].rpartition("-")[2]: pod_of(each)["containers"][0]
-        for each in kinds(nodes, "Deployment")
-    }
+    engines = {role: pod_of(each)["containers"][0] for role, each in deployments.items()}
     assert {"name": "control", "containerPort": port["port"]} in engines["prefill"]["ports"]
     told = {each["name"]: each.get("value") for each in engines["prefill"]["env"]}
     assert told["KVBLEND_CONTROL"].endswith(f":{port['port']}")

@@ -1,14 +1,12 @@
 """Where the service has a blend's report from: the answer itself, or a control channel."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from kvblend.core.plan import REPORT
-from tests.api.scripted_service import ScriptedService, scripted_service
+from tests.api.scripted_service import ScriptedService
 
 BODY = {
     "messages": [{"role": "user", "content": "?"}],
@@ -18,24 +16,15 @@ BODY = {
 CAME = {"outcome": "blended", "reused_tokens": 42}
 
 
-@pytest.fixture(scope="module")
-def service(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    folder = tmp_path_factory.mktemp("reports")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as made:
-        yield made
-
-
 @pytest.mark.parametrize(
     ("told", "reused"),
     [({REPORT: CAME}, 42), (None, 0), ({"of": "another connector"}, 0), ({REPORT: {**CAME, "of_a_later": 1}}, 0)],
 )
 def test_what_a_whole_answer_brings_goes_before_the_control_channel(
-    service: ScriptedService, told: dict[str, Any] | None, reused: int
+    scripted: ScriptedService, told: dict[str, Any] | None, reused: int
 ) -> None:
-    service.engine.told = told
-    answer = httpx.post(f"{service.url}/v1/chat/completions", json=BODY, timeout=60).json()
+    scripted.engine.told = told
+    answer = httpx.post(f"{scripted.url}/v1/chat/completions", json=BODY, timeout=60).json()
     report = answer["kvblend"]["report"]
     assert (report["outcome"], report["reused_tokens"]) == ("blended", reused)
     assert report["ttft_ms"] == pytest.approx(7.0)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from transformers import AutoTokenizer
 
-from tests.api.scripted_service import ScriptedService, scripted_service
+from tests.api.scripted_service import ScriptedService
 
 TOOLS = [{"type": "function", "function": {"name": "lookup", "parameters": {"type": "object"}}}]
 WITH_TOOLS = (
@@ -28,15 +28,6 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA
 @pytest.fixture(scope="module")
 def tokenizer(demo_model_path: Path) -> Any:
     return AutoTokenizer.from_pretrained(demo_model_path)
-
-
-@pytest.fixture(scope="module")
-def scripted(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    folder = tmp_path_factory.mktemp("chats")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
-        yield service
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """Streams as they lie on the wire: clients split them at the line ends that vLLM sends."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.scripted_service import ScriptedService, scripted_service
+from tests.api.scripted_service import ScriptedService
 
 CHAT = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 3}
 DOCUMENTS = {"kvblend": {"documents": ["The bridge of Vik is of basalt."]}}
@@ -20,21 +18,16 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def service(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    folder = tmp_path_factory.mktemp("events")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as made:
-        httpx.post(f"{made.url}/v1/collections", json={"name": "c"}, timeout=60)
-        yield made
+@pytest.fixture(scope="module", autouse=True)
+def collection(scripted: ScriptedService) -> None:
+    httpx.post(f"{scripted.url}/v1/collections", json={"name": "c"}, timeout=60).raise_for_status()
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_an_event_ends_with_an_empty_line_as_vllm_writes_it(service: ScriptedService, request_name: str) -> None:
+def test_an_event_ends_with_an_empty_line_as_vllm_writes_it(scripted: ScriptedService, request_name: str) -> None:
     """`vllm bench serve` splits at no other line end, and loses an answer whose parts came together."""
     path, body = REQUESTS[request_name]
-    answer = httpx.post(f"{service.url}{path}", json={**body, "stream": True}, timeout=60)
+    answer = httpx.post(f"{scripted.url}{path}", json={**body, "stream": True}, timeout=60)
     assert answer.status_code == 200 and "\r" not in answer.text and answer.text.endswith("\n\n")
     events = answer.text.removesuffix("\n\n").split("\n\n")
     data = [event.splitlines()[-1].removeprefix("data: ") for event in events]

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.scripted_service import ScriptedService, scripted_service
+from tests.api.scripted_service import ScriptedService
 
 NUM_EXAMPLES = 60
 MOST_SECONDS = 40.0
@@ -72,15 +71,6 @@ BODIES = {
         for name in ("lookup", "pin", "unpin", "clear", "move", "compress")
     },
 }
-
-
-@pytest.fixture(scope="module")
-def scripted(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    folder = tmp_path_factory.mktemp("fuzz")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
-        yield service
 
 
 @pytest.fixture(scope="module")

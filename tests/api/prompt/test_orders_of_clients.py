@@ -1,25 +1,14 @@
 """A client's request carries no orders of its own to the connector: the gate and the service's reports hold."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.scripted_service import ScriptedService, scripted_service
+from tests.api.scripted_service import ScriptedService
 
 ORDER = {"kvblend": {"version": 2, "report_id": "mine", "encode": {"spans": [[0, 1]], "owners": ["someone"]}}}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "?"}]}
-
-
-@pytest.fixture(scope="module")
-def scripted(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    folder = tmp_path_factory.mktemp("orders")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
-        yield service
 
 
 @pytest.mark.parametrize("blended", [False, True])
