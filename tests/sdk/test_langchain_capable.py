@@ -28,7 +28,10 @@ if not NAMED and not MODEL.is_dir():
         allow_module_level=True,
     )
 
-pytestmark = pytest.mark.timeout(3600)  # of float32 on an old CPU a token takes a second
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.timeout(3600),  # of float32 on an old CPU a token takes a second
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
