@@ -55,9 +55,17 @@ class RunningService:
     @property
     def num_running(self) -> int:
         """Requests that vLLM works on or holds waiting."""
+        return self._metric("vllm:num_requests_running", "vllm:num_requests_waiting{")
+
+    @property
+    def num_begun(self) -> int:
+        """Requests that vLLM has ever given a first token."""
+        return self._metric("vllm:time_to_first_token_seconds_count")
+
+    def _metric(self, *names: str) -> int:
+        """The sum of what vLLM tells by names that begin so."""
         lines = httpx.get(f"{self.engine_url}/metrics").text.splitlines()
-        gauges = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
-        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(gauges))
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(names))
 
     @property
     def logs(self) -> str:

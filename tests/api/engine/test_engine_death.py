@@ -19,7 +19,7 @@ def test_a_killed_vllm_costs_its_requests_and_nothing_else(service: RunningServi
     httpx.post(f"{service.url}/v1/collections", json={"name": "death"})
     job = httpx.post(f"{url}/documents", json={"text": "The bridge of Vik is closed in winter."}).json()
     wait_for(lambda: httpx.get(f"{url}/jobs/{job['id']}").json()["status"] == "succeeded", timeout_s=240)
-    whole, lines, began = httpx.Response(0), list[str](), threading.Event()
+    whole, lines, num_begun = httpx.Response(0), list[str](), service.num_begun
 
     def ask() -> None:
         nonlocal whole
@@ -27,15 +27,12 @@ def test_a_killed_vllm_costs_its_requests_and_nothing_else(service: RunningServi
 
     def stream() -> None:
         with httpx.stream("POST", f"{url}/query", json={**BODY, "stream": True}, timeout=240) as streamed:
-            for line in filter(None, streamed.iter_lines()):
-                lines.append(line)
-                began.set()
+            lines.extend(filter(None, streamed.iter_lines()))
 
     threads = [threading.Thread(target=ask), threading.Thread(target=stream)]
     for thread in threads:
         thread.start()
-    assert began.wait(120), "the stream has not begun"
-    wait_for(lambda: service.num_running == 2, timeout_s=120)
+    wait_for(lambda: service.num_begun >= num_begun + 2, timeout_s=120)  # one that has not is asked again, by design
     os.killpg(service.engine_pid, signal.SIGKILL)
     for thread in threads:
         thread.join(240)

@@ -53,6 +53,7 @@ def test_quantiles() -> None:
     assert fields == {"ttft_ms_p50": 3.5, "ttft_ms_p20": 2.0, "ttft_ms_p80": 5.0}
 
 
+@pytest.mark.timed
 def test_memcpy_is_by_the_byte() -> None:
     """Twice the bytes take about twice as long, as no cache holds them; a cached copy would be many times faster."""
     one, two = (memcpy_ms(num_bytes, torch.device("cpu")) for num_bytes in (32 << 20, 64 << 20))
