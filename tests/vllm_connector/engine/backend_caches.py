@@ -11,10 +11,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from vllm.v1.attention.backends import flash_attn, triton_attn
-from vllm.v1.core.kv_cache_utils import get_kv_cache_config_from_groups
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
 from vllm.v1.worker.utils import allocate_kv_cache
+
+try:
+    from vllm.v1.core.kv_cache_planning import get_kv_cache_config_from_groups
+except ImportError:  # before vLLM 0.33
+    from vllm.v1.core.kv_cache_utils import get_kv_cache_config_from_groups
 
 __all__ = ["BACKENDS", "BackendLayer", "allocate_layers"]
 
