@@ -53,7 +53,7 @@ class _Impl:
     """What a backend's writer reads of itself."""
 
     attn_type, kv_cache_dtype, kv_sharing_target_layer_name = "decoder", "auto", None
-    _is_per_token_head_quant = False
+    _is_per_token_head_quant = _set_kv_ptr_range = False
     sinks = alibi_slopes = logits_soft_cap = None
 
     def __init__(self, backend: str, head_size: int, soft_cap: float | None) -> None:
