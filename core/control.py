@@ -6,13 +6,19 @@ socket at `KVBLEND_CONTROL`'s address (`Settings.control`); any number of client
 A reply carries the request's `id`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kvblend.core.report import BlendReport
 
-__all__ = ["ControlReply", "ControlRequest", "EngineInfo", "channel_addresses"]
+__all__ = ["MAX_HELD_NAMES", "ControlReply", "ControlRequest", "EngineInfo", "Held", "KVName", "channel_addresses"]
+
+KVName = tuple[str, str]
+"""What passage KV goes by beside its model: (encode context, passage id)."""
+MAX_HELD_NAMES = 4096
+"""That one request may ask for."""
 
 
 def channel_addresses(address: str) -> list[str]:
@@ -22,13 +28,15 @@ def channel_addresses(address: str) -> list[str]:
 
 class ControlRequest(BaseModel):
     """`info`: what the engine is. `report`: the BlendReport of `report_id`. `encoded`: whether the encode
-    order of `report_id` is committed. The last two wait up to `wait_s` seconds for their answer."""
+    order of `report_id` is committed. These two wait up to `wait_s` seconds for their answer. `held`: what of the
+    passage KV of `names` lies near the engine, and how busy it is."""
 
     model_config = ConfigDict(extra="forbid")
 
     id: str
-    op: Literal["info", "report", "encoded"]
+    op: Literal["info", "report", "encoded", "held"]
     report_id: str | None = None
+    names: Annotated[Sequence[KVName], Field(max_length=MAX_HELD_NAMES)] = ()
     wait_s: Annotated[float, Field(ge=0, le=60)] = 0.0
 
 
@@ -52,6 +60,17 @@ class EngineInfo(BaseModel):
     proxied: bool = False
     """Whether it prefills for others, or has others prefill: what hands a request on replaces `kv_transfer_params`, so
     that an order goes in `vllm_xargs`, and a chat's prompt in its messages alone."""
+    places: list[str] = []
+    """Of its tiers on its host, fastest first: who names the same place sees the same files. Of an engine that cannot
+    be asked what it holds: none."""
+
+
+class Held(BaseModel):
+    """What an engine has near: for each name that was asked for, whether all head ranges of it lie in tiers of its
+    host. `num_requests`: that it works on or has waiting, whoever sent them."""
+
+    passages: list[bool] = []
+    num_requests: int = 0
 
 
 class ControlReply(BaseModel):
@@ -62,4 +81,5 @@ class ControlReply(BaseModel):
     info: EngineInfo | None = None
     report: BlendReport | None = None
     encoded: bool | None = None
+    held: Held | None = None
     error: str | None = None

@@ -109,6 +109,8 @@ class BoundedTier(Tier):
     """A tier with a byte budget, of which files are evicted: moved to `slower`, or dropped."""
 
     budget_bytes: int
+    place: str
+    """Which place this is among all of this host's, by whatever path a process sees it. Of no two hosts the same."""
 
     slower: "BoundedTier | None" = None
     """The next slower tier: what is evicted here, and does not lie there, moves there."""

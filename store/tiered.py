@@ -194,6 +194,18 @@ class TieredStore:
                 found[key] = parts[0][1].name
         return found
 
+    def held_many(self, keys: Collection[PassageKVKey]) -> set[PassageKVKey]:
+        """Those that lie in tiers of this host: no other is asked, and nothing is counted."""
+        held: set[PassageKVKey] = set()
+        for tier in self.bounded:
+            held |= tier.lookup_many([key for key in keys if key not in held], NEVER)
+        return held
+
+    @property
+    def places(self) -> list[str]:
+        """Of the tiers of this host, fastest first."""
+        return [tier.place for tier in self.bounded]
+
     def committed_many(self, keys: Collection[PassageKVKey], deadline: Deadline = NEVER) -> set[PassageKVKey]:
         """Those that lie where the write policy says that they must last."""
         committed = set(keys)

@@ -31,6 +31,7 @@ from kvblend.store.folder.folder_space import FolderSpace, is_whole
 from kvblend.store.folder.folder_writer import FolderWriter
 from kvblend.store.folder.index import FolderIndex, IndexedFile
 from kvblend.store.folder.passage_file import PassageKVFile
+from kvblend.store.folder.place import place_of
 from kvblend.store.key import PassageKVKey, Variant, passage_folder
 from kvblend.store.tier import BoundedTier, Entry, VerifyReport
 
@@ -64,6 +65,7 @@ class FolderTier(BoundedTier):
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o770)
             self._space = FolderSpace(root, budget_bytes=budget_bytes, durable=durable, policy=policy or LRU())
+            self.place = place_of(root)
         except OSError as error:
             raise InvalidRequestError(f"the {name} tier's path {str(root)!r} cannot be written: {error}") from error
         if self._space.num_stale:

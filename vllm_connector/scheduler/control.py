@@ -5,6 +5,8 @@ import fcntl
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +15,7 @@ import zmq
 from pydantic import ValidationError
 from vllm.logger import init_logger
 
-from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
+from kvblend.core.control import ControlReply, ControlRequest, EngineInfo, Held, KVName
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.report import BlendReport
 
@@ -23,6 +25,14 @@ logger = init_logger("vllm.kvblend.control")
 
 KEPT_RESULTS = 8192
 POLL_MS = 200
+Look = Callable[[Sequence[KVName]], Future[Held]]
+"""Begins to find out what is held of passages."""
+
+
+def _look_at_nothing(names: Sequence[KVName]) -> Future[Held]:
+    found: Future[Held] = Future()
+    found.set_result(Held(passages=[False] * len(names)))
+    return found
 
 
 def engine_address(address: str, parallel_config: Any) -> str:
@@ -44,6 +54,7 @@ class _Waiting:
     client: bytes
     request: ControlRequest
     until: float
+    look: Future[Held] | None = None
 
 
 class ControlServer:
@@ -52,9 +63,10 @@ class ControlServer:
     The newest 8,192 results are kept; older ones are unknown again.
     """
 
-    def __init__(self, address: str, info: EngineInfo) -> None:
-        self._info = info
-        self._lock = threading.Lock()
+    def __init__(self, address: str, info: EngineInfo, *, look: Look = _look_at_nothing) -> None:
+        """`look` is called from that thread, and must not wait."""
+        self._info, self._look = info, look
+        self._lock, self._waking = threading.Lock(), threading.Lock()
         self._reports: OrderedDict[str, BlendReport] = OrderedDict()
         self._encoded: OrderedDict[str, str | None] = OrderedDict()
         self._lock_file = _lock(address)
@@ -84,8 +96,9 @@ class ControlServer:
         self._set(self._encoded, report_id, failure)
 
     def close(self) -> None:
-        self._stopped.set()
-        self._wake_out.send(b"")
+        with self._waking:
+            self._stopped.set()
+            self._wake_out.send(b"")
         self._thread.join(timeout=2)
         self._context.destroy(linger=0)
         if self._lock_file is not None:
@@ -96,7 +109,13 @@ class ControlServer:
             results[report_id] = result
             while len(results) > KEPT_RESULTS:
                 results.popitem(last=False)
-        self._wake_out.send(b"")
+        self._wake()
+
+    def _wake(self) -> None:
+        """From any thread, one at a time."""
+        with self._waking:
+            if not self._stopped.is_set():
+                self._wake_out.send(b"")
 
     def _serve(self) -> None:
         poller = zmq.Poller()
@@ -116,12 +135,25 @@ class ControlServer:
                 except ValidationError as error:
                     self._send(client, ControlReply(id="", error=str(error)))
                     continue
-                waiting.append(_Waiting(client, request, time.monotonic() + request.wait_s))
+                waiting.append(self._begun(client, request))
             waiting = [entry for entry in waiting if not self._answer(entry)]
+
+    def _begun(self, client: bytes, request: ControlRequest) -> _Waiting:
+        entry = _Waiting(client, request, time.monotonic() + request.wait_s)
+        if request.op == "held":
+            try:
+                entry.look = self._look(request.names)
+            except RuntimeError:  # the engine shuts down
+                logger.exception("the control channel cannot say what is held")
+            else:
+                entry.look.add_done_callback(lambda _: self._wake())
+        return entry
 
     def _answer(self, entry: _Waiting) -> bool:
         """Send the reply if it is known or its time is up."""
         request, reply = entry.request, ControlReply(id=entry.request.id)
+        if request.op == "held":
+            return self._answer_held(entry, reply)
         with self._lock:
             if request.op == "info":
                 reply.info = self._info
@@ -136,6 +168,18 @@ class ControlServer:
                     reply.encoded = reply.error is None
         if not known and time.monotonic() < entry.until:
             return False
+        self._send(entry.client, reply)
+        return True
+
+    def _answer_held(self, entry: _Waiting, reply: ControlReply) -> bool:
+        if entry.look is None:
+            reply.error = "the engine shuts down"
+        elif not entry.look.done():
+            return False
+        elif (error := entry.look.exception()) is not None:
+            reply.error = f"what is held could not be found out: {error}"
+        else:
+            reply.held = entry.look.result()
         self._send(entry.client, reply)
         return True
 

@@ -17,6 +17,7 @@ def engine_info(
     model_fingerprint: str,
     heads: Sequence[tuple[int, int]],
     siblings: Siblings,
+    places: list[str],
 ) -> EngineInfo:
     model, events = vllm_config.model_config, vllm_config.kv_events_config
     return EngineInfo(
@@ -31,6 +32,7 @@ def engine_info(
         max_raw_logprobs=_max_raw_logprobs(model),
         salted=siblings.needs_plan_salt or (events is not None and events.enable_kv_cache_events),
         proxied=siblings.prefills_for_others,
+        places=places,
     )
 
 

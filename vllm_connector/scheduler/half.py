@@ -24,6 +24,7 @@ from kvblend.vllm_connector.scheduler.block_hashes import SaltedHashes
 from kvblend.vllm_connector.scheduler.control import ControlServer, engine_address
 from kvblend.vllm_connector.scheduler.engine_info import engine_info
 from kvblend.vllm_connector.scheduler.handover import handed_report, is_handed_on, is_taken_over, lost_report
+from kvblend.vllm_connector.scheduler.holdings import Holdings
 from kvblend.vllm_connector.scheduler.lookups import Found, Lookups
 from kvblend.vllm_connector.scheduler.orders import order_report_id, read_order
 from kvblend.vllm_connector.scheduler.pending_encodes import PendingEncodes
@@ -58,6 +59,7 @@ class SchedulerHalf:
         self._lookups = Lookups(
             TieredStore.from_settings(settings), fingerprint, heads, deadline_s=settings.remote_deadline
         )
+        self._holdings = Holdings(self._lookups)
         self._admission = Admission(settings.repair_tokens_per_step)
         self._tracked: dict[str, Tracked] = {}
         self._handed: dict[str, BlendReport] = {}
@@ -68,7 +70,15 @@ class SchedulerHalf:
         self._manager: Any = None
         self.control = ControlServer(
             engine_address(settings.control, vllm_config.parallel_config),
-            engine_info(vllm_config, settings, model_fingerprint=fingerprint, heads=heads, siblings=siblings),
+            engine_info(
+                vllm_config,
+                settings,
+                model_fingerprint=fingerprint,
+                heads=heads,
+                siblings=siblings,
+                places=self._lookups.places,
+            ),
+            look=self._holdings.look,
         )
 
     def bind_kv_cache_manager(self, manager: Any) -> None:
@@ -76,6 +86,7 @@ class SchedulerHalf:
 
     def on_new_request(self, request: Any) -> None:
         """Read the order and choose the block hashes, before vLLM looks for a local prefix hit."""
+        self._holdings.begin(request.request_id)
         try:
             order = read_order(request)
             if is_taken_over(request):
@@ -245,6 +256,7 @@ class SchedulerHalf:
         return len(self._tracked) + len(self._admission)
 
     def request_finished(self, request: Any) -> dict[str, Any] | None:
+        self._holdings.end(request.request_id)
         tracked, report = self._tracked.pop(request.request_id, None), self._handed.pop(request.request_id, None)
         if tracked is not None:
             self._dropped.append(request.request_id)

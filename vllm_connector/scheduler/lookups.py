@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from kvblend.core.control import KVName
 from kvblend.store import Deadline, PassageKVKey, TieredStore
 from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.span_keys import Choice, PlacedSpan
@@ -43,6 +44,21 @@ class Lookups:
 
     def begin(self, spans: Sequence[PlacedSpan]) -> Future[Found]:
         return self._threads.submit(self._find, spans)
+
+    def held(self, names: Sequence[KVName]) -> Future[list[bool]]:
+        """Of which passage KV, by encode context and passage id, every rank's files lie in tiers of this host."""
+
+        def find() -> list[bool]:
+            keys = [[PassageKVKey(self._fingerprint, *name, *heads) for heads in self._heads] for name in names]
+            there = self._store.held_many([key for own in keys for key in own])
+            return [there >= set(own) for own in keys]
+
+        return self._threads.submit(find)
+
+    @property
+    def places(self) -> list[str]:
+        """Of the store's tiers on this host."""
+        return self._store.places
 
     def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
         """What was asked of the store's tiers since the last call."""

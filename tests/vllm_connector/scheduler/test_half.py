@@ -14,13 +14,17 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.request import Request
 
+from kvblend.api.engine.control import ControlClient
+from kvblend.core.control import Held
 from kvblend.core.order_fields import with_order
 from kvblend.core.plan import REPORT, ContextPlan, EncodeOrder, KVBlendParams, Span
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
+from kvblend.store import PassageKVKey, TieredStore
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.scheduler.lookups import Found
 from kvblend.vllm_connector.siblings import NO_SIBLINGS, Siblings
+from tests.store.samples import make_kv
 
 BLOCK, NUM_TOKENS = 32, 330
 PLAN = ContextPlan(
@@ -77,6 +81,28 @@ class PrefixCache:
     def find_longest_cache_hit(self, block_hashes: list[Any], max_length: int) -> tuple[None, int]:
         hit = list(takewhile(self.held.__contains__, block_hashes[: max_length // BLOCK]))
         return None, len(hit) * BLOCK
+
+
+async def test_a_service_is_told_what_lies_near_and_how_busy_the_engine_is(make_half: Make, tmp_path: Path) -> None:
+    half, context, stored, other = make_half(NO_SIBLINGS), "a" * 64, "b" * 64, "c" * 64
+    with TieredStore.from_settings(Settings(cpu_bytes=0, disk_path=tmp_path / "disk")) as store:
+        client = ControlClient(f"ipc://{tmp_path}/control.sock")
+        try:
+            info = await client.info()
+            assert info is not None and info.places == store.places
+            ((start, end),) = info.head_ranges
+            for name in ((context, stored), (other, stored)):
+                key = PassageKVKey(info.model_fingerprint, *name, start, end)
+                store.put(key, make_kv(0, shape=(2, 2, 5, end - start, 8)), capture_position=0)
+            names = [(context, stored), (context, other), (other, stored)]
+            for request in (request_of(None), request_of(ORDER)):
+                half.on_new_request(request)
+                assert await client.held(names, timeout_s=10) == Held(passages=[True, False, True], num_requests=1)
+                half.request_finished(request)
+            assert await client.held([(context, "no hash")], timeout_s=10) is None, "which it says, and lives on"
+            assert await client.held(names, timeout_s=10) == Held(passages=[True, False, True], num_requests=0)
+        finally:
+            await client.close()
 
 
 @pytest.mark.parametrize("siblings", [NO_SIBLINGS, OFFLOADING], ids=["alone", "beside the offload"])
