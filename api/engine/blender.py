@@ -5,12 +5,13 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from kvblend.api.access.engine_fields import engine_fields
 from kvblend.api.collections import Collections
 from kvblend.api.engine.answer_route import COMPLETIONS, AnswerRoute, ending_with_usage
+from kvblend.api.engine.choice import Wanted
 from kvblend.api.engine.replicas import EngineFacts, Replica, Replicas
 from kvblend.api.engine.seen_answer import SeenAnswer
 from kvblend.api.engine.token_report import with_tokens
@@ -32,6 +33,7 @@ from kvblend.core.rest import BlendChoices, Source
 __all__ = ["BlendOrder", "Blender"]
 
 REPORT_WAIT_S = 2.0
+NO_CHANNEL = "the vLLM server has no control channel of kvblend"
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,21 @@ class BlendOrder:
     sources: Sequence[Source] = ()
     """Of passages that were found in such a prompt."""
 
+    @cached_property
+    def session(self) -> str:
+        """The same for all prompts of this context."""
+        return session_id(self.prompt.token_ids[: self.prompt.num_context_tokens])
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What its server had better have near; None where that is no matter."""
+        if self.choices.reuse != "blend" or self.prefilled is not None or not self.prompt.passages:
+            return None
+        return Wanted([(len(each.prompt_ids), each.names) for each in self.prompt.passages], self.session)
+
 
 class Blender:
-    """Answers orders through whichever vLLM server is least busy."""
+    """Answers orders through whichever vLLM server suits them best."""
 
     def __init__(
         self,
@@ -83,11 +97,16 @@ class Blender:
         if facts.info is not None and passages:
             self._passage_kv.promote_soon(facts.info, [passage.names[0] for passage in passages])
 
-    async def is_proxied(self) -> bool:
-        """Whether what stands in front of vLLM hands a request from a prefill node to a decode node, and lets no
-        prompt of tokens through to a chat. Raises EngineUnavailableError."""
+    async def why_text(self) -> str | None:
+        """Why a chat's prompt can be given as its messages alone; None where vLLM takes its tokens beside them.
+
+        What hands a request from a prefill node to a decode node lets none through, and where no control channel
+        answers there may be such a one. Raises EngineUnavailableError.
+        """
         _, facts = await self._replicas.choose()
-        return facts.info is not None and facts.info.proxied
+        if facts.info is None:
+            return NO_CHANNEL
+        return "vLLM is told a chat by its messages alone" if facts.info.proxied else None
 
     async def stream(self, order: BlendOrder) -> AsyncGenerator[dict[str, Any] | BlendReport, None]:
         """Yield vLLM's chunks, the last with `usage`, then the report. Closing it aborts the request.
@@ -95,13 +114,13 @@ class Blender:
         Without `max_tokens` the answer may fill the model's length. Passages and a preamble without KV are encoded
         in the background afterwards. Raises PromptTooLongError, InvalidRequestError, EngineUnavailableError.
         """
-        async with aclosing(self._replicas.answers(partial(self._streamed, order))) as items:
+        async with aclosing(self._replicas.answers(partial(self._streamed, order), wanted=order.wanted)) as items:
             async for item in items:
                 yield item
 
     async def whole(self, order: BlendOrder) -> tuple[dict[str, Any], BlendReport]:
         """vLLM's answer as it is, and the report. As `stream`."""
-        async with aclosing(self._replicas.answers(partial(self._answered, order))) as answers:
+        async with aclosing(self._replicas.answers(partial(self._answered, order), wanted=order.wanted)) as answers:
             return await anext(answers)
 
     async def _streamed(
@@ -267,8 +286,7 @@ class _Asked:
     @property
     def headers(self) -> dict[str, str]:
         """By which a router in front of several servers finds the one that has blended this context before."""
-        prompt = self.order.prompt
-        return {SESSION: session_id(prompt.token_ids[: prompt.num_context_tokens])} if self.has_plan else {}
+        return {SESSION: self.order.session} if self.has_plan else {}
 
     async def blended(self) -> BlendReport | None:
         """The connector's report, once its first token is there."""
@@ -285,5 +303,5 @@ def _prefill_reason(order: BlendOrder, facts: EngineFacts, decision: Decision | 
     if not order.prompt.passages:
         return "the prompt holds no passages"
     if facts.info is None:
-        return "the vLLM server has no control channel of kvblend"
+        return NO_CHANNEL
     return decision.prefill_reason if decision else None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Sequence
 from typing import Literal
 
 import zmq
@@ -10,7 +11,7 @@ import zmq.asyncio
 from pydantic import ValidationError
 
 from kvblend.api.background import end_task
-from kvblend.core.control import ControlReply, ControlRequest, EngineInfo
+from kvblend.core.control import MAX_HELD_NAMES, ControlReply, ControlRequest, EngineInfo, Held, KVName
 from kvblend.core.report import BlendReport
 
 __all__ = ["ControlClient"]
@@ -40,26 +41,35 @@ class ControlClient:
 
     async def info(self) -> EngineInfo | None:
         """What the engine is; None where no channel answers."""
-        reply = await self._ask("info")
+        reply = await self._ask(ControlRequest(id=uuid.uuid4().hex, op="info"), timeout_s=ANSWER_TIMEOUT_S)
         return reply.info if reply else None
 
     async def report(self, report_id: str, *, wait_s: float = 0.0) -> BlendReport | None:
         """The blend report of a request, waiting up to `wait_s` for it; None where it is not known."""
-        reply = await self._ask("report", report_id=report_id, wait_s=wait_s)
+        reply = await self._result("report", report_id, wait_s)
         return reply.report if reply else None
 
     async def encoded(self, report_id: str, *, wait_s: float = 0.0) -> ControlReply | None:
         """How an encode order ended, in the reply's `encoded` and `error`; None where no channel answers."""
-        return await self._ask("encoded", report_id=report_id, wait_s=wait_s)
+        return await self._result("encoded", report_id, wait_s)
 
-    async def _ask(
-        self, op: Literal["info", "report", "encoded"], *, report_id: str | None = None, wait_s: float = 0.0
-    ) -> ControlReply | None:
+    async def held(self, names: Sequence[KVName], *, timeout_s: float) -> Held | None:
+        """What the engine has near of passages, by encode context and passage id, and how busy it is; None where it
+        does not say so in time, and of more than 4,096 names."""
+        if len(names) > MAX_HELD_NAMES:
+            return None
+        reply = await self._ask(ControlRequest(id=uuid.uuid4().hex, op="held", names=names), timeout_s=timeout_s)
+        return reply.held if reply else None
+
+    async def _result(self, op: Literal["report", "encoded"], report_id: str, wait_s: float) -> ControlReply | None:
         request = ControlRequest(id=uuid.uuid4().hex, op=op, report_id=report_id, wait_s=wait_s)
+        return await self._ask(request, timeout_s=ANSWER_TIMEOUT_S + wait_s)
+
+    async def _ask(self, request: ControlRequest, *, timeout_s: float) -> ControlReply | None:
         future: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S + wait_s):
+            async with asyncio.timeout(timeout_s):
                 await self._socket.send(request.model_dump_json().encode())
                 reply = await future
         except TimeoutError:
@@ -67,7 +77,7 @@ class ControlClient:
         finally:
             del self._waiting[request.id]
         if reply.error and reply.encoded is None:
-            logger.warning("the control channel at %s refused %s: %s", self.address, op, reply.error)
+            logger.warning("the control channel at %s refused %s: %s", self.address, request.op, reply.error)
         return reply
 
     async def _read(self) -> None:

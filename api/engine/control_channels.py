@@ -5,11 +5,12 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
+from kvblend.api.background import end_task
 from kvblend.api.engine.control import ControlClient
-from kvblend.core.control import ControlReply, EngineInfo, channel_addresses
+from kvblend.core.control import ControlReply, EngineInfo, Held, KVName, channel_addresses
 from kvblend.core.report import BlendReport
 
 __all__ = ["ControlChannels"]
@@ -24,7 +25,8 @@ Found = TypeVar("Found")
 class ControlChannels:
     """Channels at ZeroMQ addresses, asked together. A host's name stands for each of the IPv4 addresses that it has.
 
-    Names are looked up again after a while: engines come and go. Create and use it inside one running event loop.
+    Names are looked up again after a while, beside the requests: engines come and go. Create and use it inside one
+    running event loop.
     """
 
     def __init__(self, address: str) -> None:
@@ -34,9 +36,10 @@ class ControlChannels:
         """By address as given, those that it stands for."""
         self._clients: dict[str, ControlClient] = {}
         self._next_at = 0.0
-        self._resolving = asyncio.Lock()
+        self._resolving: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
+        await end_task(self._resolving)
         for client in self._clients.values():
             await client.close()
 
@@ -57,6 +60,19 @@ class ControlChannels:
             lambda reply: reply is not None and reply.encoded is not None,
         )
 
+    async def held(self, names: Sequence[KVName], *, timeout_s: float) -> Held | None:
+        """As `ControlClient.held`, of all engines together: what any of them has, and what they all work on."""
+        clients = await self._current()
+        told = [
+            held
+            for held in await asyncio.gather(*(client.held(names, timeout_s=timeout_s) for client in clients))
+            if held is not None
+        ]
+        if not told:
+            return None
+        passages = [any(each) for each in zip(*(held.passages for held in told), strict=True)]
+        return Held(passages=passages, num_requests=sum(held.num_requests for held in told))
+
     async def _first(
         self, ask: Callable[[ControlClient], Coroutine[None, None, Found | None]], tells: Callable[[Found | None], bool]
     ) -> Found | None:
@@ -76,19 +92,24 @@ class ControlChannels:
         return answer
 
     async def _current(self) -> list[ControlClient]:
-        """A client for each address that there is now."""
-        async with self._resolving:
-            if time.monotonic() >= self._next_at:
-                resolved = await asyncio.gather(*map(_resolved, self._resolved))
-                for address, found in zip(self._resolved, resolved, strict=True):
-                    self._resolved[address] = found or self._resolved[address]
-                wanted = {each for addresses in self._resolved.values() for each in addresses}
-                for address in self._clients.keys() - wanted:
-                    await self._clients.pop(address).close()
-                for address in wanted - self._clients.keys():
-                    self._clients[address] = ControlClient(address)
-                self._next_at = time.monotonic() + RESOLVE_EVERY_S
-            return list(self._clients.values())
+        """A client for each address that is known; only the first caller waits for names to be looked up."""
+        is_resolving = self._resolving is not None and not self._resolving.done()
+        if not is_resolving and time.monotonic() >= self._next_at:
+            self._resolving = asyncio.create_task(self._resolve(), name="kvblend control channels")
+        if not self._clients and self._resolving is not None:
+            await asyncio.shield(self._resolving)
+        return list(self._clients.values())
+
+    async def _resolve(self) -> None:
+        resolved = await asyncio.gather(*map(_resolved, self._resolved))
+        for address, found in zip(self._resolved, resolved, strict=True):
+            self._resolved[address] = found or self._resolved[address]
+        wanted = {each for addresses in self._resolved.values() for each in addresses}
+        for address in self._clients.keys() - wanted:
+            await self._clients.pop(address).close()
+        for address in wanted - self._clients.keys():
+            self._clients[address] = ControlClient(address)
+        self._next_at = time.monotonic() + RESOLVE_EVERY_S
 
 
 async def _resolved(address: str) -> set[str]:

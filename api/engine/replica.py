@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from kvblend.api.engine.client import EngineClient
 from kvblend.api.engine.control_channels import ControlChannels
 from kvblend.api.engine.load import Load
 from kvblend.core.breaker import CircuitBreaker
-from kvblend.core.control import EngineInfo
+from kvblend.core.control import EngineInfo, Held, KVName
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
 
 __all__ = ["EngineFacts", "Replica"]
@@ -78,17 +78,29 @@ class Replica:
         return self._breaker.is_open
 
     async def facts(self) -> EngineFacts:
-        """What the server is, asked once until `forget`; a silent control channel is asked again after a while, and so
-        is a server that did not answer. However many want to know, it is asked once at a time.
+        """What the server is, asked once until `forget`. A silent control channel is asked again after a while, beside
+        the requests, and so is a server that did not answer. However many want to know, it is asked once at a time.
 
         Raises EngineUnavailableError.
         """
-        since_s = time.monotonic() - self._asked_at
-        if self._facts is not None and (self._facts.info is not None or since_s <= RETRY_INFO_S):
+        if self._facts is not None:
+            if self._facts.info is None and time.monotonic() - self._asked_at > RETRY_INFO_S:
+                self._ask_once()
             return self._facts
         if not self._is_asking and not self._breaker.allows():
             raise EngineUnavailableError(self._failure)
         return await asyncio.shield(self._ask_once())
+
+    async def held(self, names: Sequence[KVName], *, timeout_s: float) -> tuple[set[KVName], int]:
+        """Those of `names` whose KV it has near, and the requests that it works on: none, and this service's own, where
+        it does not say so in time."""
+        told: Held | None = None
+        if names and self._facts is not None and self._facts.info is not None and self._facts.info.places:
+            told = await self.control.held(names, timeout_s=timeout_s)
+        if told is None:
+            return set(), self.load.num_requests
+        held = {name for name, is_held in zip(names, told.passages, strict=True) if is_held}
+        return held, max(told.num_requests, self.load.num_requests)
 
     def look(self) -> None:
         """Begin to ask a server that is not known, where that is due; returns at once."""

@@ -1,4 +1,4 @@
-"""The choice among vLLM servers that serve the same model, and the second try where one dies."""
+"""Asks one of the vLLM servers that serve the same model, and another one where it dies."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,9 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from kvblend.api.background import end_task
+from kvblend.api.engine.choice import Candidate, Wanted, best_first
 from kvblend.api.engine.replica import RETRY_DOWN_S, EngineFacts, Replica
+from kvblend.core.control import KVName
 from kvblend.core.errors import EngineFailedError, EngineTimeoutError, EngineUnavailableError
 
 __all__ = ["EngineFacts", "Replica", "Replicas"]
@@ -17,6 +19,8 @@ __all__ = ["EngineFacts", "Replica", "Replicas"]
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 5.0
+HELD_WAIT_S = 0.05
+"""How long a server has to say what it holds of a prompt; it mostly takes a millisecond or two."""
 SECOND_TRY_S = 60.0
 """How long an answer waits for a server to try again."""
 Item = TypeVar("Item")
@@ -25,7 +29,8 @@ Ask = Callable[[Replica, EngineFacts], AsyncGenerator[Item, None]]
 
 
 class Replicas:
-    """vLLM servers of one model on one store, so that each holds every passage: the least busy answers."""
+    """vLLM servers of one model. The one that has most of a prompt's KV near answers it, unless it is too busy; what
+    has none, the least busy."""
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         if not replicas:
@@ -47,8 +52,9 @@ class Replicas:
         """Whether no server works on a request of this service."""
         return not any(replica.load.num_requests for replica in self._replicas)
 
-    async def choose(self) -> tuple[Replica, EngineFacts]:
-        """The least busy of the servers that are known to answer; where none is, the first that does.
+    async def choose(self, wanted: Wanted | None = None) -> tuple[Replica, EngineFacts]:
+        """The best for what is `wanted`, or else the least busy, of the servers that are known to answer; where none
+        is, the first that does.
 
         One that hangs is asked beside the requests, and none waits for it while another answers. Raises
         EngineUnavailableError where none does.
@@ -56,7 +62,7 @@ class Replicas:
         for replica in self._replicas:
             replica.look()
         known = [replica for replica in self._replicas if replica.is_known]
-        for replica in sorted(known, key=lambda replica: replica.load.num_requests):
+        for replica in await self._best_first(known, wanted):
             with contextlib.suppress(EngineUnavailableError):
                 return replica, await replica.facts()
         asked = {asyncio.create_task(replica.facts()): replica for replica in self._replicas}
@@ -75,14 +81,14 @@ class Replicas:
             await asyncio.gather(*asked, return_exceptions=True)
         raise failure
 
-    async def answers(self, ask: Ask[Item]) -> AsyncGenerator[Item, None]:
-        """Yield what `ask` yields of the least busy server.
+    async def answers(self, ask: Ask[Item], *, wanted: Wanted | None = None) -> AsyncGenerator[Item, None]:
+        """Yield what `ask` yields of the server that `choose` finds for what is `wanted`.
 
         Where that server dies before the first item, another one is asked, or the same one once it is back: one second
         try, and none where the server lives and failed on this request alone. `ask` counts its request by
         `Replica.request`. Raises what it raises, and EngineUnavailableError.
         """
-        replica, facts = await self.choose()
+        replica, facts = await self.choose(wanted)
         begun = False
         try:
             async with aclosing(ask(replica, facts)) as items:
@@ -115,6 +121,22 @@ class Replicas:
     async def ready(self) -> list[tuple[bool, bool]]:
         """For each server whether it is healthy, and whether its control channel answers."""
         return list(await asyncio.gather(*(self._ready(replica) for replica in self._replicas)))
+
+    async def held(self, names: Sequence[KVName]) -> set[KVName]:
+        """Passage KV, by encode context and passage id, that lies near some server that says so in time."""
+        told = await asyncio.gather(*(replica.held(names, timeout_s=HELD_WAIT_S) for replica in self._replicas))
+        return {name for held, _ in told for name in held}
+
+    async def _best_first(self, known: Sequence[Replica], wanted: Wanted | None) -> list[Replica]:
+        if wanted is None or len(known) < 2:
+            return sorted(known, key=lambda replica: replica.load.num_requests)
+        names = wanted.names
+        told = await asyncio.gather(*(replica.held(names, timeout_s=HELD_WAIT_S) for replica in known))
+        candidates = [
+            Candidate(replica.engine.url, num_requests, wanted.num_held(held))
+            for replica, (held, num_requests) in zip(known, told, strict=True)
+        ]
+        return [known[number] for number in best_first(candidates, wanted.session)]
 
     async def _choose_later(self) -> tuple[Replica, EngineFacts]:
         """`choose`, as soon as a server answers. Raises EngineUnavailableError where none does for long."""

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import TypeVar
 
-from kvblend.core.control import EngineInfo
+from kvblend.core.control import EngineInfo, KVName
 from kvblend.core.errors import KVBlendError
 from kvblend.core.rest import TierStats
-from kvblend.store import NEVER, Deadline, PassageKVKey, TieredStore, Variant
+from kvblend.store import Deadline, PassageKVKey, TieredStore, Variant
 
 __all__ = ["KVName", "PassageKV", "name_of"]
 
@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 PAGE = 1024
 MAX_PROMOTIONS = 8
 """Requests' at a time."""
-KVName = tuple[str, str]
-"""(encode context, passage id)"""
 
 
 def name_of(variant: Variant) -> KVName:
@@ -45,26 +43,25 @@ class PassageKV:
 
         return await self._lacking(info, names, find)
 
+    def is_near(self, info: EngineInfo) -> bool:
+        """Whether the engine has tiers of this host, as far as it says which it has."""
+        return not info.places or not set(info.places).isdisjoint(self._store.places)
+
     async def nearby(self, info: EngineInfo, names: Sequence[KVName]) -> set[KVName]:
         """Those passages that lie in tiers of this host; no other is asked."""
-
-        def find(keys: list[PassageKVKey]) -> Set[PassageKVKey]:
-            found: set[PassageKVKey] = set()
-            for tier in self._store.bounded:
-                found |= tier.lookup_many([key for key in keys if key not in found], NEVER)
-            return found
-
-        return set(names).difference(await self._lacking(info, names, find))
+        return set(names).difference(await self._lacking(info, names, self._store.held_many))
 
     async def uncommitted(self, info: EngineInfo, names: Sequence[KVName]) -> list[KVName]:
         """Those passages of which some head range is not where the write policy says that it must last."""
         return await self._lacking(info, names, self._store.committed_many)
 
     def promote_soon(self, info: EngineInfo, names: Sequence[KVName]) -> None:
-        """Begin to bring passages to the fastest tier that all processes share; returns at once.
+        """Begin to bring passages to the fastest tier of this host, where the engine reads that; returns at once.
 
         Each once at a time, and no more at all while many are on their way: they are read from where they lie.
         """
+        if info.places and self._store.places[0] not in info.places:
+            return  # an engine on another host brings them near itself
         wanted = [name for name in dict.fromkeys(names) if name not in self._promoting]
         if not wanted or len(self._promotions) >= MAX_PROMOTIONS:
             return

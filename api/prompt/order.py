@@ -104,13 +104,15 @@ class PromptOrder:
         return {variant: (contexts[variant.before], variant.passage) for variant in wanted}
 
     async def _stored(self, passages: Sequence[PromptPassage], candidates: Iterable[KVName]) -> set[KVName]:
-        """What is stored on this host of the passages' own KV and of the candidates: dozens of names, of which most are
+        """What lies near the engines of the passages' own KV and of the candidates: dozens of names, of which most are
         of nothing. What lies farther away counts as missing until its first use has brought it near."""
         _, facts = await self._replicas.choose()
         if facts.info is None:
             return set()
         names = sorted({name for passage in passages for name in passage.names}.union(candidates))
-        return await self._passage_kv.nearby(facts.info, names)
+        if self._passage_kv.is_near(facts.info):
+            return await self._passage_kv.nearby(facts.info, names)
+        return await self._replicas.held(names)
 
     def _count(
         self,

@@ -62,8 +62,8 @@ async def _chat_order(
     assert body.kvblend is not None
     if conversation.has_media:  # it has no tokens before vLLM has seen it
         return _text_order(body, conversation, context, prefilled="the messages hold more than text")
-    if await service.blender.is_proxied():
-        order = _text_order(body, conversation, context, prefilled="vLLM is told a chat by its messages alone")
+    if (reason := await service.blender.why_text()) is not None:
+        order = _text_order(body, conversation, context, prefilled=reason)
         return await service.drop_in.match(CHAT, order.sampling, body.kvblend, tenant=tenant) or order
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)

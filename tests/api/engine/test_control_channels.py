@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,41 @@ async def test_a_name_stands_for_all_its_addresses_which_change(monkeypatch: pyt
             server.set_report(each, REPORT)
         assert [await channels.report(each) for each in servers] == [REPORT, REPORT, None]
         known[:] = ["127.0.0.2", "127.0.0.3"]
-        assert [await channels.report(each) for each in servers] == [None, REPORT, REPORT]
+        async with asyncio.timeout(20):  # they are looked up beside the requests
+            while [await channels.report(each) for each in servers] != [None, REPORT, REPORT]:
+                pass
         known.clear()
-        assert [await channels.report(each) for each in servers] == [None, REPORT, REPORT]
+        for _ in range(3):
+            assert [await channels.report(each) for each in servers] == [None, REPORT, REPORT]
     finally:
         await channels.close()
         for server in servers.values():
             server.close()
+
+
+async def test_no_report_waits_for_a_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the addresses are known: it may hang for as long as it likes."""
+    port, answers = free_port(), threading.Event()
+
+    def looked_up(host: Any, *given: Any, **options: Any) -> Any:
+        answers.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    monkeypatch.setattr(control_channels, "RESOLVE_EVERY_S", 0.0)
+    server, channels = ControlServer(f"tcp://127.0.0.1:{port}", INFO), ControlChannels(f"tcp://engines.example:{port}")
+    server.set_report("known", REPORT)
+    try:
+        answers.set()
+        assert await channels.report("known") == REPORT
+        answers.clear()
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                assert await channels.report("known") == REPORT
+    finally:
+        answers.set()
+        await channels.close()
+        server.close()
 
 
 async def test_a_name_that_is_not_known_is_said(caplog: pytest.LogCaptureFixture) -> None:
