@@ -18,8 +18,8 @@ NAME = name_of(KEY.variant)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    paths = {"cpu_path": tmp_path / "cpu", "disk_path": tmp_path / "disk"}
-    return Settings(home=tmp_path, cpu_bytes=1 << 20, disk_bytes=1 << 20, **paths)
+    cpu_path, disk_path = tmp_path / "cpu", tmp_path / "disk"
+    return Settings(home=tmp_path, cpu_path=cpu_path, disk_path=disk_path, cpu_bytes=1 << 20, disk_bytes=1 << 20)
 
 
 @pytest.fixture
