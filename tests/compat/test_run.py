@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ def test_what_an_environment_is_made_of_tells_it_from_an_older_one(project: dict
     extras = {**PROJECT["optional-dependencies"], "dev": ["ruff>=0.10", "pytest>=8.3,<9.2"]}
     assert run.made_of(NEW, {**PROJECT, "optional-dependencies": extras}) == run.made_of(NEW, PROJECT)
     assert run.made_of(own, project) != run.made_of(NEW, PROJECT)
+
+
+def test_an_environment_that_is_not_what_is_asked_for_is_made_anew(
+    index: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which here comes to nothing, since the index has no packages. Control: one that is, is taken."""
+    monkeypatch.setattr(run, "ENVIRONMENTS", tmp_path)
+    made = tmp_path / NEW.version / ".made"
+    made.parent.mkdir()
+    made.write_text(run.made_of(NEW, tomllib.loads((run.ROOT / "pyproject.toml").read_text())["project"]))
+    assert run.environment(NEW) == made.parent / "bin" / "python"
+    made.write_text("")
+    with pytest.raises(subprocess.CalledProcessError):
+        run.environment(NEW)
+    assert not made.exists() and (made.parent / "bin" / "python").exists()
 
 
 def test_tests_run_on_this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
