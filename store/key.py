@@ -6,10 +6,11 @@ from typing import Self
 
 from kvblend.core.errors import InvalidRequestError
 
-__all__ = ["FORMAT_VERSION", "PassageKVKey", "Variant"]
+__all__ = ["FILE_ENDING", "FORMAT_VERSION", "PassageKVKey", "Variant"]
 
 FORMAT_VERSION = 2
 """Part of the file name, so that a file of another version is a miss and not a corrupt file."""
+FILE_ENDING = f".v{FORMAT_VERSION}.kv"
 
 MAX_HEADS = 1 << 20
 
@@ -51,6 +52,11 @@ class Variant:
         """What the names of its files begin with, relative to the tier's folder."""
         return f"{self.folder}/{self.encode_context}"
 
+    @property
+    def name_in_format_1(self) -> str:
+        """The same of files of format 1, whose folders were those of encode contexts."""
+        return f"{self.model_fingerprint}/{self.encode_context}/{self.passage_id[:2]}/{self.passage_id}"
+
 
 @dataclass(frozen=True, order=True)
 class PassageKVKey:
@@ -81,7 +87,7 @@ class PassageKVKey:
     def file_name(self) -> str:
         """The file's name, relative to the tier's folder, parts joined by `/`."""
         folder = passage_folder(self.model_fingerprint, self.passage_id)
-        return f"{folder}/{self.encode_context}.h{self.head_start}-{self.head_end}.v{FORMAT_VERSION}.kv"
+        return f"{folder}/{self.encode_context}.h{self.head_start}-{self.head_end}{FILE_ENDING}"
 
     @classmethod
     def from_file_name(cls, file_name: str) -> Self | None:

@@ -32,7 +32,7 @@ from kvblend.store.folder.folder_writer import FolderWriter
 from kvblend.store.folder.index import FolderIndex, IndexedFile
 from kvblend.store.folder.passage_file import PassageKVFile
 from kvblend.store.folder.place import place_of
-from kvblend.store.key import PassageKVKey, Variant, passage_folder
+from kvblend.store.key import FILE_ENDING, PassageKVKey, Variant, passage_folder
 from kvblend.store.tier import BoundedTier, Entry, VerifyReport
 
 __all__ = ["FolderTier"]
@@ -167,8 +167,8 @@ class FolderTier(BoundedTier):
 
     def entries(self, after: str = "", limit: int | None = None) -> Sequence[Entry]:
         with self._space.change() as index:
-            files = index.page(after, -1 if limit is None else limit)
-        return [_entry(file) for file in files if PassageKVKey.from_file_name(file.name) is not None]
+            files = index.page(after, -1 if limit is None else limit, ending=FILE_ENDING)
+        return [_entry(file) for file in files]
 
     def described(self, variants: Collection[Variant]) -> Sequence[Entry]:
         with self._space.change() as index:
@@ -234,10 +234,13 @@ class FolderTier(BoundedTier):
     def _names_of(self, index: FolderIndex, variant: Variant) -> list[str]:
         """Whole files of a variant, in the formats of other versions too, those that a delete which was cut short left
         to the index alone, and what lies in quarantine of it."""
-        there = self._names_in(variant.folder)
-        whole = {name for name in there if name.startswith(f"{variant.name}.h") and name.endswith(WHOLE_SUFFIX)}
-        known = index.under(f"{variant.name}.h") + index.under(f"{QUARANTINE_NAME}/{variant.name}.h", ["quarantined"])
-        return sorted(whole.union(file.name for file in known))
+        names = set[str]()
+        for start in (f"{variant.name}.h", f"{variant.name_in_format_1}.h"):
+            there = self._names_in(start.rpartition("/")[0])
+            names |= {name for name in there if name.startswith(start) and name.endswith(WHOLE_SUFFIX)}
+            known = index.under(start) + index.under(f"{QUARANTINE_NAME}/{start}", ["quarantined"])
+            names |= {file.name for file in known}
+        return sorted(names)
 
     def _is_sound(self, key: PassageKVKey) -> bool:
         """Read a file through; quarantine it where it is not sound. One that is gone meanwhile is."""

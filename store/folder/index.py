@@ -190,9 +190,10 @@ class FolderIndex(IndexDatabase):
         found = self._rows("WHERE name >= ? AND name < ? ORDER BY name", prefix, prefix + "\U0010ffff")
         return [file for file in found if file.kind in kinds]
 
-    def page(self, after: str, limit: int) -> list[IndexedFile]:
-        """The first `limit` whole files whose names are behind `after`."""
-        return list(self._rows("WHERE name > ? AND kind IN ('whole', 'leaving') ORDER BY name LIMIT ?", after, limit))
+    def page(self, after: str, limit: int, *, ending: str) -> list[IndexedFile]:
+        """The first `limit` whole files whose names are behind `after` and end in `ending`."""
+        condition = "WHERE name > ?1 AND kind IN ('whole', 'leaving') AND substr(name, -length(?2)) = ?2"
+        return list(self._rows(f"{condition} ORDER BY name LIMIT ?3", after, ending, limit))
 
     def all(self) -> list[IndexedFile]:
         return list(self._rows(""))

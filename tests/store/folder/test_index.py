@@ -81,7 +81,13 @@ def test_no_step_scans(index: FolderIndex) -> None:
     index._connection.set_trace_callback(statements.append)
     with index.transaction() as inside:
         inside.use(["m/003.kv", "m/999.kv"])
-        inside.totals(), inside.owned_bytes(), inside.unusual("writing"), inside.under("m/00"), inside.page("m/01", 5)
+        (
+            inside.totals(),
+            inside.owned_bytes(),
+            inside.unusual("writing"),
+            inside.under("m/00"),
+            inside.page("m/01", 5, ending=".kv"),
+        )
         inside.add(IndexedFile("m/new.kv", "whole", 10, 0), cost=1.0)
         for file in [*inside.choose(15), *inside.choose(15, owner="news")]:
             inside.forget(file.name, evicted=True)

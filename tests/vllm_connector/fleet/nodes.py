@@ -176,7 +176,7 @@ class Prompts:
         return [next(self._rest) for _ in range(QUESTION)]
 
     def prompt(self, question: Sequence[int]) -> list[int]:
-        return [*self.preamble, *(token for passage in self.passages for token in passage), *question]
+        return [*self.over(range(len(self.passages)))[0], *question]
 
     def encodes(self) -> list[tuple[list[int], KVBlendParams]]:
         runs = [(self.preamble, (0, PREAMBLE))]
@@ -189,10 +189,15 @@ class Prompts:
 
     @property
     def plan(self) -> ContextPlan:
-        context = token_hash(self.encode_context)
+        return self.over(range(len(self.passages)))[1]
+
+    def over(self, places: Sequence[int]) -> tuple[list[int], ContextPlan]:
+        """The tokens of a context of these passages, and its plan."""
+        context, passages = token_hash(self.encode_context), [self.passages[place] for place in places]
         spans = [Span(kind="exact", num_tokens=PREAMBLE)]
-        spans += [Span(kind="passage", num_tokens=len(own), encode_contexts=(context,)) for own in self.passages]
-        return ContextPlan(spans=tuple(spans), recompute_ratio=0.0)
+        spans += [Span(kind="passage", num_tokens=len(own), encode_contexts=(context,)) for own in passages]
+        tokens = [*self.preamble, *(token for passage in passages for token in passage)]
+        return tokens, ContextPlan(spans=tuple(spans), recompute_ratio=0.0)
 
 
 def answer(prompt: Sequence[int], forced: Sequence[int] | None = None, **fields: Any) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from transformers import AutoTokenizer
 from kvblend.api import ServiceConfig
 from kvblend.cli.engine import free_port
 from kvblend.core.order_fields import SESSION, session_id
-from kvblend.core.plan import ContextPlan
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
 from tests.api.front import running
@@ -43,14 +42,6 @@ class Routed:
         lines = (re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", node.metrics(), re.MULTILINE)
                  for node in self.nodes)  # fmt: skip
         return [int(sum(map(float, own))) for own in lines]
-
-    def over(self, passages: Sequence[int]) -> tuple[list[int], ContextPlan]:
-        """The tokens of a context of these passages, and its plan."""
-        prompts = self.prompts
-        exact, *spans = prompts.plan.spans
-        tokens = [*prompts.preamble, *(token for place in passages for token in prompts.passages[place])]
-        chosen = tuple(spans[place] for place in passages)
-        return tokens, prompts.plan.model_copy(update={"spans": (exact, *chosen)})
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +82,7 @@ def test_the_questions_over_a_context_meet_one_server(routed: Routed) -> None:
     """Which has blended it before; other contexts go to the other one, too. The report comes with the answer."""
     served = set[int]()
     for pair in permutations(range(len(routed.prompts.passages)), 2):
-        context, plan = routed.over(pair)
+        context, plan = routed.prompts.over(pair)
         before = routed.counts()
         for _ in range(NUM_QUESTIONS):
             prompt = [*context, *routed.prompts.question()]

@@ -70,6 +70,25 @@ def find(half: SchedulerHalf, end: int) -> None:
     half._tracked["request"].lookup = found
 
 
+SENT: dict[str, Any] = ORDER.model_dump(mode="json", exclude_none=True)
+EXACT, PASSAGE = SENT["blend"]["spans"]
+
+
+def later_plan(**fields: Any) -> dict[str, Any]:
+    return {**SENT, "blend": {**SENT["blend"], **fields}}
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "version": {**SENT, "version": 3},
+    "deadline_ms": {**SENT, "deadline_ms": 50},
+    "blend.layers": later_plan(layers=[1, 2]),
+    "blend.selector": later_plan(selector="learned"),
+    "blend.spans.1.kind": later_plan(spans=[EXACT, {**PASSAGE, "kind": "summary"}]),
+    "blend.spans.1.tier": later_plan(spans=[EXACT, {**PASSAGE, "tier": "peer"}]),
+}
+"""Orders that versions to come might send, by what this one does not know of each."""
+
+
 class PrefixCache:
     """vLLM's, as far as the half asks it: which block hashes lie in it."""
 
@@ -190,3 +209,24 @@ def test_of_what_is_encoded_the_beginning_alone_is_offloaded(make_half: Make) ->
     request = request_of(KVBlendParams(encode=EncodeOrder(spans=((64, 128), (128, 300)))), do_remote_decode=True)
     half.on_new_request(request)
     assert request.kv_transfer_params == {"do_remote_decode": True, "max_offload_tokens": 64}
+
+
+@pytest.mark.parametrize("unknown", LATER)
+async def test_an_order_of_a_later_version_is_prefilled(make_half: Make, tmp_path: Path, unknown: str) -> None:
+    """Like a request without one; whoever sent it is told what is not known. Control: the order of this version."""
+    half = make_half(NO_SIBLINGS)
+
+    def asked(order: dict[str, Any]) -> tuple[int | None, bool]:
+        """The tokens that a blend brings, and whether vLLM's hashes are left as they are."""
+        request = request_of(None, kvblend=order)
+        half.on_new_request(request)
+        if half.num_tracked:
+            find(half, 320)
+        return half.num_new_matched_tokens(request, 0), request.block_hashes == request_of(None).block_hashes
+
+    assert asked(LATER[unknown]) == (0, True)
+    channel = ControlClient(f"ipc://{tmp_path}/control.sock")
+    report = await channel.report("mine")
+    await channel.close()
+    assert report is not None and report.outcome == "prefilled" and f"{unknown}: " in str(report.reason)
+    assert asked(SENT) == (320, False)
