@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY, generate_latest
 from vllm import EngineArgs
 from vllm.config import KVTransferConfig
 from vllm.v1.metrics.loggers import PrometheusStatLogger
-from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
 
 from kvblend.cli.engine import CONNECTOR
 from kvblend.vllm_connector.connector_stats import ConnectorStats
@@ -22,10 +22,13 @@ class VLLMMetrics:
         config = EngineArgs(model=str(model), kv_transfer_config=KVTransferConfig(**CONNECTOR)).create_engine_config()
         self._logger = PrometheusStatLogger(config)
 
-    def step(self, stats: ConnectorStats | None = None, iteration: IterationStats | None = None) -> None:
-        """An engine step has ended, of which the connector says this."""
-        step = SchedulerStats(kv_connector_stats=stats.to_dict() if stats is not None else None)
-        self._logger.record(step, iteration)
+    def step(self, stats: ConnectorStats | None = None) -> None:
+        """An engine step has ended, of which the connector says this; it began an answer, half of whose prompt the
+        connector had."""
+        told = None if stats is None else stats.to_dict()
+        found, iteration = PrefixCacheStats(requests=1, queries=200, hits=100), IterationStats()
+        iteration.time_to_first_tokens_iter.append(0.1)
+        self._logger.record(SchedulerStats(kv_connector_stats=told, connector_prefix_cache_stats=found), iteration)
 
     @staticmethod
     def text() -> str:
