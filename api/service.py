@@ -169,7 +169,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
                 replica.engine.watch(tracing)
             metrics.breaker(f"vLLM at {replica.engine.url}", replica)
         for tier in store.remotes:
-            metrics.breaker(f"{tier.name} tier at {tier.location}", tier)
+            metrics.breaker(str(tier), tier)
         replicas = Replicas(each_replica)
         replicas.start()
         stack.push_async_callback(replicas.close)

@@ -52,6 +52,9 @@ class Tier(ABC):
     takes_puts: bool = True
     """Whether it is written at all. Where it is not, nothing can last there, and `put` raises OSError."""
 
+    def __str__(self) -> str:
+        return f"{self.name} tier at {self.location}"
+
     @property
     def is_shunned(self) -> bool:
         """Whether a circuit breaker answers in its place, since it failed again and again."""

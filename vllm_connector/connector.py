@@ -15,12 +15,12 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
 from vllm.logger import init_logger
 
+from kvblend.vllm_connector.connector_stats import ConnectorPromMetrics, ConnectorStats
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.settings import connector_settings
 from kvblend.vllm_connector.siblings import siblings_of_caller
 from kvblend.vllm_connector.support import check_engine
-from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
 from kvblend.vllm_connector.versions import untested
 from kvblend.vllm_connector.worker import WorkerHalf
 
@@ -89,16 +89,15 @@ class KVBlendConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def get_kv_connector_stats(self) -> KVConnectorStats | None:
         """Of either side; vLLM adds them up."""
         half = self._worker if self._worker is not None else self.scheduler
-        counts = half.take_counts()
-        return TierStatsOfConnector.of(counts) if counts else None
+        return half.take_stats()
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats:
-        return TierStatsOfConnector(data=data or {})
+        return ConnectorStats(data=data or {})
 
     @classmethod
-    def build_prom_metrics(cls, *args: Any, **kwargs: Any) -> TierPromMetrics:
-        return TierPromMetrics(*args, **kwargs)
+    def build_prom_metrics(cls, *args: Any, **kwargs: Any) -> ConnectorPromMetrics:
+        return ConnectorPromMetrics(*args, **kwargs)
 
     # scheduler side
 

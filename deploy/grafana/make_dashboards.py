@@ -314,10 +314,19 @@ ENGINES = [
         [(_rate("vllm:kvblend_tier_bytes_total", "tier", "op"), "{{tier}} {{op}}")],
     ),
     Panel(
-        "Failed calls a second of a tier",
-        "Failed or late.",
+        "Passages a second, by tier, in vLLM",
+        "none: computed anew. With files read of a tier this is what the alert on unused tiers watches.",
         "short",
-        [(_rate("vllm:kvblend_tier_failures_total", "tier", "op"), "{{tier}} {{op}}")],
+        [(_rate("vllm:kvblend_context_passages_total", "tier"), "{{tier}}")],
+    ),
+    Panel(
+        "Failures of tiers",
+        "Calls a second that failed or were late, and processes that do not ask what failed again and again.",
+        "short",
+        [
+            (_rate("vllm:kvblend_tier_failures_total", "tier", "op"), "{{tier}} {{op}}"),
+            ("sum by (of, instance) (vllm:kvblend_breaker_open{SELECT})", "not asked: {{of}} {{instance}}"),
+        ],
     ),
 ]
 

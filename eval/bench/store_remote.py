@@ -39,6 +39,6 @@ def _rows(tiers: Sequence[Tier], sizes: Sequence[int], codecs: Sequence[CodecSpe
                 for codec in codecs:
                     yield from tier_rows(tier, kv, codec, tcp_floors(kv.nbytes))
         except OSError as error:
-            raise InvalidRequestError(f"the {tier.name} tier at {tier.location}: {error}", param="remote") from error
+            raise InvalidRequestError(f"the {tier}: {error}", param="remote") from error
         finally:
             tier.close()

@@ -45,9 +45,7 @@ class RemoteTier(Tier):
         self.name, self.location = objects.name, objects.location
         self._objects = objects
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix=f"kvblend-{objects.name}")
-        self._breaker = CircuitBreaker(
-            f"{self.name} tier at {self.location}", max_failures=MAX_FAILURES, pause_s=reopen_s
-        )
+        self._breaker = CircuitBreaker(str(self), max_failures=MAX_FAILURES, pause_s=reopen_s)
 
     @property
     def is_shunned(self) -> bool:
@@ -136,7 +134,7 @@ class RemoteTier(Tier):
         """`_call` of what is no more than a courtesy: that it fails says nothing of the KV, and does not open the
         circuit breaker."""
         if deadline.passed or self._breaker.is_open:
-            raise OSError(f"the {self.name} tier at {self.location} is not asked now")
+            raise OSError(f"the {self} is not asked now")
         return self._gather(works, deadline)
 
     def _call(self, works: Sequence[Callable[[], Result]], deadline: Deadline) -> list[Result]:
@@ -147,7 +145,7 @@ class RemoteTier(Tier):
         if deadline.passed:
             raise TimeoutError("there is no time left to ask")
         if not self._breaker.allows():
-            raise OSError(f"the {self.name} tier at {self.location} is not asked now: it failed again and again")
+            raise OSError(f"the {self} is not asked now: it failed again and again")
         try:
             results = self._gather(works, deadline)
         except RemoteFullError:

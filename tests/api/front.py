@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from kvblend.api import ServiceConfig, create_app
 from kvblend.cli.engine import free_port
 from kvblend.core.settings import Settings
 from tests.service import RunningService
 
-__all__ = ["control_address", "front", "linked_model", "running"]
+__all__ = ["control_address", "front", "linked_model", "running", "serving"]
 
 
 def control_address(service: RunningService) -> str:
@@ -50,8 +51,15 @@ def front(service: RunningService, *, model: Path, embedding_model: Path, home: 
 @contextmanager
 def running(config: ServiceConfig) -> Iterator[str]:
     """A service in a thread of this process; yields its URL."""
+    with serving(create_app(config)) as url:
+        yield url
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Any routes, likewise."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(config), port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, name="service")
     thread.start()
     try:

@@ -268,10 +268,10 @@ def main() -> list[str]:
     if any(" is gone (" in problem for problem in problems):
         return problems
     from kvblend.vllm_connector.connector import KVBlendConnector
+    from kvblend.vllm_connector.connector_stats import ConnectorPromMetrics, ConnectorStats
     from kvblend.vllm_connector.metadata import StepResults
-    from kvblend.vllm_connector.tier_metrics import TierPromMetrics, TierStatsOfConnector
 
-    own_classes = (KVBlendConnector, StepResults, TierPromMetrics, TierStatsOfConnector)
+    own_classes = (KVBlendConnector, StepResults, ConnectorPromMetrics, ConnectorStats)
     return [*problems, *changed_methods(own_classes)]
 
 

@@ -2,8 +2,11 @@
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
@@ -11,7 +14,7 @@ from kvblend.api.access.tenant_kv import TenantKV
 from kvblend.api.metrics import Metrics
 from kvblend.api.tier_metrics import TierMetrics
 from kvblend.store import DiskTier, TieredStore
-from kvblend.store.tier_counts import COUNTERS
+from kvblend.vllm_connector.connector_stats import ConnectorPromMetrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -28,30 +31,40 @@ Counts begin anew with their process. A histogram has `_bucket`, `_sum` and `_co
 
 def reference() -> str:
     """Return docs/metrics.md as it should be."""
-    wrapped = [own for own in vars(Metrics()).values() if isinstance(own, MetricWrapperBase)]
-    described = [(family, own._labelnames) for own in wrapped for family in own.describe()]
-    service = [family for family, _ in described]
+    service, labels = _described(own for own in vars(Metrics()).values() if isinstance(own, MetricWrapperBase))
+    connector, connector_labels = _described(_of_connector())
     with tempfile.TemporaryDirectory() as folder, TieredStore([DiskTier(Path(folder), budget_bytes=1 << 20)]) as store:
         tiers = [*TierMetrics(store).collect(), *TenantKV(store, "none").collect()]
-    labels = {family.name: names for family, names in described}
-    labels |= {family.name: vars(family)["_labelnames"] for family in tiers}
-    vllm = (
-        f"| `vllm:kvblend_tier_{name}_total` | counter | vLLM's own, `tier`, `op` | {text} |"
-        for name, text in COUNTERS.values()
-    )
+    labels |= connector_labels | {family.name: vars(family)["_labelnames"] for family in tiers}
     return "\n".join(
         [
             HEAD,
             *_table("Requests, answers, ingests, quality", service, labels),
             *_table("The store", tiers, labels),
             "`op` is `lookup`, `fetch` or `put`; these are the service's own calls.\n",
-            "## In a vLLM server's `/metrics`\n",
-            "The same counts of the connector's calls, in vLLM's scheduler and workers.\n",
-            "| metric | type | labels | says |\n|---|---|---|---|",
-            *vllm,
-            "",
+            *_table("In a vLLM server's `/metrics`", connector, labels),
+            "The connector's, told at the end of engine steps: an idle engine's stay as they were.\n",
         ]
     )
+
+
+def _described(wrapped: Iterable[MetricWrapperBase]) -> tuple[list[Metric], dict[str, Iterable[str]]]:
+    """Metrics, and the labels of each by its name."""
+    described = [(family, own._labelnames) for own in wrapped for family in own.describe()]
+    return [family for family, _ in described], {family.name: names for family, names in described}
+
+
+def _of_connector() -> list[MetricWrapperBase]:
+    """As vLLM has them made, in no registry."""
+    made: list[MetricWrapperBase] = []
+
+    def make(kind: type[MetricWrapperBase], **fields: object) -> MetricWrapperBase:
+        made.append(kind(**fields, registry=None))  # type: ignore[arg-type]
+        return made[-1]
+
+    kinds = {kind: partial(make, kind) for kind in (Counter, Gauge, Histogram)}
+    ConnectorPromMetrics(SimpleNamespace(kv_transfer_config=None), kinds, ["model_name", "engine"], {})
+    return made
 
 
 def _table(title: str, families: Iterable[Metric], labels: Mapping[str, Iterable[str]]) -> list[str]:

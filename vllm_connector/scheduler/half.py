@@ -1,6 +1,7 @@
 """The connector in vLLM's scheduler process: which tokens come from passage KV, and under which block hashes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -12,7 +13,7 @@ from kvblend.core.plan_salt import is_salt_of, plan_digest
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
 from kvblend.store import TieredStore
-from kvblend.store.tier_counts import OpCounts, TierOp
+from kvblend.vllm_connector.connector_stats import ConnectorStats
 from kvblend.vllm_connector.engine.kv_groups import keeps_blocks
 from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
@@ -67,6 +68,7 @@ class SchedulerHalf:
         self._refused: dict[str, str] = {}
         self._dropped: list[str] = []
         self._encodes = PendingEncodes(vllm_config.parallel_config.tensor_parallel_size)
+        self._passages: Counter[str] = Counter()
         self._manager: Any = None
         self.control = ControlServer(
             engine_address(settings.control, vllm_config.parallel_config),
@@ -76,7 +78,7 @@ class SchedulerHalf:
                 model_fingerprint=fingerprint,
                 heads=heads,
                 siblings=siblings,
-                places=self._lookups.places,
+                places=self._lookups.store.places,
             ),
             look=self._holdings.look,
         )
@@ -263,9 +265,10 @@ class SchedulerHalf:
             report = tracked.report
         return None if report is None else {REPORT: report.model_dump(mode="json")}
 
-    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
-        """What was asked of the store's tiers since the last call."""
-        return self._lookups.take_counts()
+    def take_stats(self) -> ConnectorStats | None:
+        """What was counted since the last call."""
+        passages, self._passages = +self._passages, Counter()
+        return ConnectorStats.of(self._lookups.store, "scheduler", passages)
 
     def shutdown(self) -> None:
         self.control.close()
@@ -311,6 +314,8 @@ class SchedulerHalf:
 
     def _finish_report(self, tracked: Tracked, report: BlendReport, steps: Sequence[TimedStep] = ()) -> None:
         tracked.report = report
+        self._passages.update(passage.tier for passage in report.passages if passage.tier is not None)
+        self._passages["none"] += report.missed_passages
         if tracked.order.report_id is not None:
             self.control.set_report(tracked.order.report_id, report)
         if tracked.request.trace_headers:

@@ -1,12 +1,11 @@
 """What the store has of a plan's spans, found out beside vLLM's scheduler."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kvblend.core.control import KVName
 from kvblend.store import Deadline, PassageKVKey, TieredStore
-from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.vllm_connector.span_keys import Choice, PlacedSpan
 
 __all__ = ["Found", "Lookups"]
@@ -38,7 +37,7 @@ class Lookups:
     def __init__(
         self, store: TieredStore, model_fingerprint: str, heads: Sequence[tuple[int, int]], *, deadline_s: float
     ) -> None:
-        self._store, self._fingerprint, self._heads = store, model_fingerprint, heads
+        self.store, self._fingerprint, self._heads = store, model_fingerprint, heads
         self._deadline_s = deadline_s
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="kvblend-lookup")
 
@@ -50,23 +49,14 @@ class Lookups:
 
         def find() -> list[bool]:
             keys = [[PassageKVKey(self._fingerprint, *name, *heads) for heads in self._heads] for name in names]
-            there = self._store.held_many([key for own in keys for key in own])
+            there = self.store.held_many([key for own in keys for key in own])
             return [there >= set(own) for own in keys]
 
         return self._threads.submit(find)
 
-    @property
-    def places(self) -> list[str]:
-        """Of the store's tiers on this host."""
-        return self._store.places
-
-    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
-        """What was asked of the store's tiers since the last call."""
-        return self._store.take_counts()
-
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
-        self._store.close()
+        self.store.close()
 
     def _find(self, spans: Sequence[PlacedSpan]) -> Found:
         passages = [span for span in spans if not span.is_preamble]
@@ -88,8 +78,8 @@ class Lookups:
     def _stored(self, spans: Sequence[PlacedSpan]) -> dict[PlacedSpan, Choice]:
         """Those of which the store has a variant that would do, for every rank, and the best that it has."""
         keys = [self._keys(choice) for span in spans for choice in span.choices]
-        found = self._store.lookup_many([key for own in keys for key in own], Deadline.after(self._deadline_s))
-        self._store.prefetch(found)
+        found = self.store.lookup_many([key for own in keys for key in own], Deadline.after(self._deadline_s))
+        self.store.prefetch(found)
         there = {span: [choice for choice in span.choices if found.keys() >= set(self._keys(choice))] for span in spans}
         return {span: choices[0] for span, choices in there.items() if choices}
 

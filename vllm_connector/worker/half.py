@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -17,8 +16,8 @@ from kvblend.core.settings import Settings
 from kvblend.host_kernels import host_kernels
 from kvblend.store import Stager, TieredStore
 from kvblend.store.codecs import codec_of, codec_spec
-from kvblend.store.tier_counts import OpCounts, TierOp
 from kvblend.triton_kernels import Codec
+from kvblend.vllm_connector.connector_stats import ConnectorStats
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.device_pages import DevicePages
 from kvblend.vllm_connector.engine.host_pages import HostPages
@@ -154,9 +153,9 @@ class WorkerHalf:
         self.blends.reports, self.blends.failed, self.blends.steps = {}, {}, {}
         return results if results.reports or results.failed or results.encoded else None
 
-    def take_counts(self) -> Mapping[tuple[str, TierOp], OpCounts]:
-        """What was asked of the store's tiers since the last call."""
-        return self._store.take_counts()
+    def take_stats(self) -> ConnectorStats | None:
+        """What was counted since the last call."""
+        return ConnectorStats.of(self._store, f"worker {self._config.parallel_config.rank}")
 
     def shutdown(self) -> None:
         self._closing.close()

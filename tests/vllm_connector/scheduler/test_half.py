@@ -18,9 +18,10 @@ from kvblend.api.engine.control import ControlClient
 from kvblend.core.control import Held
 from kvblend.core.order_fields import with_order
 from kvblend.core.plan import REPORT, ContextPlan, EncodeOrder, KVBlendParams, Span
-from kvblend.core.report import BlendReport
+from kvblend.core.report import BlendReport, PassageReport
 from kvblend.core.settings import Settings
 from kvblend.store import PassageKVKey, TieredStore
+from kvblend.vllm_connector.metadata import StepResults
 from kvblend.vllm_connector.scheduler import SchedulerHalf
 from kvblend.vllm_connector.scheduler.lookups import Found
 from kvblend.vllm_connector.siblings import NO_SIBLINGS, Siblings
@@ -230,3 +231,27 @@ async def test_an_order_of_a_later_version_is_prefilled(make_half: Make, tmp_pat
     await channel.close()
     assert report is not None and report.outcome == "prefilled" and f"{unknown}: " in str(report.reason)
     assert asked(SENT) == (320, False)
+
+
+def test_passages_count_by_the_tier_they_came_from(make_half: Make) -> None:
+    """Those that were computed anew, too: in a blend, behind its end, and where nothing is stored; once each."""
+    half = make_half(NO_SIBLINGS)
+
+    def counted(found: Found, num_computed: int = 0, report: BlendReport | None = None) -> dict[str, int]:
+        request, lookup = request_of(ORDER), Future[Found]()
+        half.on_new_request(request)
+        lookup.set_result(found)
+        half._tracked["request"].lookup = lookup
+        for _ in range(2):
+            half.num_new_matched_tokens(request, num_computed)
+        half.update_connector_output(StepResults(reports={"request": report} if report else {}), [], [])
+        half.request_finished(request)
+        stats = half.take_stats()
+        return {} if stats is None else dict(stats.data["passages"])
+
+    passages = [PassageReport(start=64, num_tokens=100, tier="disk"), PassageReport(start=164, num_tokens=36)]
+    blended = BlendReport(outcome="blended", context_tokens=200, missed_passages=1, passages=passages)
+    found = Found(200, reused=100, fresh=36, missed=2, missed_behind=1)
+    assert counted(found, report=blended) == {"disk": 1, "none": 2}
+    assert counted(Found(0, reused=0, fresh=0, missed=3, missed_behind=3)) == {"none": 3}
+    assert counted(found, num_computed=320) == {}  # a hit of vLLM's own cache
