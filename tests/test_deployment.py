@@ -14,7 +14,7 @@ from compose_spec import PyCompose
 from typer.testing import CliRunner
 
 from kvblend.cli.app import app
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -54,13 +54,13 @@ def test_images_install_extras_that_there_are() -> None:
 
 
 def test_images_hold_what_manifests_name() -> None:
-    """The extra of every remote tier that the chart takes, and the package of vLLM's NixlConnector."""
+    """The extra of every remote tier that the chart takes and of tracing, and the package of vLLM's NixlConnector."""
     schema = json.loads((ROOT / "deploy" / "chart" / "values.schema.json").read_text())
     remote = schema["properties"]["tiers"]["properties"]["remote"]["items"]["pattern"]
     schemes = re.findall(r"\^\(([\w|]+)\)://", remote)[0].split("|")
     needed = {EXTRA_OF_SCHEME.get(scheme, scheme) for scheme in schemes}
     for extras, package in IMAGES.values():
-        assert needed | {"nixl"} <= set(extras.split(","))
+        assert needed | {"nixl", "otel"} <= set(extras.split(","))
         assert f"{package}; sys_platform == 'linux'" in EXTRAS["dev"] and package.startswith("nixl>")
     (installed,) = re.findall(r"apt-get install (.*?)&&", DOCKERFILE, re.DOTALL)
     assert {"libcurl4", "libibverbs1", "libnl-3-200", "libnl-route-3-200", "librdmacm1"} <= set(installed.split())
@@ -87,6 +87,8 @@ def test_every_setting_is_one() -> None:
             if variable in SETTINGS:
                 assert default == str(Settings.model_fields[variable.removeprefix("KVBLEND_").lower()].default)
     assert "KVBLEND_HOME" in named and named <= SETTINGS
+    traced = set(re.findall(r"OTEL_\w+", (ROOT / "compose.yaml").read_text()))
+    assert traced and traced <= {f"OTEL_{name.upper()}" for name in TracingSettings.model_fields}
 
 
 def test_the_service_is_started_by_options_that_there_are(services: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from kvblend.cli.app import app
-from kvblend.cli.engine import CONNECTOR
+from kvblend.cli.engine import CONNECTOR, engine_environment, watching_arguments
 from kvblend.cli.run_service import END_AFTER_S
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 from kvblend.store.placement import tiers_of
 from tests.deploy.tools import CHART, MODEL, ROOT, helm, kinds, rendered, validate
 
@@ -129,9 +129,30 @@ def test_the_engine_logs_as_the_service_does() -> None:
     assert environment(engine)["KVBLEND_LOG_FORMAT"] == "json"
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_the_engine_sends_its_spans_where_the_service_does(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the arguments and the environment that `kvblend serve` would give to a vLLM of its own."""
+    told = f"--set=tracing.endpoint=http://collector:4318/,tracing.protocol={protocol}"
+    own = containers(rendered(CHART, MODEL, told))
+    for name, value in environment(own["service"]).items():
+        if name.startswith("OTEL_"):
+            monkeypatch.setenv(name, value)
+    option, endpoint = watching_arguments(Settings(), TracingSettings())
+    assert f"{option}={endpoint}" in own["engine"]["args"]
+    served = engine_environment(control="ipc:///unused")
+    spans = {name: value for name, value in environment(own["engine"]).items() if name.startswith("OTEL_")}
+    assert spans == {name: served[name] for name in ("OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")}
+    assert spans["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == protocol
+    untraced = containers(rendered(CHART, MODEL))
+    assert not any(name.startswith("OTEL_") for each in untraced.values() for name in environment(each))
+
+
 def test_an_engine_without_statistics_is_not_told_to_measure_requests() -> None:
-    engine = containers(rendered(CHART, MODEL, "--set=engine.args[0]=--disable-log-stats"))["engine"]
-    assert "--enable-per-request-metrics" not in engine["args"]
+    told = "--set=engine.args[0]=--disable-log-stats,tracing.endpoint=http://collector:4318"
+    engine = containers(rendered(CHART, MODEL, told))["engine"]
+    assert not {"--enable-per-request-metrics", "--otlp-traces-endpoint"} & {
+        argument.partition("=")[0] for argument in engine["args"]
+    }
 
 
 def test_the_service_is_started_by_options_that_there_are() -> None:

@@ -23,6 +23,12 @@ env:
   - name: KVBLEND_KEYS
     value: /etc/kvblend/keys/keys.yaml
   {{- end }}
+  {{- with $v.tracing.endpoint }}
+  - name: OTEL_EXPORTER_OTLP_ENDPOINT
+    value: {{ . | quote }}
+  - name: OTEL_EXPORTER_OTLP_PROTOCOL
+    value: {{ $v.tracing.protocol }}
+  {{- end }}
   - name: OMP_NUM_THREADS
     value: {{ $v.service.cpus | quote }}
 ports:
