@@ -15,6 +15,7 @@ from kvblend.cli.engine import CONNECTOR, engine_environment, watching_arguments
 from kvblend.cli.run_service import END_AFTER_S
 from kvblend.core.settings import Settings, TracingSettings
 from kvblend.store.placement import tiers_of
+from kvblend.store.remote.urls import KNOWN
 from tests.deploy.tools import CHART, MODEL, ROOT, helm, kinds, rendered, validate
 
 LAYOUTS = {
@@ -27,6 +28,10 @@ EVERYTHING = (
     *(f"--set=secrets.{name}.name=s,secrets.{name}.key={name}" for name in ("apiKey", "engineApiKey", "keys")),
     "--set=secrets.remotePassword.name=s,secrets.remotePassword.key=p,tolerations[0].operator=Exists",
     "--set=networkPolicy.monitoring[0].namespaceSelector.matchLabels.name=monitoring",
+    "--set=tiers.remote={s3://passages/kv,rediss://cache:6379/0?ssl_ca_certs=/etc/cache/ca.crt,mooncake://master:50051}",
+    "--set=envFrom[0].secretRef.name=aws,extraEnv[0].name=AWS_REGION,extraEnv[0].value=eu-central-1,serviceAccountName=passages",
+    "--set=extraVolumes[0].name=cache,extraVolumes[0].secret.secretName=cache",
+    "--set=extraVolumeMounts[0].name=cache,extraVolumeMounts[0].mountPath=/etc/cache,extraVolumeMounts[0].readOnly=true",
 )
 EXTERNAL = {
     "url": "http://vllm:8000",
@@ -91,6 +96,20 @@ def test_a_typo_is_caught() -> None:
         ("layout=remote,valkey.enabled=true,tiers.cpuGiB=0", "1 GiB or more"),
         ("valkey.enabled=true,networkPolicy.enabled=false", "set one of them"),
         ("podMonitor.enabled=true,secrets.keys.name=a,secrets.keys.key=b", "Prometheus needs secrets.apiKey"),
+        ("tiers.remote={s3://passages}", "name in envFrom a Secret with AWS_ACCESS_KEY_ID"),
+        (
+            "tiers.remote={s3://passages},extraEnv[0].name=HTTPS_PROXY",
+            "name in envFrom a Secret with AWS_ACCESS_KEY_ID",
+        ),
+        ("tiers.remote={rediss://a:1/0?ssl_ca_certs=/a/ca.crt}", "the file /a/ca.crt, which no mountPath"),
+        (
+            "tiers.remote={rediss://a:1/0?ssl_certfile=/a/x&ssl_keyfile=/ab/y},extraVolumeMounts[0].name=a,"
+            "extraVolumeMounts[0].mountPath=/a",
+            "the file /ab/y, which no mountPath",
+        ),
+        ("tiers.remote={mooncake://a:1?segment=1073741824}", "leave segment out"),
+        ("tiers.remote={nixl://a:1}", "peers list each other's addresses"),
+        ("extraEnv[0].name=KVBLEND_CONTROL", "extraEnv names KVBLEND_CONTROL"),
         (
             "externalEngines[0].url=http://a:1,externalEngines[0].control=tcp://a:2,externalEngines[0].port=1,"
             "externalEngines[0].podSelector.a=b",
@@ -101,6 +120,13 @@ def test_a_typo_is_caught() -> None:
 def test_values_that_cannot_work_are_refused_in_a_sentence(values: str, sentence: str) -> None:
     refused = helm("template", "rag", CHART, MODEL, f"--set={values}")
     assert refused.returncode != 0 and sentence in refused.stderr
+
+
+def test_remote_tiers_are_those_that_there_are() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    pattern = schema["properties"]["tiers"]["properties"]["remote"]["items"]["pattern"]
+    schemes = pattern.removeprefix("^(").partition(")")[0].split("|")
+    assert [f"{scheme}://" for scheme in schemes] == KNOWN.split(", ")
 
 
 def test_settings_are_those_that_there_are() -> None:
@@ -246,6 +272,25 @@ def test_pods_have_few_rights(layout: str) -> None:
             assert container["livenessProbe"] and container["readinessProbe"] and container["resources"]["requests"]
     (user,) = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "--uid" in line]
     assert "--uid 10001 " in user
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_service_and_engine_have_what_a_remote_tier_takes(layout: str) -> None:
+    """Its credentials, its files, and the role of their pods' account; not so Valkey."""
+    manifests = rendered(CHART, MODEL, *LAYOUTS[layout], *EVERYTHING)
+    for name, container in containers(manifests).items():
+        if name == "valkey":
+            assert "envFrom" not in container and container["volumeMounts"] == [{"name": "data", "mountPath": "/data"}]
+            continue
+        urls = environment(container)["KVBLEND_REMOTE"].split()
+        assert [url.partition(":")[0] for url in urls][-3:] == ["s3", "rediss", "mooncake"]
+        assert container["envFrom"] == [{"secretRef": {"name": "aws"}}]
+        assert environment(container)["AWS_REGION"] == "eu-central-1"
+        assert {"name": "cache", "mountPath": "/etc/cache", "readOnly": True} in container["volumeMounts"]
+    for pod in (each["spec"]["template"]["spec"] for each in manifests if "template" in each.get("spec", {})):
+        own = {each["name"] for each in pod["containers"]} & {"service", "engine"}
+        assert pod.get("serviceAccountName") == ("passages" if own else None)
+        assert ({"name": "cache", "secret": {"secretName": "cache"}} in pod["volumes"]) == bool(own)
 
 
 def test_only_the_service_reaches_engines_and_valkey() -> None:

@@ -29,6 +29,7 @@ args:
   {{- range $v.engine.args }}
   - {{ . | quote }}
   {{- end }}
+{{ include "kvblend.envFrom" . -}}
 env:
   {{- include "kvblend.storeEnv" (dict "root" . "cpuGiB" (int $v.tiers.cpuGiB) "diskGiB" (ternary 0 (int $v.tiers.diskGiB) (eq $v.layout "remote"))) | nindent 2 }}
   - name: KVBLEND_CONTROL

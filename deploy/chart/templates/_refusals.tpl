@@ -48,4 +48,5 @@
 {{- if and $v.podMonitor.enabled $v.secrets.keys.name (not $v.secrets.apiKey.name) -}}
 {{- fail "podMonitor.enabled and secrets.keys without secrets.apiKey: with a file of keys /metrics is the operator's alone, so Prometheus needs secrets.apiKey to show" -}}
 {{- end -}}
+{{- include "kvblend.remoteRefusals" . -}}
 {{- end }}

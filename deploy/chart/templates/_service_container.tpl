@@ -11,6 +11,7 @@ args:
   {{- range $v.service.args }}
   - {{ . | quote }}
   {{- end }}
+{{ include "kvblend.envFrom" . -}}
 env:
   {{- include "kvblend.storeEnv" (dict "root" . "cpuGiB" (ternary 0 (int $v.tiers.cpuGiB) (eq $v.layout "remote")) "diskGiB" (int $v.tiers.diskGiB)) | nindent 2 }}
   {{- with include "kvblend.secretEnv" (dict "name" "KVBLEND_API_KEY" "secret" $v.secrets.apiKey) }}
