@@ -61,6 +61,16 @@ def kinds(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
+def containers(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The containers of all pods, by name."""
+    pods = [each["spec"]["template"]["spec"] for each in manifests if "template" in each.get("spec", {})]
+    return {container["name"]: container for pod in pods for container in pod["containers"]}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in container["env"]}
+
+
 def validate(manifest: dict[str, Any]) -> None:
     """Hold a manifest to the schema of its kind: Kubernetes' own, or a CRD's with its CEL rules.
 
