@@ -12,12 +12,15 @@ import pytest
 import yaml
 
 from kvblend.cli.engine import CONNECTOR
+from kvblend.core.order_fields import SESSION
 from kvblend.core.settings import Settings
 from tests.deploy.tools import CHART, DEPLOY, custom_schema, kinds, rendered, stack_chart, validate, validate_custom
 
 FILES = sorted(path for folder in ("production-stack", "llm-d", "kserve") for path in (DEPLOY / folder).iterdir())
 STACK = "production-stack-0.1.12.tgz"
 MODELSERVICE = "llm-d-modelservice.tgz"
+ROUTER = "llm-d-router-standalone-0.10.0.tgz"
+GATEWAY = "llm-d-router-gateway-0.10.0.tgz"
 GIB = 1 << 30
 NIXL = {"kv_connector": "NixlConnector", "kv_buffer_device": "cpu"}
 WITHIN_MULTI = {name: value for name, value in CONNECTOR.items() if name != "kv_load_failure_policy"}
@@ -25,6 +28,7 @@ WITHIN_MULTI = {name: value for name, value in CONNECTOR.items() if name != "kv_
 TRANSFERS: dict[str, list[Any]] = {
     "service": [],
     "router": [],
+    "prefill-decode-router": [],
     "prefill-decode-service": [],
     "prefill-decode": [
         {
@@ -123,8 +127,10 @@ def test_llm_d_renders_engine_and_service_in_one_pod() -> None:
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     (service,) = kinds(manifests, "Service")
     assert labels.items() >= service["spec"]["selector"].items()
-    pool = documents(DEPLOY / "llm-d" / "router.yaml")[0]
-    assert labels.items() >= pool["spec"]["selector"]["matchLabels"].items()
+    (picked,) = documents(DEPLOY / "llm-d" / "router.yaml")
+    assert labels.items() >= picked["router"]["modelServers"]["matchLabels"].items()
+    ports = {port["containerPort"] for each in pod_of(deployment)["containers"] for port in each["ports"]}
+    assert {each["number"] for each in picked["router"]["modelServers"]["targetPorts"]} <= ports
     for container in pod_of(deployment)["containers"]:
         assert not any("gpu" in name for name in container["resources"]["limits"])
 
@@ -156,15 +162,70 @@ def test_llm_d_renders_prefill_and_decode_nodes_and_the_service_before_them() ->
     assert policy["spec"]["ingress"][2] == {"from": [{"podSelector": {"matchLabels": external["peers"]}}]}
 
 
-def test_llm_d_router_picks_by_plugins_that_it_names() -> None:
-    pool, config = documents(DEPLOY / "llm-d" / "router.yaml")
+@pytest.mark.parametrize("name", ["router", "prefill-decode-router"])
+def test_llm_d_router_keeps_to_one_server_by_the_header_that_the_service_sends(name: str) -> None:
+    config = picker(name)
+    named = {each.get("name", each["type"]): each.get("parameters", {}) for each in config["plugins"]}
+    assert len(named) == len(config["plugins"]) and config["apiVersion"] == "llm-d.ai/v1alpha1"
+    profiles = {
+        each["name"]: [plugin["pluginRef"] for plugin in each["plugins"]] for each in config["schedulingProfiles"]
+    }
+    handlers = {each for each in named if each.endswith(("-profile-handler", "-decider"))}
+    assert {each for used in profiles.values() for each in used} == set(named) - handlers
+    affinity = named["session-affinity-scorer"]
+    assert affinity["strategy"] == "session_id"
+    assert affinity["sessionIdConfig"]["sources"] == [{"header": SESSION}]
+    (own,) = [profile for profile, used in profiles.items() if "session-affinity-scorer" in used]
+    assert own == affinity.get("profileName", "default")
+
+
+def test_llm_d_router_prefills_and_decodes_by_role() -> None:
+    config = picker("prefill-decode-router")
+    profiles = {each["name"]: each["plugins"][0]["pluginRef"] for each in config["schedulingProfiles"]}
+    assert profiles == {"prefill": "prefill-filter", "decode": "decode-filter"}
+    (handler,) = [each for each in config["plugins"] if each["type"] == "disagg-profile-handler"]
+    assert handler["parameters"] == {"deciders": {"prefill": "always-disagg-pd-decider"}}
+    nodes = rendered(stack_chart(MODELSERVICE), f"--values={DEPLOY / 'llm-d' / 'prefill-decode.yaml'}")
+    (values,) = documents(DEPLOY / "llm-d" / "prefill-decode-router.yaml")
+    picked = values["router"]["modelServers"]["matchLabels"]
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in kinds(nodes, "Deployment")]
+    assert {each["llm-d.ai/role"] for each in labels if each.items() >= picked.items()} == {"prefill", "decode"}
+    for pod in (pod_of(each) for each in kinds(nodes, "Deployment")):
+        ports = {
+            port["containerPort"]
+            for each in [*pod["containers"], *pod.get("initContainers", [])]
+            for port in each["ports"]
+        }
+        assert {each["number"] for each in values["router"]["modelServers"]["targetPorts"]} <= ports
+
+
+@pytest.mark.parametrize("name", ["router", "prefill-decode-router"])
+def test_llm_d_router_renders(name: str) -> None:
+    values = DEPLOY / "llm-d" / f"{name}.yaml"
+    manifests = rendered(stack_chart(ROUTER), f"--values={values}", release="qwen-router")
+    for manifest in manifests:
+        validate(manifest)
+    (deployment,) = kinds(manifests, "Deployment")
+    (epp,) = [each for each in pod_of(deployment)["containers"] if each["name"] == "epp"]
+    assert epp["image"].endswith("endpoint-picker:v0.10.0")
+    assert {"--allow-experimental-plugins=true", "--endpoint-selector", "/config/kvblend.yaml"} <= set(epp["args"])
+    (config,) = [each for each in kinds(manifests, "ConfigMap") if "kvblend.yaml" in each["data"]]
+    assert yaml.safe_load(config["data"]["kvblend.yaml"]) == picker(name)
+    (service,) = kinds(manifests, "Service")
+    urls = {f"http://{service['metadata']['name']}:{port['port']}" for port in service["spec"]["ports"]}
+    (asked,) = documents(DEPLOY / "llm-d" / "prefill-decode-service.yaml")
+    assert asked["externalEngines"][0]["url"] in urls
+    behind = rendered(stack_chart(GATEWAY), f"--values={values}", "--set=router.inferencePool.create=true")
+    (pool,) = kinds(behind, "InferencePool")
     validate(pool)
-    validate(config)
-    picker = yaml.safe_load(config["data"]["kvblend.yaml"])
-    named = {each["type"] for each in picker["plugins"]}
-    (profile,) = picker["schedulingProfiles"]
-    used = {each["pluginRef"] for each in profile["plugins"]}
-    assert used <= named and named - used == {"single-profile-handler"} and "session-affinity-scorer" in used
+
+
+def picker(name: str) -> dict[str, Any]:
+    """The configuration of llm-d's endpoint picker in the values for its router."""
+    (values,) = documents(DEPLOY / "llm-d" / f"{name}.yaml")
+    own = values["router"]["epp"]
+    config: dict[str, Any] = yaml.safe_load(own["pluginsCustomConfig"][own["pluginsConfigFile"]])
+    return config
 
 
 @pytest.mark.parametrize("name", ["llm-inference-service.yaml", "inference-service.yaml"])
@@ -181,13 +242,20 @@ def test_a_typo_in_a_custom_resource_is_caught() -> None:
 
 
 def test_a_broken_rule_of_a_custom_resource_is_caught() -> None:
-    """`replicas` and `scaling` exclude one another, by a CEL rule of the CRD; so do two equal ports of a pool."""
+    """`replicas` and `scaling` exclude one another, by a CEL rule of the CRD; a picker that is a Service has a port."""
     manifest = copy.deepcopy(manifest_of("llm-inference-service.yaml", "LLMInferenceService"))
     manifest["spec"]["scaling"] = {"maxReplicas": 2, "wva": {"hpa": {}}}
     with pytest.raises(AssertionError, match="replicas and scaling are mutually exclusive"):
         validate_custom(manifest, custom_schema(manifest))
-    pool = copy.deepcopy(documents(DEPLOY / "llm-d" / "router.yaml")[0])
-    del pool["spec"]["endpointPickerRef"]["port"]
+    pool = {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "spec": {
+            "selector": {"matchLabels": {"llm-d.ai/model": "qwen"}},
+            "targetPorts": [{"number": 8000}],
+            "endpointPickerRef": {"kind": "Service", "name": "qwen-router-epp"},
+        },
+    }
     with pytest.raises(AssertionError, match="port is required when kind is 'Service'"):
         validate(pool)
 

@@ -38,14 +38,14 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program("helm"), *arguments], capture_output=True, text=True)
 
 
-def rendered(chart: Path, *arguments: str | Path) -> list[dict[str, Any]]:
-    """The manifests that `helm template` makes of a chart, as release `rag`."""
-    return [manifest for manifest in yaml.safe_load_all(_template(chart, arguments)) if manifest]
+def rendered(chart: Path, *arguments: str | Path, release: str = "rag") -> list[dict[str, Any]]:
+    """The manifests that `helm template` makes of a chart."""
+    return [manifest for manifest in yaml.safe_load_all(_template(release, chart, arguments)) if manifest]
 
 
 @cache
-def _template(chart: Path, arguments: tuple[str | Path, ...]) -> str:
-    ended = helm("template", "rag", chart, *arguments)
+def _template(release: str, chart: Path, arguments: tuple[str | Path, ...]) -> str:
+    ended = helm("template", release, chart, *arguments)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
