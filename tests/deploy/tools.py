@@ -21,6 +21,7 @@ DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "chart"
 STACKS = ROOT.parent / "shared" / "deploy"
 """Charts and CRDs of other stacks, beside the repository where somebody has put them."""
+MODELSERVICE = "llm-d-modelservice.tgz"
 KUBERNETES = "1.37.0"
 MODEL = "--set=model=Qwen/Qwen3-0.6B"
 
@@ -59,6 +60,22 @@ def stack_chart(name: str) -> Path:
 
 def kinds(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def documents(path: Path) -> list[Any]:
+    """What stands in a YAML file."""
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The specification of the pods that a manifest makes."""
+    spec: dict[str, Any] = manifest["spec"]
+    return dict(spec["predictor"] if "predictor" in spec else spec["template"].get("spec", spec["template"]))
+
+
+def selector(deployment: dict[str, Any]) -> dict[str, str]:
+    """The labels by which a Deployment finds its pods."""
+    return dict(deployment["spec"]["selector"]["matchLabels"])
 
 
 def containers(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
