@@ -4,7 +4,7 @@ import pytest
 
 from kvblend.cli.engine import engine_command
 from kvblend.cli.pod_size import VLLM_GIB
-from tests.deploy.tools import CHART, MODEL, containers, helm, rendered
+from tests.deploy.tools import CHART, MODEL, containers, environment, helm, rendered
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,17 @@ def test_the_least_memory_is_what_kv_size_reckons_of_a_small_model() -> None:
     )
     assert f"engine.memoryGiB is to be {weights_gib + 1 + VLLM_GIB} or more" in refused.stderr
     assert rendered(CHART, MODEL, f"--set=engine.memoryGiB={weights_gib + 1 + VLLM_GIB},engine.kvCacheGiB=1")
+
+
+def test_a_variable_that_the_chart_sets_itself_is_refused() -> None:
+    """Two of one name are an error of Kubernetes' server-side apply."""
+    told = [f"--set=secrets.{name}.name=s,secrets.{name}.key=k" for name in ("huggingFaceToken", "engineApiKey")]
+    told += ["--set=tracing.endpoint=http://collector:4318"]
+    names = {name for each in containers(rendered(CHART, MODEL, *told)).values() for name in environment(each)}
+    assert {"HF_TOKEN", "OMP_NUM_THREADS", "OTEL_SERVICE_NAME", "VLLM_API_KEY", "KVBLEND_CPU_BYTES"} <= names
+    for name in names:
+        assert f"extraEnv names {name}" in refusal(f"extraEnv[0].name={name}")
+    assert refusal("extraEnv[0].name=KVBLEND_EMBEDDING_API_KEY,extraEnv[1].name=OTEL_TRACES_SAMPLER") == ""
 
 
 @pytest.mark.parametrize("container", ["service", "engine"])

@@ -26,9 +26,4 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $v.extraEnv -}}
-{{- if and (hasPrefix "KVBLEND_" .name) (not (has .name (list "KVBLEND_EMBEDDING_API_KEY" "KVBLEND_RERANKER_API_KEY"))) -}}
-{{- fail (printf "extraEnv names %s: kvblend's own settings go by `settings`, tiers and secrets" .name) -}}
-{{- end -}}
-{{- end -}}
 {{- end }}
