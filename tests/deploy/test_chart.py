@@ -1,9 +1,8 @@
-"""deploy/chart, rendered by Helm and held to Kubernetes' schemas; what cannot work is refused in a sentence."""
+"""deploy/chart, rendered by Helm and held to Kubernetes' schemas."""
 
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -11,11 +10,11 @@ import yaml
 from typer.testing import CliRunner
 
 from kvblend.cli.app import app
-from kvblend.cli.engine import CONNECTOR
+from kvblend.cli.engine import CONNECTOR, engine_environment, watching_arguments
 from kvblend.cli.run_service import END_AFTER_S
-from kvblend.core.settings import Settings
+from kvblend.core.settings import Settings, TracingSettings
 from kvblend.store.placement import tiers_of
-from tests.deploy.tools import CHART, MODEL, ROOT, helm, kinds, rendered, validate
+from tests.deploy.tools import CHART, MODEL, ROOT, containers, environment, helm, kinds, rendered, validate
 
 LAYOUTS = {
     "pod": (),
@@ -23,10 +22,17 @@ LAYOUTS = {
     "remote": ("--set=layout=remote,engine.replicas=2,valkey.enabled=true",),
 }
 EVERYTHING = (
-    "--set=podMonitor.enabled=true,podMonitor.alerts=true,engine.gpus=2,settings.KVBLEND_CODEC=raw,service.args={--embedding-model=a/b}",
+    "--set=podMonitor.enabled=true,podMonitor.alerts=true,engine.gpus=2,image.tag=cuda",
+    "--set=settings.KVBLEND_CODEC=raw,service.args={--embedding-model=a/b}",
     *(f"--set=secrets.{name}.name=s,secrets.{name}.key={name}" for name in ("apiKey", "engineApiKey", "keys")),
     "--set=secrets.remotePassword.name=s,secrets.remotePassword.key=p,tolerations[0].operator=Exists",
     "--set=networkPolicy.monitoring[0].namespaceSelector.matchLabels.name=monitoring",
+    "--set=tiers.remote={s3://passages,rediss://cache:6379/0?ssl_ca_certs=/etc/cache/ca.crt,mooncake://master:50051}",
+    "--set=envFrom[0].secretRef.name=aws,extraEnv[0].name=AWS_REGION,extraEnv[0].value=eu-central-1",
+    "--set=serviceAccountName=passages",
+    "--set=extraVolumes[0].name=cache,extraVolumes[0].secret.secretName=cache",
+    "--set=extraVolumeMounts[0].name=cache,extraVolumeMounts[0].mountPath=/etc/cache",
+    "--set=extraVolumeMounts[0].readOnly=true",
 )
 EXTERNAL = {
     "url": "http://vllm:8000",
@@ -34,21 +40,6 @@ EXTERNAL = {
     "port": 8000,
     "podSelector": {"model": "qwen"},
 }
-OF_THE_CHART = {
-    *("HOME", "CONTROL", "CPU_PATH", "CPU_BYTES", "DISK_PATH", "DISK_BYTES", "WRITE", "REMOTE", "REMOTE_PASSWORD"),
-    *("KEYS", "API_KEY", "ENGINE_API_KEY", "URL", "PEER_ADDRESS", "PEER_TOKEN"),
-    *("EMBEDDING_API_KEY", "RERANKER_API_KEY"),
-}
-"""Settings that the chart reckons itself, a client's, and secrets, which are no value of a chart."""
-
-
-def containers(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    pods = [each["spec"]["template"]["spec"] for each in manifests if "template" in each.get("spec", {})]
-    return {container["name"]: container for pod in pods for container in pod["containers"]}
-
-
-def environment(container: dict[str, Any]) -> dict[str, str]:
-    return {each["name"]: each.get("value", "") for each in container["env"]}
 
 
 @pytest.mark.parametrize("more", [(), EVERYTHING], ids=["plain", "everything"])
@@ -76,43 +67,6 @@ def test_a_typo_is_caught() -> None:
         validate(planted)
 
 
-@pytest.mark.parametrize(
-    "values, sentence",
-    [
-        ("tiers.cpuGiB=8", "tiers.shmGiB is to be 9 or more"),
-        ("tiers.cpuGiB=0,tiers.diskGiB=0", "a store needs one tier"),
-        ("tiers.diskGiB=100", "home.storageGiB is to be 104 or more"),
-        ("model=", "model is empty"),
-        ("model=demo", "name a Hugging Face model"),
-        ("engine.replicas=2", "take layout remote"),
-        ("layout=hostPath", "nodeSelector is to name it"),
-        ("layout=remote", "there is no remote tier"),
-        ("layout=remote,valkey.enabled=true,networkPolicy.enabled=false", "control address is on TCP"),
-        ("layout=remote,valkey.enabled=true,tiers.cpuGiB=0", "1 GiB or more"),
-        ("valkey.enabled=true,networkPolicy.enabled=false", "set one of them"),
-        ("podMonitor.enabled=true,secrets.keys.name=a,secrets.keys.key=b", "Prometheus needs secrets.apiKey"),
-        (
-            "externalEngines[0].url=http://a:1,externalEngines[0].control=tcp://a:2,externalEngines[0].port=1,"
-            "externalEngines[0].podSelector.a=b",
-            "layout is to be remote",
-        ),
-    ],
-)
-def test_values_that_cannot_work_are_refused_in_a_sentence(values: str, sentence: str) -> None:
-    refused = helm("template", "rag", CHART, MODEL, f"--set={values}")
-    assert refused.returncode != 0 and sentence in refused.stderr
-
-
-def test_settings_are_those_that_there_are() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    names = set(schema["properties"]["settings"]["propertyNames"]["enum"])
-    assert names == {f"KVBLEND_{name.upper()}" for name in Settings.model_fields if name.upper() not in OF_THE_CHART}
-    for template in sorted((CHART / "templates").iterdir()):
-        for word in template.read_text().split():
-            if word.startswith("KVBLEND_"):
-                assert word.strip('"') in {f"KVBLEND_{name.upper()}" for name in Settings.model_fields}
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_engine_is_started_as_serve_starts_it(layout: str) -> None:
     engine = containers(rendered(CHART, MODEL, *LAYOUTS[layout]))["engine"]
@@ -129,9 +83,30 @@ def test_the_engine_logs_as_the_service_does() -> None:
     assert environment(engine)["KVBLEND_LOG_FORMAT"] == "json"
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_the_engine_sends_its_spans_where_the_service_does(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the arguments and the environment that `kvblend serve` would give to a vLLM of its own."""
+    told = f"--set=tracing.endpoint=http://collector:4318/,tracing.protocol={protocol}"
+    own = containers(rendered(CHART, MODEL, told))
+    for name, value in environment(own["service"]).items():
+        if name.startswith("OTEL_"):
+            monkeypatch.setenv(name, value)
+    option, endpoint = watching_arguments(Settings(), TracingSettings())
+    assert f"{option}={endpoint}" in own["engine"]["args"]
+    served = engine_environment(control="ipc:///unused")
+    spans = {name: value for name, value in environment(own["engine"]).items() if name.startswith("OTEL_")}
+    assert spans == {name: served[name] for name in ("OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")}
+    assert spans["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == protocol
+    untraced = containers(rendered(CHART, MODEL))
+    assert not any(name.startswith("OTEL_") for each in untraced.values() for name in environment(each))
+
+
 def test_an_engine_without_statistics_is_not_told_to_measure_requests() -> None:
-    engine = containers(rendered(CHART, MODEL, "--set=engine.args[0]=--disable-log-stats"))["engine"]
-    assert "--enable-per-request-metrics" not in engine["args"]
+    told = "--set=engine.args[0]=--disable-log-stats,tracing.endpoint=http://collector:4318"
+    engine = containers(rendered(CHART, MODEL, told))["engine"]
+    assert not {"--enable-per-request-metrics", "--otlp-traces-endpoint"} & {
+        argument.partition("=")[0] for argument in engine["args"]
+    }
 
 
 def test_the_service_is_started_by_options_that_there_are() -> None:
@@ -225,6 +200,25 @@ def test_pods_have_few_rights(layout: str) -> None:
             assert container["livenessProbe"] and container["readinessProbe"] and container["resources"]["requests"]
     (user,) = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "--uid" in line]
     assert "--uid 10001 " in user
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_service_and_engine_have_what_a_remote_tier_takes(layout: str) -> None:
+    """Its credentials, its files, and the role of their pods' account; not so Valkey."""
+    manifests = rendered(CHART, MODEL, *LAYOUTS[layout], *EVERYTHING)
+    for name, container in containers(manifests).items():
+        if name == "valkey":
+            assert "envFrom" not in container and container["volumeMounts"] == [{"name": "data", "mountPath": "/data"}]
+            continue
+        urls = environment(container)["KVBLEND_REMOTE"].split()
+        assert [url.partition(":")[0] for url in urls][-3:] == ["s3", "rediss", "mooncake"]
+        assert container["envFrom"] == [{"secretRef": {"name": "aws"}}]
+        assert environment(container)["AWS_REGION"] == "eu-central-1"
+        assert {"name": "cache", "mountPath": "/etc/cache", "readOnly": True} in container["volumeMounts"]
+    for pod in (each["spec"]["template"]["spec"] for each in manifests if "template" in each.get("spec", {})):
+        own = {each["name"] for each in pod["containers"]} & {"service", "engine"}
+        assert pod.get("serviceAccountName") == ("passages" if own else None)
+        assert ({"name": "cache", "secret": {"secretName": "cache"}} in pod["volumes"]) == bool(own)
 
 
 def test_only_the_service_reaches_engines_and_valkey() -> None:

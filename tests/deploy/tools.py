@@ -21,6 +21,7 @@ DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "chart"
 STACKS = ROOT.parent / "shared" / "deploy"
 """Charts and CRDs of other stacks, beside the repository where somebody has put them."""
+MODELSERVICE = "llm-d-modelservice.tgz"
 KUBERNETES = "1.37.0"
 MODEL = "--set=model=Qwen/Qwen3-0.6B"
 
@@ -38,14 +39,14 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program("helm"), *arguments], capture_output=True, text=True)
 
 
-def rendered(chart: Path, *arguments: str | Path) -> list[dict[str, Any]]:
-    """The manifests that `helm template` makes of a chart, as release `rag`."""
-    return [manifest for manifest in yaml.safe_load_all(_template(chart, arguments)) if manifest]
+def rendered(chart: Path, *arguments: str | Path, release: str = "rag") -> list[dict[str, Any]]:
+    """The manifests that `helm template` makes of a chart."""
+    return [manifest for manifest in yaml.safe_load_all(_template(release, chart, arguments)) if manifest]
 
 
 @cache
-def _template(chart: Path, arguments: tuple[str | Path, ...]) -> str:
-    ended = helm("template", "rag", chart, *arguments)
+def _template(release: str, chart: Path, arguments: tuple[str | Path, ...]) -> str:
+    ended = helm("template", release, chart, *arguments)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -59,6 +60,32 @@ def stack_chart(name: str) -> Path:
 
 def kinds(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def documents(path: Path) -> list[Any]:
+    """What stands in a YAML file."""
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The specification of the pods that a manifest makes."""
+    spec: dict[str, Any] = manifest["spec"]
+    return dict(spec["predictor"] if "predictor" in spec else spec["template"].get("spec", spec["template"]))
+
+
+def selector(deployment: dict[str, Any]) -> dict[str, str]:
+    """The labels by which a Deployment finds its pods."""
+    return dict(deployment["spec"]["selector"]["matchLabels"])
+
+
+def containers(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The containers of all pods, by name."""
+    pods = [each["spec"]["template"]["spec"] for each in manifests if "template" in each.get("spec", {})]
+    return {container["name"]: container for pod in pods for container in pod["containers"]}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in container["env"]}
 
 
 def validate(manifest: dict[str, Any]) -> None:

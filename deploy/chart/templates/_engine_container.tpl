@@ -18,6 +18,10 @@ args:
   {{- if not (has "--disable-log-stats" $v.engine.args) }}
   # An answer that is not streamed has its time to first token.
   - --enable-per-request-metrics
+  # Spans go where the service's go; vLLM makes its own of the same statistics.
+  {{- with $v.tracing.endpoint }}
+  - --otlp-traces-endpoint={{ ternary . (printf "%s/v1/traces" (trimSuffix "/" .)) (eq $v.tracing.protocol "grpc") }}
+  {{- end }}
   {{- end }}
   {{- if eq (toString $v.settings.KVBLEND_LOG_FORMAT) "json" }}
   - --logging-config.formatter=json
@@ -25,6 +29,7 @@ args:
   {{- range $v.engine.args }}
   - {{ . | quote }}
   {{- end }}
+{{ include "kvblend.envFrom" . -}}
 env:
   {{- include "kvblend.storeEnv" (dict "root" . "cpuGiB" (int $v.tiers.cpuGiB) "diskGiB" (ternary 0 (int $v.tiers.diskGiB) (eq $v.layout "remote"))) | nindent 2 }}
   - name: KVBLEND_CONTROL
@@ -39,6 +44,12 @@ env:
     value: nobind
   - name: OMP_NUM_THREADS
     value: {{ $cpus | quote }}
+  {{- end }}
+  {{- if $v.tracing.endpoint }}
+  - name: OTEL_SERVICE_NAME
+    value: vllm
+  - name: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
+    value: {{ $v.tracing.protocol }}
   {{- end }}
   - name: VLLM_NO_USAGE_STATS
     value: "1"

@@ -1,6 +1,9 @@
 {{/* What every pod of the chart has: nobody is root, nothing may become it, no token of the cluster's API. */}}
 {{- define "kvblend.podSecurity" -}}
 automountServiceAccountToken: false
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{- end }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -76,6 +79,16 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
 {{- end }}
+{{- with $v.extraEnv }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end }}
+
+{{- define "kvblend.envFrom" -}}
+{{- with .Values.envFrom -}}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{ end }}
 {{- end }}
 
 {{- define "kvblend.sharedMounts" -}}
@@ -94,6 +107,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
   mountPath: /mnt/kvblend/cpu
 - name: disk-tier
   mountPath: /mnt/kvblend/disk
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end }}
 
@@ -121,5 +137,8 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
   hostPath:
     path: {{ .Values.tiers.hostPath.disk }}
     type: Directory
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end }}

@@ -25,8 +25,8 @@
 {{- if and (gt $replicas 1) (ne $v.layout "remote") -}}
 {{- fail (printf "engine.replicas is %d and layout %s: engines that share no folders take layout remote, or a release each" $replicas $v.layout) -}}
 {{- end -}}
-{{- if and (eq $v.layout "hostPath") (not $v.nodeSelector) -}}
-{{- fail "layout is hostPath and nodeSelector is empty: folders are one node's, so nodeSelector is to name it (kubernetes.io/hostname)" -}}
+{{- if and (eq $v.layout "hostPath") (not (hasKey $v.nodeSelector "kubernetes.io/hostname")) -}}
+{{- fail "layout is hostPath and nodeSelector has no kubernetes.io/hostname: folders are one node's, so nodeSelector is to name it by that label" -}}
 {{- end -}}
 {{- if eq $v.layout "remote" -}}
 {{- if not $remote -}}
@@ -48,4 +48,13 @@
 {{- if and $v.podMonitor.enabled $v.secrets.keys.name (not $v.secrets.apiKey.name) -}}
 {{- fail "podMonitor.enabled and secrets.keys without secrets.apiKey: with a file of keys /metrics is the operator's alone, so Prometheus needs secrets.apiKey to show" -}}
 {{- end -}}
+{{- if and $v.podMonitor.alerts (not $v.podMonitor.enabled) -}}
+{{- fail "podMonitor.alerts is true and podMonitor.enabled false: the alerts' rules go by metrics that nobody would scrape, so podMonitor.enabled is to be true" -}}
+{{- end -}}
+{{- if and $v.podMonitor.enabled $v.networkPolicy.enabled (not $v.networkPolicy.monitoring) (include "kvblend.ownEngine" .) -}}
+{{- fail (printf "podMonitor.enabled is true and networkPolicy.monitoring empty: the network policy lets nobody scrape the engine's port %d, so networkPolicy.monitoring is to name Prometheus's pods" (int $v.engine.port)) -}}
+{{- end -}}
+{{- include "kvblend.remoteRefusals" . -}}
+{{- include "kvblend.engineRefusals" . -}}
+{{- include "kvblend.settingRefusals" . -}}
 {{- end }}

@@ -11,6 +11,7 @@ args:
   {{- range $v.service.args }}
   - {{ . | quote }}
   {{- end }}
+{{ include "kvblend.envFrom" . -}}
 env:
   {{- include "kvblend.storeEnv" (dict "root" . "cpuGiB" (ternary 0 (int $v.tiers.cpuGiB) (eq $v.layout "remote")) "diskGiB" (int $v.tiers.diskGiB)) | nindent 2 }}
   {{- with include "kvblend.secretEnv" (dict "name" "KVBLEND_API_KEY" "secret" $v.secrets.apiKey) }}
@@ -22,6 +23,12 @@ env:
   {{- if $v.secrets.keys.name }}
   - name: KVBLEND_KEYS
     value: /etc/kvblend/keys/keys.yaml
+  {{- end }}
+  {{- with $v.tracing.endpoint }}
+  - name: OTEL_EXPORTER_OTLP_ENDPOINT
+    value: {{ . | quote }}
+  - name: OTEL_EXPORTER_OTLP_PROTOCOL
+    value: {{ $v.tracing.protocol }}
   {{- end }}
   - name: OMP_NUM_THREADS
     value: {{ $v.service.cpus | quote }}
