@@ -243,12 +243,16 @@ class FolderIndex(IndexDatabase):
         where, values = ("owner = ? AND owner != ''", (owner,)) if owner is not None else ("true", ())
         while True:
             queue = self._policy.next_queue(free)
-            row = self._connection.execute(
-                f"SELECT name, num_bytes, cost, num_uses, rank FROM files"
-                f" WHERE kind = 'whole' AND pinned = 0 AND {where} AND queue = ? ORDER BY rank, placed_at LIMIT 1",
-                (*values, queue),
-            ).fetchone()
-            name, num_bytes, cost, num_uses, rank = row
+            lowest = [
+                row
+                for stored in self._stored_queues(queue)
+                for row in self._connection.execute(
+                    f"SELECT rank, placed_at, name, num_bytes, cost, num_uses FROM files"
+                    f" WHERE kind = 'whole' AND pinned = 0 AND {where} AND queue = ? ORDER BY rank, placed_at LIMIT 1",
+                    (*values, stored),
+                )
+            ]
+            rank, _, name, num_bytes, cost, num_uses = min(lowest)
             now = self._tick()
             spared = self._policy.spared(Ranked(num_bytes, cost, num_uses, Place(queue, rank)), now=now)
             free[queue] -= num_bytes
@@ -265,6 +269,14 @@ class FolderIndex(IndexDatabase):
             "UPDATE files SET num_uses = ?, queue = ?, rank = ?, placed_at = ? WHERE name = ?",
             (file.num_uses, file.place.queue, file.place.rank, now, name),
         )
+
+    def _stored_queues(self, queue: int) -> list[int]:
+        """As files have them: one of the policy's own, and of its last those that another process's policy has beyond
+        it."""
+        if queue < self._policy.num_queues - 1:
+            return [queue]
+        found = self._connection.execute("SELECT DISTINCT queue FROM totals WHERE queue >= ?", (queue,))
+        return [stored for (stored,) in found]
 
     def _free_bytes(self, owner: str | None) -> list[int]:
         """Bytes by queue of files that may be chosen."""
