@@ -1,7 +1,7 @@
 """Frames of conversations, rendered by vLLM itself: tools, and whatever else a template is told, are its own business.
 
 vLLM renders the messages with a mark where the passages go, and what it gives is cut there. A server that cannot do so
-leaves it to the model's own template here.
+leaves it to the model's own template here; a template of the client's own runs nowhere but in vLLM.
 """
 
 import asyncio
@@ -44,8 +44,9 @@ class ChatFrames:
         earlier: Sequence[Message],
         fields: Mapping[str, Any],
     ) -> Frame | None:
-        """As `PromptBuilder.frame`; `fields` are the chat request's. None where vLLM refuses to render them: why, it
-        says in the words that fit to the request itself. Raises InvalidRequestError and EngineUnavailableError."""
+        """As `PromptBuilder.frame`; `fields` are the chat request's. None where vLLM refuses to render them, or
+        does not and they bring a template: why, it says in the words that fit to the request itself. Raises
+        InvalidRequestError and EngineUnavailableError."""
         layouts = self._prompts.layouts(later, question, preamble=preamble, earlier=earlier)
         try:
             token_ids = await self._rendered(layouts, fields)
@@ -55,6 +56,8 @@ class ChatFrames:
             frame = await asyncio.to_thread(self._prompts.frame_of, token_ids, recurs=not earlier)
             if frame is not None:
                 return frame
+        if fields.get("chat_template") is not None:
+            return None
         return await asyncio.to_thread(
             self._prompts.frame,
             later,
