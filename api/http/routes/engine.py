@@ -105,12 +105,17 @@ async def _read(request: Request) -> Response:
     return await pass_on(request)
 
 
-@needs("query", answers=True)
+@needs("query", work="lookup")
+async def _tell(request: Request) -> Response:
+    return await pass_on(request)
+
+
+@needs("query", work="answer")
 async def _ask(request: Request) -> Response:
     return await pass_on(request, takes_salt=True)
 
 
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def _ask_unsalted(request: Request) -> Response:
     if _salt(request) is not None:
         tenant, path = caller_of(request).tenant, request.url.path
@@ -126,7 +131,7 @@ async def _administer(request: Request) -> Response:
 
 for paths, endpoint, methods in (
     (READ, _read, ["GET", "HEAD"]),
-    (TOLD, _read, ["POST"]),
+    (TOLD, _tell, ["POST"]),
     (ASKED, _ask, ["POST"]),
     (UNSALTED, _ask_unsalted, ["POST"]),
 ):

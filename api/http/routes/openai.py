@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=GuardedRoute)
 
 
 @router.post("/chat/completions")
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. `kvblend.documents`, or what is retrieved from `kvblend.collection` for the last user
     message, goes in front of that message."""
@@ -93,7 +93,7 @@ def _text_order(body: ChatBody, conversation: Conversation, context: Retrieved, 
 
 
 @router.post("/completions")
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue a prompt of text or tokens; passages, where there are any, go in front of it."""
     if isinstance(body, dict):

@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1/collections/{collection}", tags=["query"], route_
 
 
 @router.post("/search")
-@needs("query")
+@needs("query", work="lookup")
 async def search(request: Request, collection: str, body: SearchRequest) -> SearchResponse:
     """Retrieval alone."""
     retrieved = await service_of(request).retrieval.search(collection, body.query, body)
@@ -34,7 +34,7 @@ async def search(request: Request, collection: str, body: SearchRequest) -> Sear
 
 
 @router.post("/query", response_model=QueryResponse)
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def query(request: Request, collection: str, body: QueryRequest) -> Response | QueryResponse:
     """Retrieve, blend, answer. Streamed: events `sources`, `delta`..., `done`, or `error`."""
     service = service_of(request)
