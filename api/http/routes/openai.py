@@ -1,6 +1,5 @@
 """OpenAI-compatible routes: chat and text completions, with passages to blend or without."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -113,7 +112,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     context = await service.order.arrange(context, body.kvblend.order, reuse=body.kvblend.reuse)
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
-    frame: Frame = await asyncio.to_thread(service.prompts.raw_frame, question)  # type: ignore[arg-type]
+    frame: Frame = await service.query_threads.run(service.prompts.raw_frame, question)  # type: ignore[arg-type]
     sampling = {"max_tokens": 16, **body.for_engine("prompt")}
     order = BlendOrder(context.prompt(frame), body.kvblend, sampling)
     return await _answered(service, request, body, order, context.sources)

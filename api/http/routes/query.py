@@ -1,6 +1,5 @@
 """Retrieve from a collection, and answer from what was retrieved."""
 
-import asyncio
 import time
 import uuid
 from contextlib import aclosing
@@ -79,7 +78,9 @@ async def _asked(service: Service, collection: str, body: QueryRequest) -> "_Ask
         await service.blender.prepare(retrieved.passages)
     preamble = retrieved.collection.preamble
     earlier = [message.model_dump() for message in body.history]
-    frame = await asyncio.to_thread(service.prompts.frame, [], body.question, preamble=preamble, earlier=earlier)
+    frame = await service.query_threads.run(
+        service.prompts.frame, [], body.question, preamble=preamble, earlier=earlier
+    )
     order = BlendOrder(
         prompt=retrieved.prompt(frame if earlier else retrieved.frame(frame)),
         choices=body,
