@@ -45,6 +45,7 @@ from kvblend.api.quality.cost_fit import CostFit
 from kvblend.api.quality.gate import Gate
 from kvblend.api.quality.live_guard import LiveGuard
 from kvblend.api.quality.served_calibration import ServedCalibration
+from kvblend.api.query_threads import QueryThreads
 from kvblend.api.retrieval_models import open_embedder, open_reranker
 from kvblend.api.tier_metrics import TierMetrics
 from kvblend.api.tracing import Tracing
@@ -87,6 +88,7 @@ class Service:
     keys: KeyRing
     rate_limits: RateLimits
     admission: Admission
+    query_threads: QueryThreads
     prompts: PromptBuilder
     chat_frames: ChatFrames
     retriever: Retriever
@@ -146,6 +148,8 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
             settings.home_path / "collections", embedder=embedder, tokenizer=tokenizer, reranker=reranker
         )
         stack.callback(retriever.close)
+        query_threads = QueryThreads()
+        stack.callback(query_threads.close)
         collections = Collections(
             retriever.catalog,
             prompts,
@@ -222,9 +226,9 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
         )
         variant_encodes.start()
         stack.push_async_callback(variant_encodes.close)
-        order = PromptOrder(replicas, passage_kv, pairs, metrics)
+        order = PromptOrder(replicas, passage_kv, pairs, metrics, query_threads)
         stack.push_async_callback(order.close)
-        drop_in = DropIn(PassageMatcher(retriever.catalog), collections, prompts, is_on=settings.drop_in)
+        drop_in = DropIn(PassageMatcher(retriever.catalog), collections, prompts, query_threads, is_on=settings.drop_in)
         drop_in.start()
         stack.push_async_callback(drop_in.close)
         limits = KVLimits(collections, passage_kv, tenant_quota=tenant_quota)
@@ -242,11 +246,12 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
             keys=keys,
             rate_limits=RateLimits(lambda tenant: keys.limits(tenant).requests_per_minute),
             admission=Admission(settings.max_requests),
+            query_threads=query_threads,
             prompts=prompts,
-            chat_frames=ChatFrames(replicas, prompts),
+            chat_frames=ChatFrames(replicas, prompts, query_threads),
             retriever=retriever,
             collections=collections,
-            retrieval=Retrieval(retriever, collections, prompts),
+            retrieval=Retrieval(retriever, collections, prompts, query_threads),
             replicas=replicas,
             calibration=calibration,
             passage_kv=passage_kv,

@@ -135,7 +135,7 @@ class OverloadedError(KVBlendError):
 
 
 class TooManyRequestsError(OverloadedError):
-    """As many requests for answers are under way as the service takes."""
+    """As many answers, lookups or uploads are under way as the service takes."""
 
     code = "too_many_requests"
 

@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     """New collections of all tenants share the KV of passages that are the same: [access.md](access.md#tenants)."""
 
     max_requests: Annotated[int, Field(ge=1)] = 256
-    """Answers under way at a time, a streamed one until its last event: one more is refused with 429."""
+    """Answers under way at a time, a streamed one until its last event: one more is refused with 429. Likewise as many
+    searches, tokenizations and renderings beside them."""
 
     max_jobs: Annotated[int, Field(ge=1)] = 1024
     """Ingest jobs that wait or run at a time: one more is refused with 429."""

@@ -298,7 +298,7 @@ class Retriever:
         elif stored != self.embedder.fingerprint:
             raise ConflictError(
                 f"collection {name_in_tenant(collection)!r} was embedded by another embedding model than the one "
-                "loaded now: ingest its documents into a new collection",
+                "loaded now: rebuild it",
                 param="collection",
             )
         return stored is not None

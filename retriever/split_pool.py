@@ -39,7 +39,7 @@ class SplitLimits:
 
 
 class SplitPool:
-    """Worker processes, started when there is work and kept; one that a document ends is replaced.
+    """Worker processes, started when there is work and kept; one that has ended is replaced.
 
     Thread-safe: as many documents are split at a time as there are workers.
     """
@@ -83,12 +83,10 @@ class SplitPool:
             worker.kill()
 
     def _take(self) -> "_Worker":
-        with self._lock:
-            if self._closed:
-                raise KVBlendError("the service is stopping")
-            worker = self._idle.pop() if self._idle else None
-        if worker is not None:
-            return worker
+        while (worker := self._take_idle()) is not None:
+            if worker.is_alive():
+                return worker
+            self._end(worker)  # killed while it was idle, for want of memory elsewhere: no document's fault
         worker = _Worker(self._tokenizer, self._limits)  # which takes as long as its process to start
         with self._lock:
             self._all.add(worker)
@@ -97,6 +95,12 @@ class SplitPool:
             self._end(worker)
             raise KVBlendError("the service is stopping")
         return worker
+
+    def _take_idle(self) -> "_Worker | None":
+        with self._lock:
+            if self._closed:
+                raise KVBlendError("the service is stopping")
+            return self._idle.pop() if self._idle else None
 
     def _give(self, worker: "_Worker") -> None:
         with self._lock:
@@ -164,6 +168,9 @@ class _Worker:
             PassageText(text, tuple(token_ids[begin:end]))
             for text, (begin, end) in zip(header["texts"], ends, strict=True)
         ]
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def kill(self) -> None:
         """Kill the process, whatever it does; a thread that waits for its answer learns so."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from kvblend.api.access.admission import Work
 from kvblend.api.access.caller import Caller, Rank
 from kvblend.api.http.json_body import StrictRoute
 from kvblend.api.service import service_of
@@ -26,21 +27,21 @@ SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 
 class Need(NamedTuple):
     """What a route asks of its caller. `rank`: None for anybody. `open_as`: the word by which the settings open it.
-    `answers`: it has vLLM answer, and takes one of the places that there are for that."""
+    `work`: what it takes one of the places for, if it does."""
 
     rank: Rank | None
     open_as: str | None = None
-    answers: bool = False
+    work: Work | None = None
 
 
-def needs(rank: Rank, *, open_as: str | None = None, answers: bool = False) -> Callable[[Endpoint], Endpoint]:
+def needs(rank: Rank, *, open_as: str | None = None, work: Work | None = None) -> Callable[[Endpoint], Endpoint]:
     """Mark a route as one for callers of a rank, or of one that may more; for all, where the settings open it.
 
-    `answers`: as of `Need`.
+    `work`: as of `Need`.
     """
 
     def mark(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, NEED, Need(rank, open_as, answers))
+        setattr(endpoint, NEED, Need(rank, open_as, work))
         return endpoint
 
     return mark
@@ -73,7 +74,8 @@ class GuardedRoute(StrictRoute):
             return
         request = Request(scope)
         self._check(request)
-        with service_of(request).admission.place() if self.need.answers else nullcontext():
+        work = self.need.work
+        with nullcontext() if work is None else service_of(request).admission.place(work):
             await super().handle(scope, receive, send)
 
     def _check(self, request: Request) -> None:

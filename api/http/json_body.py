@@ -7,13 +7,14 @@ is in the catalog, or on its way to vLLM, whoever writes it out again fails.
 import json
 import math
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from kvblend.api.http.body_threads import read_beside
 from kvblend.core.errors import InvalidRequestError
 
 __all__ = ["StrictRoute", "read_json"]
@@ -23,6 +24,7 @@ LEAST_INTEGER, GREATEST_INTEGER = -(1 << 63), (1 << 64) - 1
 MOST_DIGITS = 20
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SURROGATE = re.compile("[\ud800-\udfff]")
+CHECKED = (str, dict, list)
 
 
 class StrictRoute(APIRoute):
@@ -41,7 +43,7 @@ class _StrictRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
         try:
-            return read_json(body)
+            return await read_beside(read_json, body)
         except InvalidRequestError as error:
             raise HTTPException(400, error.message) from error  # what FastAPI lets through where it reads a body
 
@@ -80,38 +82,40 @@ def read_json(body: bytes) -> Any:
         raise _too_deep("") from error
     may_nest_deep = text.count("[") + text.count("{") > MAX_DEPTH
     if num_refused or may_nest_deep or ESCAPED_SURROGATE.search(text):
-        _check(value)
+        _check(value, [])
     return value
 
 
-def _check(body: Any) -> None:
-    """Raise for the first thing in a body that is no text or no number, or that stands too deep."""
-    waiting: list[tuple[Any, tuple[str, ...]]] = [(body, ())]
-    while waiting:
-        value, path = waiting.pop()
-        if isinstance(value, _NoNumber):
-            shown = value if len(value) <= 40 else f"{value[:20]}... of {len(value)} digits"
-            bound = "a finite number; integers have 64 bits"
-            raise InvalidRequestError(f"{_named(path)}: {shown} is not {bound}", param=_param(path))
-        if isinstance(value, str):
-            _check_text(value, path)
-        elif isinstance(value, dict | list):
-            if len(path) >= MAX_DEPTH:
-                raise _too_deep(_named(path[:3]))
-            waiting.extend(reversed(list(_items(value, path))))
+Path = list[str | int]
+"""Keys and indexes that lead to a value; one list for a whole body, which may be wide."""
 
 
-def _items(value: dict[str, Any] | list[Any], path: tuple[str, ...]) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    if isinstance(value, list):
-        yield from ((item, (*path, str(index))) for index, item in enumerate(value))
+def _check(value: Any, path: Path) -> None:
+    """Raise for the first thing in a value that is no text or no number, or that stands too deep."""
+    if isinstance(value, _NoNumber):
+        shown = value if len(value) <= 40 else f"{value[:20]}... of {len(value)} digits"
+        bound = "a finite number; integers have 64 bits"
+        raise InvalidRequestError(f"{_named(path)}: {shown} is not {bound}", param=_param(path))
+    if isinstance(value, str):
+        _check_text(value, path)
         return
-    for key, item in value.items():
-        _check_text(key, path)
-        yield item, (*path, key)
+    if len(path) >= MAX_DEPTH:
+        raise _too_deep(_named(path[:3]))
+    for key, item in _items(value):
+        if isinstance(key, str):
+            _check_text(key, path)
+        if isinstance(item, CHECKED):
+            path.append(key)
+            _check(item, path)
+            path.pop()
 
 
-def _check_text(text: str, path: tuple[str, ...]) -> None:
-    found = SURROGATE.search(text)
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
+    return enumerate(value) if isinstance(value, list) else value.items()
+
+
+def _check_text(text: str, path: Path) -> None:
+    found = None if text.isascii() else SURROGATE.search(text)
     if found:
         raise InvalidRequestError(
             f"{_named(path)} holds half a surrogate pair at character {found.start()}, which is no text",
@@ -119,12 +123,12 @@ def _check_text(text: str, path: tuple[str, ...]) -> None:
         )
 
 
-def _named(path: tuple[str, ...]) -> str:
+def _named(path: Path) -> str:
     return _param(path) or "the body"
 
 
-def _param(path: tuple[str, ...]) -> str | None:
-    return ".".join(path)[:200] or None
+def _param(path: Path) -> str | None:
+    return ".".join(map(str, path))[:200] or None
 
 
 def _too_deep(where: str) -> InvalidRequestError:

@@ -55,7 +55,12 @@ class _Body(BaseModel):
 class CompletionBody(_Body):
     """`POST /v1/completions`."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[int], Field(fail_fast=True)]
+        | Annotated[list[str], Field(fail_fast=True)]
+        | Annotated[list[Annotated[list[int], Field(fail_fast=True)]], Field(fail_fast=True)]
+    )
     max_tokens: MaxTokens = None
 
 
@@ -64,11 +69,11 @@ class ChatBody(_Body):
 
     not_with_documents = ("truncate_prompt_tokens", "echo")
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)]
     max_tokens: MaxTokens = None
     max_completion_tokens: MaxTokens = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
     @property
     def has_own_template(self) -> bool:

@@ -5,21 +5,22 @@ Orders are the service's alone: a client's own would pass by the gate and the re
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from kvblend.api.access.engine_fields import engine_fields
 from kvblend.api.http.errors import validation_error
 from kvblend.api.http.json_body import read_json
 from kvblend.core.errors import InvalidRequestError
+from kvblend.core.rest.request import FewFields
 
 __all__ = ["ORDERS", "Xargs", "passed_body", "without_orders"]
 
 ORDERS = "kv_transfer_params"
 XARGS = "vllm_xargs"
 Scalar = str | int | float
-Xargs = dict[str, Scalar | list[Scalar]] | None
+Xargs = Annotated[dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True)]], FewFields] | None
 
 _XARGS: TypeAdapter[Xargs] = TypeAdapter(Xargs)
 

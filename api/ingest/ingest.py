@@ -8,20 +8,18 @@ from typing import Any
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.ingest.document_writer import DocumentWriter
 from kvblend.api.ingest.jobs import Job, Jobs
+from kvblend.api.ingest.upload_room import UploadRoom
 from kvblend.api.ingest.uploads import Upload
 from kvblend.api.kv.deletions import KVDeletions
 from kvblend.api.metrics import Metrics
 from kvblend.api.prompt.neighbours import PairLedger
-from kvblend.core.errors import KVBlendError, NotFoundError, OverloadedError, TooManyJobsError
+from kvblend.core.errors import KVBlendError, NotFoundError, TooManyJobsError
 from kvblend.core.rest import IngestJob
 from kvblend.retriever import Retriever
 
 __all__ = ["Ingest"]
 
 logger = logging.getLogger(__name__)
-
-MAX_WAITING_BYTES = 1 << 30
-"""Of documents that were accepted and are not parsed yet; one upload may be larger, alone."""
 
 
 class Ingest:
@@ -45,6 +43,7 @@ class Ingest:
     ) -> None:
         """`writer` ends with it."""
         self.jobs = jobs
+        self.room = UploadRoom()
         self._max_jobs = max_jobs
         self._writer, self._pending = writer, writer.pending
         self._retriever = retriever
@@ -52,7 +51,6 @@ class Ingest:
         self._deletions = deletions
         self._pairs = pairs
         self._metrics = metrics
-        self._waiting_bytes = 0
         self._running: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -62,30 +60,30 @@ class Ingest:
             raise TooManyJobsError(f"{len(self._running)} ingest jobs wait or run, as many as the service takes")
 
     async def begin(self, name: str, uploads: Sequence[Upload]) -> Job:
-        """Accept documents and start their ingest as a job.
+        """Accept documents, whose room has been taken, and start their ingest as a job, which gives it back.
 
-        Raises NotFoundError, ConflictError, and OverloadedError where too much waits already; then none of the
-        documents is taken. What is wrong with a document its job says.
+        Raises NotFoundError, ConflictError, TooManyJobsError; then none of the documents is taken, and their room is
+        given back. What is wrong with a document its job says.
         """
-        self.require_room()
-        collection = await asyncio.to_thread(self._collections.open, name)
-        num_bytes = sum(len(upload.data) for upload in uploads)
-        if self._waiting_bytes and self._waiting_bytes + num_bytes > MAX_WAITING_BYTES:
-            raise OverloadedError(
-                f"{self._waiting_bytes} bytes of documents wait to be parsed, and {num_bytes} more are beyond the "
-                f"{MAX_WAITING_BYTES} that may: come back later"
-            )
+        try:
+            self.require_room()
+            collection = await asyncio.to_thread(self._collections.open, name)
+            job = await self._accept(name, uploads)
+        except BaseException:
+            self.room.give(_num_bytes(uploads))
+            raise
+        self._work(self._run(job, collection, list(uploads)))
+        return job
+
+    async def _accept(self, name: str, uploads: Sequence[Upload]) -> Job:
         ids = [upload.id for upload in uploads]
         job = self.jobs.new(name, ids)
-        self._waiting_bytes += num_bytes
         self._pending.accept(name, ids, job)
         try:
             await self.jobs.accept(job, uploads)
         except BaseException:
-            self._waiting_bytes -= num_bytes
             self._pending.end(name, ids, job)
             raise
-        self._work(self._run(job, collection, list(uploads)))
         return job
 
     async def take_up(self) -> None:
@@ -97,7 +95,7 @@ class Ingest:
                 await self.jobs.end(job, status="failed", error=f"the service was ended in its midst: {error.message}")
                 continue
             logger.info("job %s goes on where the service's end has left it", job.state.id)
-            self._waiting_bytes += sum(len(upload.data) for upload in uploads)
+            self.room.hold(_num_bytes(uploads))
             self._pending.accept(collection.name, [upload.id for upload in uploads], job)
             self._work(self._run(job, collection, uploads))
 
@@ -176,7 +174,7 @@ class Ingest:
 
     def _parsed(self, uploads: list[Upload]) -> None:
         """Let go of what waited to be parsed."""
-        self._waiting_bytes -= sum(len(upload.data) for upload in uploads)
+        self.room.give(_num_bytes(uploads))
         uploads.clear()
 
     async def _rebuild(self, job: Job, collection: OpenCollection, ids: Sequence[str]) -> None:
@@ -217,6 +215,10 @@ class Ingest:
             self._pending.end(collection.name, job.state.document_ids, job)
         await self.jobs.end(job, **end)
         self._metrics.job(job.state.status)
+
+
+def _num_bytes(uploads: Sequence[Upload]) -> int:
+    return sum(len(upload.data) for upload in uploads)
 
 
 def _end_of(state: IngestJob) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
 from kvblend.api.http.errors import validation_error
+from kvblend.api.ingest.upload_room import UploadRoom
 from kvblend.core.errors import DocumentTooLargeError, InvalidRequestError, UnsupportedDocumentError
 from kvblend.core.rest import DocumentCreate
 from kvblend.core.text import is_text
@@ -59,25 +61,22 @@ class Upload:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-async def read_uploads(request: Request, *, max_document_bytes: int) -> list[Upload]:
-    """Read a request's documents.
+async def read_uploads(request: Request, *, max_document_bytes: int, room: UploadRoom) -> list[Upload]:
+    """Read a request's documents, and take `room` for their bytes, which is left to whoever has them.
 
-    Raises InvalidRequestError, DocumentTooLargeError, UnsupportedDocumentError for another type of body.
+    Raises InvalidRequestError, DocumentTooLargeError, OverloadedError where there is none, UnsupportedDocumentError for
+    another type of body.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        uploads = await _read_files(request, max_document_bytes)
-    elif media_type == "application/json":
-        uploads = [await _read_json(request, max_document_bytes)]
-    else:
+        return await _read_files(request, max_document_bytes, room)
+    if media_type != "application/json":
         raise UnsupportedDocumentError(
             f"a document comes as application/json or multipart/form-data, not as {media_type or 'nothing named'}"
         )
-    ids = [upload.id for upload in uploads]
-    twice = next((id for id in ids if ids.count(id) > 1), None)
-    if twice is not None:
-        raise InvalidRequestError(f"two of the documents have the id {twice!r}", param=FILES_FIELD)
-    return uploads
+    upload = await _read_json(request, max_document_bytes)
+    with room.taken(len(upload.data)):
+        return [upload]
 
 
 def check_name(name: str, *, param: str) -> str:
@@ -93,7 +92,7 @@ def check_name(name: str, *, param: str) -> str:
     return name
 
 
-async def _read_files(request: Request, max_document_bytes: int) -> list[Upload]:
+async def _read_files(request: Request, max_document_bytes: int, room: UploadRoom) -> list[Upload]:
     try:
         form = await request.form(max_files=MAX_FILES, max_fields=1)
     except MultiPartException as error:
@@ -106,21 +105,42 @@ async def _read_files(request: Request, max_document_bytes: int) -> list[Upload]
             raise InvalidRequestError(
                 f"a multipart body holds files, each in a field named {FILES_FIELD!r}", param=FILES_FIELD
             )
-        return [await _read_file(file, max_document_bytes) for file in files]
+        received = [_check_file(file, max_document_bytes) for file in files]
+        names = Counter(each.name for each in received)
+        name, times = names.most_common(1)[0]
+        if times > 1:
+            raise InvalidRequestError(f"two of the documents have the id {name!r}", param=FILES_FIELD)
+        with room.taken(sum(each.num_bytes for each in received)):
+            return [await each.read() for each in received]
     finally:
         await form.close()
 
 
-async def _read_file(file: UploadFile | str, max_document_bytes: int) -> Upload:
+@dataclass(frozen=True)
+class _ReceivedFile:
+    """A file of a multipart body, in memory or, a large one, on disk."""
+
+    file: UploadFile
+    name: str
+    media_type: str | None
+    num_bytes: int
+
+    async def read(self) -> Upload:
+        data = await self.file.read()
+        return _not_empty(Upload(id=self.name, name=self.name, media_type=self.media_type, data=data))
+
+
+def _check_file(file: UploadFile | str, max_document_bytes: int) -> _ReceivedFile:
     if isinstance(file, str) or not file.filename:
         raise InvalidRequestError("a file of the multipart body has no file name", param=FILES_FIELD)
-    name = check_name(file.filename, param=FILES_FIELD)
-    if file.size is not None and file.size > max_document_bytes:
-        raise _too_large(name, file.size, max_document_bytes)
+    name, num_bytes = check_name(file.filename, param=FILES_FIELD), file.size
+    assert num_bytes is not None, "whoever reads a form counts its bytes"
+    if num_bytes > max_document_bytes:
+        raise _too_large(name, num_bytes, max_document_bytes)
     declared = (file.content_type or "").strip()
     media_type = None if declared in UNNAMED_TYPES else declared
     require_media_type(media_type, name=name)
-    return _not_empty(Upload(id=name, name=name, media_type=media_type, data=await file.read()))
+    return _ReceivedFile(file, name, media_type, num_bytes)
 
 
 async def _read_json(request: Request, max_document_bytes: int) -> Upload:

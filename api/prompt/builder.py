@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from kvblend.core.errors import InvalidRequestError
@@ -93,7 +92,7 @@ class PromptBuilder:
     def chat_ids(self, messages: Sequence[Message], options: Mapping[str, Any]) -> tuple[int, ...]:
         """The tokens that vLLM makes of a conversation by the model's template; `options` are the template's.
 
-        Raises InvalidRequestError where it refuses the messages, or where there is none.
+        Raises InvalidRequestError where it refuses the messages or options, or where there is none.
         """
         if not self.has_template:
             raise InvalidRequestError("the model has no chat template", param="messages")
@@ -157,12 +156,12 @@ class PromptBuilder:
         for messages in layouts:
             try:
                 return self._apply_template(messages, options)
-            except (TemplateError, TypeError, ValueError) as error:  # a template is a program, and takes what it likes
+            except Exception as error:  # a template is a program, and raises what it likes
                 failure = error
         raise InvalidRequestError(f"the model's chat template refuses the messages: {failure}") from failure
 
     def _apply_template(self, conversation: Sequence[Message], options: Mapping[str, Any]) -> str:
-        options = {"add_generation_prompt": True, **options, "tokenize": False}
+        options = {"add_generation_prompt": True, **options, "chat_template": None, "tokenize": False}
         with self._lock:
             rendered: str = self._tokenizer.apply_chat_template([dict(message) for message in conversation], **options)
         return rendered

@@ -1,16 +1,16 @@
 """Frames of conversations, rendered by vLLM itself: tools, and whatever else a template is told, are its own business.
 
 vLLM renders the messages with a mark where the passages go, and what it gives is cut there. A server that cannot do so
-leaves it to the model's own template here.
+leaves it to the model's own template here; a template of the client's own runs nowhere but in vLLM.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvblend.api.engine.replicas import Replicas
 from kvblend.api.prompt.builder import BEFORE_PASSAGES, BEFORE_QUESTION, Frame, Message, PromptBuilder
 from kvblend.api.prompt.template_options import template_kwargs, template_options
+from kvblend.api.query_threads import QueryThreads
 from kvblend.core.errors import NotFoundError, RefusedByEngineError
 from kvblend.retriever.tokenizer import SEPARATOR
 
@@ -31,9 +31,10 @@ RENDER_FIELDS = (
 class ChatFrames:
     """Asks the least busy vLLM server."""
 
-    def __init__(self, replicas: Replicas, prompts: PromptBuilder) -> None:
+    def __init__(self, replicas: Replicas, prompts: PromptBuilder, threads: QueryThreads) -> None:
         self._replicas = replicas
         self._prompts = prompts
+        self._threads = threads
 
     async def frame(
         self,
@@ -44,18 +45,21 @@ class ChatFrames:
         earlier: Sequence[Message],
         fields: Mapping[str, Any],
     ) -> Frame | None:
-        """As `PromptBuilder.frame`; `fields` are the chat request's. None where vLLM refuses to render them: why, it
-        says in the words that fit to the request itself. Raises InvalidRequestError and EngineUnavailableError."""
+        """As `PromptBuilder.frame`; `fields` are the chat request's. None where vLLM refuses to render them, or
+        does not and they bring a template: why, it says in the words that fit to the request itself. Raises
+        InvalidRequestError and EngineUnavailableError."""
         layouts = self._prompts.layouts(later, question, preamble=preamble, earlier=earlier)
         try:
             token_ids = await self._rendered(layouts, fields)
         except RefusedByEngineError:
             return None
         if token_ids is not None:
-            frame = await asyncio.to_thread(self._prompts.frame_of, token_ids, recurs=not earlier)
+            frame = await self._threads.run(self._prompts.frame_of, token_ids, recurs=not earlier)
             if frame is not None:
                 return frame
-        return await asyncio.to_thread(
+        if fields.get("chat_template") is not None:
+            return None
+        return await self._threads.run(
             self._prompts.frame,
             later,
             question,

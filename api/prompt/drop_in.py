@@ -20,6 +20,7 @@ from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPass
 from kvblend.api.prompt.builder import Frame, PromptBuilder
 from kvblend.api.prompt.sent_messages import sent_messages
 from kvblend.api.prompt.template_options import template_options
+from kvblend.api.query_threads import QueryThreads
 from kvblend.api.request_context import step
 from kvblend.core.calibration import EncodeKind
 from kvblend.core.collection_name import DEFAULT_TENANT, tenant_of
@@ -35,9 +36,16 @@ class DropIn:
     """Finds passages in the prompts of requests that name none. `is_on`: else it finds nothing, and keeps no index."""
 
     def __init__(
-        self, matcher: PassageMatcher, collections: Collections, prompts: PromptBuilder, *, is_on: bool
+        self,
+        matcher: PassageMatcher,
+        collections: Collections,
+        prompts: PromptBuilder,
+        threads: QueryThreads,
+        *,
+        is_on: bool,
     ) -> None:
         self._matcher, self._collections, self._prompts, self._is_on = matcher, collections, prompts, is_on
+        self._threads = threads
         self._catching_up: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -67,7 +75,7 @@ class DropIn:
         if not self._is_on or choices.reuse != "blend":
             return None
         with step("kvblend.retrieve"):
-            order = await asyncio.to_thread(self._match, route, fields, choices, tenant)
+            order = await self._threads.run(self._match, route, fields, choices, tenant)
         if self._matcher.is_behind:
             self._catch_up()
         return order

@@ -22,6 +22,7 @@ from kvblend.api.prompt.neighbours import (
     stored_neighbours,
 )
 from kvblend.api.prompt.retrieval import Retrieved
+from kvblend.api.query_threads import QueryThreads
 from kvblend.api.request_context import step
 from kvblend.core.calibration import EncodeKind
 from kvblend.core.plan import MAX_ENCODE_CONTEXTS
@@ -42,8 +43,11 @@ class PromptOrder:
     caller supplies never stands in front of KV that is kept.
     """
 
-    def __init__(self, replicas: Replicas, passage_kv: PassageKV, pairs: PairLedger, metrics: Metrics) -> None:
+    def __init__(
+        self, replicas: Replicas, passage_kv: PassageKV, pairs: PairLedger, metrics: Metrics, threads: QueryThreads
+    ) -> None:
         self._replicas, self._passage_kv, self._pairs, self._metrics = replicas, passage_kv, pairs, metrics
+        self._threads = threads
         self._noting: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -59,13 +63,13 @@ class PromptOrder:
 
     async def _arranged(self, retrieved: Retrieved, name: OrderName, reuse: Reuse) -> Retrieved:
         passages = retrieved.passages
-        candidates = await asyncio.to_thread(self._candidates, retrieved, name)
+        candidates = await self._threads.run(self._candidates, retrieved, name)
         stored = await self._stored(passages, candidates.values())
         variants = {variant for variant, kv_name in candidates.items() if kv_name in stored}
         follows = _document_pairs(retrieved)
         own = {passage.passage_id for passage in passages if passage.names[0] in stored}
         any_kv = {passage_id for _, passage_id in stored}
-        planned = await asyncio.to_thread(
+        planned = await self._threads.run(
             plan_order,
             [_ranked(passage, passage.passage_id in any_kv) for passage in passages],
             stored_neighbours(

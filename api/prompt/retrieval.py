@@ -1,6 +1,5 @@
 """Find the passages of a prompt: retrieved from a collection, or supplied by the caller."""
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPassage
 from kvblend.api.prompt.builder import Frame, PromptBuilder
+from kvblend.api.query_threads import QueryThreads
 from kvblend.api.request_context import step
 from kvblend.core.collection_name import DEFAULT_TENANT, collection_key, tenant_of
 from kvblend.core.errors import ConflictError, NotFoundError
@@ -38,15 +38,18 @@ class Retrieved:
 class Retrieval:
     """Retrieves in threads: embedding, searching and tokenizing block."""
 
-    def __init__(self, retriever: Retriever, collections: Collections, prompts: PromptBuilder) -> None:
+    def __init__(
+        self, retriever: Retriever, collections: Collections, prompts: PromptBuilder, threads: QueryThreads
+    ) -> None:
         self._retriever = retriever
         self._collections = collections
         self._prompts = prompts
+        self._threads = threads
 
     async def search(self, collection: str, query: str, choices: RetrievalChoices) -> Retrieved:
         """The passages of a collection that answer a query best, best first. Raises NotFoundError, ConflictError."""
         with step("kvblend.retrieve"):
-            return await asyncio.to_thread(self._search, collection, query, choices)
+            return await self._threads.run(self._search, collection, query, choices)
 
     async def context(self, options: BlendOptions, *, query: str, tenant: str = DEFAULT_TENANT) -> Retrieved:
         """The documents that a tenant's caller supplied, as passages; where there are none, what its collection has.
@@ -57,7 +60,7 @@ class Retrieval:
         if not options.documents and name is not None:
             return await self.search(name, query, options)
         with step("kvblend.retrieve"):
-            return await asyncio.to_thread(self._supplied, options.documents, name, tenant)
+            return await self._threads.run(self._supplied, options.documents, name, tenant)
 
     def _search(self, name: str, query: str, choices: RetrievalChoices) -> Retrieved:
         collection = self._collections.open(name)

@@ -37,6 +37,6 @@ def _with_values(call: Any) -> Any:
     """A call whose arguments, JSON in a text, are what they say."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):  # no JSON, or none that can be read
             return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
     return call

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from kvblend.core.rest.request import Request
+from kvblend.core.rest.request import FewFields, Request
 
 __all__ = [
     "Document",
@@ -23,7 +23,7 @@ class DocumentCreate(Request):
     name: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     text: Annotated[str, Field(min_length=1)]
     media_type: Literal["text/plain", "text/markdown", "text/html", "text/csv"] = "text/plain"
-    metadata: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, str | int | float | bool], FewFields] = Field(default_factory=dict)
 
 
 class Document(BaseModel):

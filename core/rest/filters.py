@@ -47,8 +47,8 @@ class MetadataFilter(Request):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
     __pydantic_extra__: dict[str, Scalar | MetadataCondition]
 
-    and_: Annotated[list["MetadataFilter"] | None, Field(alias="and", min_length=1)] = None
-    or_: Annotated[list["MetadataFilter"] | None, Field(alias="or", min_length=1)] = None
+    and_: Annotated[list["MetadataFilter"] | None, Field(alias="and", min_length=1, max_length=MAX_CONDITIONS)] = None
+    or_: Annotated[list["MetadataFilter"] | None, Field(alias="or", min_length=1, max_length=MAX_CONDITIONS)] = None
     not_: Annotated["MetadataFilter | None", Field(alias="not")] = None
 
     @property

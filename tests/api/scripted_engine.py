@@ -208,8 +208,9 @@ class ScriptedEngine:
 
 
 def length_of(body: dict[str, Any], *, most: int = MOST_TOKENS) -> int:
-    """How many tokens an answer has."""
-    return min(body.get("max_tokens") or DEFAULT_MAX_TOKENS, most)
+    """How many tokens an answer has, whatever a client asks for."""
+    asked = body.get("max_tokens")
+    return min(asked if asked and isinstance(asked, int) else DEFAULT_MAX_TOKENS, most)
 
 
 def usage() -> dict[str, int]:

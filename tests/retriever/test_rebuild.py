@@ -38,7 +38,7 @@ def test_another_model_takes_over_document_by_document(tmp_path: Path, tokenizer
     retriever.close()
 
     retriever = Retriever(tmp_path, embedder=WiderEmbedder(), tokenizer=tokenizer)
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="rebuild it"):
         retriever.search("c", "bridge", top_k=3)
     retriever.begin_rebuild("c")
     hits = retriever.search("c", "old bridge", top_k=3)

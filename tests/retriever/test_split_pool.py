@@ -1,8 +1,12 @@
 """Documents split in worker processes: the same passages, and a bomb that ends its own parse and nothing else."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +58,29 @@ def test_a_document_that_takes_much_memory_ends_its_own_parse(
         pool.split(b"<p>a" * 1_000_000, "text/html", "bomb.html", 64)
     assert pool.split(b"A text.", "text/plain", "a", 64)
     pool.close()
+
+
+@pytest.mark.parametrize("num_documents", [1, 2])
+def test_a_worker_that_was_killed_while_idle_costs_no_document(
+    passage_tokenizer: PassageTokenizer, num_documents: int
+) -> None:
+    """As the system does where memory is short, whoever took it."""
+    pool = SplitPool(passage_tokenizer, SplitLimits(), num_workers=num_documents)
+    before = children()
+    with ThreadPoolExecutor(num_documents) as threads:
+        for _ in range(2):
+            documents = [threads.submit(pool.split, TEXT.encode(), "text/plain", "a", 64) for _ in range(num_documents)]
+            assert all(document.result() for document in documents)
+            for pid in children() - before:
+                os.kill(pid, signal.SIGKILL)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # until it has ended
+        assert pool.split(b"A text.", "text/plain", "a", 64)
+    pool.close()
+
+
+def children() -> set[int]:
+    """Processes that threads of this one have started and that it has not yet waited for."""
+    return {int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
 
 
 @pytest.mark.parametrize("started", [True, False], ids=["a worker at work", "a worker that starts"])

@@ -87,13 +87,14 @@ async def delete_collection(request: Request, collection: str) -> None:
 @router.post(
     "/{collection}/documents", status_code=status.HTTP_202_ACCEPTED, openapi_extra={"requestBody": UPLOAD_BODY}
 )
-@needs("ingest")
+@needs("ingest", work="upload")
 async def add_documents(request: Request, collection: str) -> IngestJob:
     """Begin to ingest one document as JSON (`DocumentCreate`), or files as multipart, each in a field `files`."""
     service = service_of(request)
     service.ingest.require_room()
     await asyncio.to_thread(service.collections.open, collection)
-    uploads = await read_uploads(request, max_document_bytes=service.settings.max_document_bytes)
+    room, max_document_bytes = service.ingest.room, service.settings.max_document_bytes
+    uploads = await read_uploads(request, max_document_bytes=max_document_bytes, room=room)
     return _shown((await service.ingest.begin(collection, uploads)).state)
 
 

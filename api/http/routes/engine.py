@@ -1,5 +1,6 @@
 """vLLM's own routes: what the service has no part in passes through."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -7,6 +8,7 @@ from fastapi.responses import Response
 
 from kvblend.api.access.caller import caller_of
 from kvblend.api.engine.passthrough import PassedRequest
+from kvblend.api.http.body_threads import read_beside
 from kvblend.api.http.disconnect import unless_disconnected
 from kvblend.api.http.guarded_route import GuardedRoute, needs
 from kvblend.api.http.passed_body import passed_body
@@ -103,12 +105,17 @@ async def _read(request: Request) -> Response:
     return await pass_on(request)
 
 
-@needs("query", answers=True)
+@needs("query", work="lookup")
+async def _tell(request: Request) -> Response:
+    return await pass_on(request)
+
+
+@needs("query", work="answer")
 async def _ask(request: Request) -> Response:
     return await pass_on(request, takes_salt=True)
 
 
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def _ask_unsalted(request: Request) -> Response:
     if _salt(request) is not None:
         tenant, path = caller_of(request).tenant, request.url.path
@@ -124,7 +131,7 @@ async def _administer(request: Request) -> Response:
 
 for paths, endpoint, methods in (
     (READ, _read, ["GET", "HEAD"]),
-    (TOLD, _read, ["POST"]),
+    (TOLD, _tell, ["POST"]),
     (ASKED, _ask, ["POST"]),
     (UNSALTED, _ask_unsalted, ["POST"]),
 ):
@@ -138,7 +145,9 @@ def _salt(request: Request) -> str | None:
 
 async def _body(request: Request, kind: str, salt: str | None, fields: dict[str, Any] | None) -> bytes:
     body = await request.body()
-    return passed_body(body, salt=salt, fields=fields) if _is_json(kind) and (body or salt is not None) else body
+    if not _is_json(kind) or not (body or salt is not None):
+        return body
+    return await read_beside(partial(passed_body, salt=salt, fields=fields), body)
 
 
 def _is_json(kind: str) -> bool:

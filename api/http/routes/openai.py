@@ -1,6 +1,5 @@
 """OpenAI-compatible routes: chat and text completions, with passages to blend or without."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -39,7 +38,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=GuardedRoute)
 
 
 @router.post("/chat/completions")
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. `kvblend.documents`, or what is retrieved from `kvblend.collection` for the last user
     message, goes in front of that message."""
@@ -93,7 +92,7 @@ def _text_order(body: ChatBody, conversation: Conversation, context: Retrieved, 
 
 
 @router.post("/completions")
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue a prompt of text or tokens; passages, where there are any, go in front of it."""
     if isinstance(body, dict):
@@ -113,7 +112,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     context = await service.order.arrange(context, body.kvblend.order, reuse=body.kvblend.reuse)
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
-    frame: Frame = await asyncio.to_thread(service.prompts.raw_frame, question)  # type: ignore[arg-type]
+    frame: Frame = await service.query_threads.run(service.prompts.raw_frame, question)  # type: ignore[arg-type]
     sampling = {"max_tokens": 16, **body.for_engine("prompt")}
     order = BlendOrder(context.prompt(frame), body.kvblend, sampling)
     return await _answered(service, request, body, order, context.sources)

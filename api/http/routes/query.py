@@ -1,6 +1,5 @@
 """Retrieve from a collection, and answer from what was retrieved."""
 
-import asyncio
 import time
 import uuid
 from contextlib import aclosing
@@ -26,7 +25,7 @@ router = APIRouter(prefix="/v1/collections/{collection}", tags=["query"], route_
 
 
 @router.post("/search")
-@needs("query")
+@needs("query", work="lookup")
 async def search(request: Request, collection: str, body: SearchRequest) -> SearchResponse:
     """Retrieval alone."""
     retrieved = await service_of(request).retrieval.search(collection, body.query, body)
@@ -34,7 +33,7 @@ async def search(request: Request, collection: str, body: SearchRequest) -> Sear
 
 
 @router.post("/query", response_model=QueryResponse)
-@needs("query", answers=True)
+@needs("query", work="answer")
 async def query(request: Request, collection: str, body: QueryRequest) -> Response | QueryResponse:
     """Retrieve, blend, answer. Streamed: events `sources`, `delta`..., `done`, or `error`."""
     service = service_of(request)
@@ -79,7 +78,9 @@ async def _asked(service: Service, collection: str, body: QueryRequest) -> "_Ask
         await service.blender.prepare(retrieved.passages)
     preamble = retrieved.collection.preamble
     earlier = [message.model_dump() for message in body.history]
-    frame = await asyncio.to_thread(service.prompts.frame, [], body.question, preamble=preamble, earlier=earlier)
+    frame = await service.query_threads.run(
+        service.prompts.frame, [], body.question, preamble=preamble, earlier=earlier
+    )
     order = BlendOrder(
         prompt=retrieved.prompt(frame if earlier else retrieved.frame(frame)),
         choices=body,

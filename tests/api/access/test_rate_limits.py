@@ -52,14 +52,22 @@ def test_a_limit_may_change() -> None:
 def test_places_are_given_back_whatever_happens() -> None:
     admission = Admission(2)
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), admission.place():
+        with pytest.raises(ZeroDivisionError), admission.place("answer"):
             raise ZeroDivisionError
     with (
-        admission.place(),
-        admission.place(),
-        pytest.raises(TooManyRequestsError, match="2 requests"),
-        admission.place(),
+        admission.place("answer"),
+        admission.place("answer"),
+        pytest.raises(TooManyRequestsError, match="2 answers"),
+        admission.place("answer"),
     ):
         pass
-    with admission.place():
+    with admission.place("answer"):
         pass
+
+
+def test_lookups_and_uploads_have_places_of_their_own() -> None:
+    admission = Admission(1)
+    with admission.place("answer"), admission.place("lookup"), admission.place("upload"), admission.place("upload"):
+        for work in ("answer", "lookup"):
+            with pytest.raises(TooManyRequestsError, match=f"1 {work}s"), admission.place(work):
+                pass

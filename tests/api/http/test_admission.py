@@ -1,13 +1,16 @@
-"""As many answers, jobs and requests as may be, and no more: 429 says when to come back."""
+"""As many answers, lookups, uploads, jobs and requests as may be, and no more: 429 says when to come back."""
 
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.api.access.served_keys import client_of, write_keys
+from kvblend.api.access.admission import MAX_UPLOADS
+from tests.api.access.served_keys import client_of, key_of, write_keys
 from tests.api.scripted_service import ScriptedService, scripted_service
 
 CHAT: dict[str, object] = {"messages": [{"role": "user", "content": "?"}]}
@@ -57,6 +60,60 @@ def test_a_streamed_answer_holds_its_place_until_its_end(scripted: ScriptedServi
             assert _once_free(client, path, body).status_code == 200, path
         assert _once_free(client, "/v1/completions", {"prompt": "?", "priority": "high"}).status_code == 400
         assert _once_free(client, *ANSWERS[1]).status_code == 200  # what is refused has given its place back
+
+
+LOOKUPS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("/detokenize", {"tokens": [5]}),
+    ("/v1/chat/completions/render", CHAT),
+    ("/v1/collections/docs/search", {"query": "?"}),
+)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in LOOKUPS])
+def test_lookups_have_places_of_their_own(scripted: ScriptedService, path: str) -> None:
+    with client_of(scripted.url, "acme-ingest") as client:
+        client.post("/v1/collections", json={"name": "docs"})
+        with begun(scripted.url, path):
+            _until_refused(client, path)
+            for each, body in LOOKUPS:
+                assert_refused(client.post(each, json=body), "too_many_requests")
+            assert client.get("/v1/collections").status_code == 200
+            assert _once_free(client, *ANSWERS[1]).status_code == 200
+        for each, body in LOOKUPS:
+            assert _once_free(client, each, body).status_code == 200, each
+
+
+def test_no_more_uploads_are_received_at_a_time_than_may_be(scripted: ScriptedService) -> None:
+    documents = "/v1/collections/received/documents"
+    with client_of(scripted.url, "acme-ingest") as client:
+        client.post("/v1/collections", json={"name": "received"}).raise_for_status()
+        with ExitStack() as uploads:
+            for _ in range(MAX_UPLOADS):
+                uploads.enter_context(begun(scripted.url, documents))
+            _until_refused(client, documents)
+            assert_refused(client.post(documents, json={}), "too_many_requests")
+        assert _once_free(client, documents, {}).status_code == 400
+
+
+@contextmanager
+def begun(url: str, path: str) -> Iterator[None]:
+    """A request whose body does not end before the block does."""
+    address = httpx.URL(url)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {address.host}\r\nx-api-key: {key_of('acme-ingest')}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    )
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(head.encode())
+        yield
+
+
+def _until_refused(client: httpx.Client, path: str) -> None:
+    """Wait until what was begun has been noticed; an empty body costs nothing."""
+    deadline = time.monotonic() + 120
+    while client.post(path, json={}).status_code != 429:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _once_free(client: httpx.Client, path: str, body: object) -> httpx.Response:

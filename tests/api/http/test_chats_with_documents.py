@@ -120,6 +120,29 @@ def test_a_server_that_does_not_render_leaves_it_to_the_models_template(
     assert prompt_of(scripted, tokenizer) == expected
 
 
+@pytest.mark.parametrize("name", ["chat_template", "conversation", "tokenize"])
+@pytest.mark.parametrize("renders", [False, True])
+def test_no_variable_of_the_template_takes_the_place_of_the_template(
+    scripted: ScriptedService, rendering: ScriptedService, name: str, renders: bool
+) -> None:
+    rendering.engine.render = rendering.engine.render if renders else None
+    body = {**CHAT, "chat_template_kwargs": {name: "{{ 1 / 0 }}"}}
+    answer = httpx.post(f"{scripted.url}/v1/chat/completions", json=body, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"chat_template_kwargs.{name}")
+
+
+@pytest.mark.parametrize("odd", [False, True], ids=["that does not render", "whose tokens are not those of their text"])
+def test_a_clients_template_is_never_rendered_here(scripted: ScriptedService, tokenizer: Any, odd: bool) -> None:
+    """A server that does not give its tokens gets the passages as text, and the template with them."""
+    scripted.engine.render = (lambda body: [tokenizer.convert_tokens_to_ids(each) for each in "Pass"]) if odd else None
+    template = "{{ 1 / 0 }}"
+    report = ask(scripted, chat_template=template)["kvblend"]["report"]
+    scripted.engine.render = None
+    assert (report["outcome"], report["reason"]) == ("prefilled", "vLLM does not render the messages to tokens")
+    assert sent_by(scripted)["chat_template"] == template
+    assert DOCUMENTS[1] in sent_by(scripted)["messages"][1]["content"][0]["text"]
+
+
 def test_what_is_not_the_tokens_of_its_text_is_not_taken(rendering: ScriptedService, tokenizer: Any) -> None:
     """Negative control: without the odd tokens in front, vLLM's rendering is."""
     render = rendering.engine.render

@@ -29,14 +29,20 @@ messages = st.just([{"role": "user", "content": "?"}]) | anything
 blend = st.just({"documents": ["A passage."]}) | st.dictionaries(
     st.sampled_from(["documents", "collection", "recompute_ratio", "target_kl", "selector", "reuse"]), anything
 )
+templates = st.sampled_from(["{{ 1 / 0 }}", "{{ no.more }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"])
+template_kwargs = st.dictionaries(
+    st.sampled_from(["chat_template", "conversation", "messages", "tokenize", "tools", "documents", "return_dict"]),
+    templates | anything,
+    max_size=2,
+)
 openai_fields = {
     name: anything
     for name in (
         "model", "n", "stop", "seed", "temperature", "top_p", "logit_bias", "max_tokens", "stream", "stream_options",
         "logprobs", "top_logprobs", "tools", "tool_choice", "vllm_xargs", "kv_transfer_params", "user",
-        "chat_template_kwargs", "max_completion_tokens",
+        "max_completion_tokens", "documents", "reasoning_effort", "continue_final_message",
     )
-}  # fmt: skip
+} | {"chat_template": templates | anything, "chat_template_kwargs": template_kwargs | anything}  # fmt: skip
 
 
 def body(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Any]:

@@ -20,7 +20,7 @@ FIELDS = (
     "stream_options", "structured_outputs", "suffix", "temperature", "tool_choice", "tools", "top_k", "top_logprobs",
     "top_p", "truncate_prompt_tokens", "user", "vllm_xargs",
 )  # fmt: skip
-KEYS = ("a", "5", "-1", "type", "function", "kv_transfer_params")
+KEYS = ("a", "5", "-1", "type", "function", "kv_transfer_params", "chat_template", "tokenize")
 scalars = (
     st.none()
     | st.booleans()

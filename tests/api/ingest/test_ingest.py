@@ -122,14 +122,30 @@ async def test_a_bad_document_costs_its_neighbours_nothing(client: httpx.AsyncCl
 
 
 async def test_more_than_may_wait_comes_back_later(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvblend.api.ingest.ingest.MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr("kvblend.api.ingest.upload_room.MAX_WAITING_BYTES", 100_000)
     job = await upload(client, id="large", text="The bridge of Vik. " * 20_000)  # alone it may be larger
-    refused = await client.post(DOCUMENTS, json={"id": "b", "text": "The river Orm."})
-    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
-    assert refused.json()["error"]["code"] == "overloaded"
+    monkeypatch.setattr("starlette.datastructures.UploadFile.read", None)  # what has no room is never read
+    for body in ({"json": {"id": "b", "text": "The river Orm."}}, {"files": [("files", ("b.txt", b"The river Orm."))]}):
+        refused = await client.post(DOCUMENTS, **body)
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+        assert refused.json()["error"]["code"] == "overloaded"
+    monkeypatch.undo()
     await ended(client, job)
     await ended(client, await upload(client, id="b", text="The river Orm."))
     assert await ids(client) == ["b", "large"]
+
+
+async def test_an_upload_that_is_refused_gives_its_room_back(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvblend.api.ingest.upload_room.MAX_WAITING_BYTES", 100_000)
+    large = ("files", ("a.txt", b"The bridge of Vik. " * 5_000))
+    for other, status in ((("b.txt", b" "), 400), (("a.txt", b"x"), 400), (("b.odd", b"x"), 415)):
+        for _ in range(2):
+            assert (await client.post(DOCUMENTS, files=[large, ("files", other)])).status_code == status
+    response = await client.post(DOCUMENTS, files=[large])
+    assert response.status_code == 202
+    await ended(client, IngestJob.model_validate(response.json()))
 
 
 async def test_searches_do_not_wait_for_bombs(client: httpx.AsyncClient) -> None:

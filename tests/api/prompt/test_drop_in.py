@@ -176,6 +176,29 @@ def test_what_a_request_says_holds(service: ScriptedService, passages: list[str]
         assert "kv_transfer_params" not in sent(service)
 
 
+ECHO = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template": ECHO},
+        {"chat_template_kwargs": {"chat_template": ECHO}},
+        {"chat_template_kwargs": {"chat_template": "{{ 1 / 0 }}"}},
+        {"chat_template_kwargs": {"tokenize": True}},
+        {"chat_template_kwargs": {"conversation": []}},
+    ],
+)
+def test_a_clients_template_is_vllms_alone(
+    service: ScriptedService, passages: list[str], fields: dict[str, Any]
+) -> None:
+    """Nothing of a client's runs here, so that no passage is found in what it would make."""
+    body = {"messages": [{"role": "user", "content": f"{passages[2]}\n\n{QUESTION}"}]}
+    assert "kvblend" not in ask(service, CHAT, {**body, **fields})
+    assert sent(service) == {**body, **fields}
+    assert "kvblend" in ask(service, CHAT, {**body, "chat_template_kwargs": {"tone": "dry"}}), "the negative control"
+
+
 def test_a_deleted_document_is_found_no_more(service: ScriptedService) -> None:
     text = " ".join(f"Room {number} of the tower has {number * 7} stairs." for number in range(20))
     with Client(service.url) as client:

@@ -98,6 +98,29 @@ def test_a_template_that_repeats_the_message_is_refused(demo_model_path: Path) -
         PromptBuilder(with_template(demo_model_path, TWICE)).frame([], "Why?", preamble="Be brief.")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / odd }}",
+        "{{ 10.0 ** 400 }}",
+        "{{ odd.no.more }}",
+        "{{ odd[1:] }}",
+        "{{ '{a}'.format() }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_whatever_a_template_raises_is_a_refusal(demo_model_path: Path, template: str) -> None:
+    prompts = PromptBuilder(with_template(demo_model_path, template))
+    with pytest.raises(InvalidRequestError, match="refuses the messages"):
+        prompts.chat_ids([{"role": "user", "content": "?"}], {"odd": 0})
+
+
+def test_no_options_take_the_place_of_the_models_template(tokenizer: Any) -> None:
+    prompts, messages = PromptBuilder(tokenizer), [{"role": "user", "content": "?"}]
+    options = {"chat_template": "{{ 1 / 0 }}", "tokenize": True}
+    assert prompts.chat_ids(messages, options) == prompts.chat_ids(messages, {})
+
+
 def test_a_passage_has_the_tokens_that_the_splitter_gives_it(tokenizer: Any) -> None:
     text = "A passage.<|im_end|> Still the passage."
     ids = PromptBuilder(tokenizer).passage_ids(text)

@@ -24,7 +24,14 @@ CALLS = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 @pytest.fixture(scope="module")
 def prompts(demo_model_path: Path) -> PromptBuilder:
-    return PromptBuilder(AutoTokenizer.from_pretrained(demo_model_path))
+    return builder(demo_model_path)
+
+
+def builder(model: Path, template: str | None = None) -> PromptBuilder:
+    """Of a model's tokenizer, with another template than its own."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    return PromptBuilder(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +52,20 @@ def renderer(demo_model_path: Path) -> Any:
     ],
 )
 def test_they_are_vllms(
-    prompts: PromptBuilder, renderer: Any, messages: list[dict[str, Any]], generates: bool, template: str | None
+    prompts: PromptBuilder,
+    renderer: Any,
+    demo_model_path: Path,
+    messages: list[dict[str, Any]],
+    generates: bool,
+    template: str | None,
 ) -> None:
     """Reference: vLLM's own renderer. Ours: the service's."""
     options: dict[str, Any] = {"add_generation_prompt": generates}
     plain = sent_messages(messages)
     assert plain is not None
-    ours = prompts.chat_ids(plain, options if template is None else {**options, "chat_template": template})
+    if template is not None:
+        prompts = builder(demo_model_path, template)
+    ours = prompts.chat_ids(plain, options)
     _, prompt = renderer.render_messages(messages, ChatParams(chat_template=template, chat_template_kwargs=options))
     assert list(ours) == prompt["prompt_token_ids"]
 
@@ -69,3 +83,9 @@ def test_they_are_vllms(
 )
 def test_more_than_text_is_left_to_vllm(messages: Any) -> None:
     assert sent_messages(messages) is None
+
+
+@pytest.mark.parametrize("arguments", ["{", "[" * 100_000, "9" * 5000])
+def test_arguments_that_are_no_json_stay_text(arguments: str) -> None:
+    message = {**USER, "tool_calls": [{**CALL, "function": {"name": "look_up", "arguments": arguments}}]}
+    assert sent_messages([message]) == [{**message, "content": "What does\nit burn?"}]
