@@ -65,7 +65,7 @@ class Encoder:
     ) -> dict[KVName, EncodeResult]:
         """Make sure that the KV of a run's passages is in the store. A failure is logged, never raised.
 
-        `only` these of them, where given. `owner`: the collection that they are made for, where they are not there.
+        `only` these of them, where given. `owner`: whose they are, where they are not there.
         The work goes on where the caller is cancelled.
         """
         names = [name for name in run.names if only is None or name in only]
@@ -128,9 +128,8 @@ class Encoder:
         names = list(names)
         new = {name for name in names if name not in self._running}
         if new:
-            # a preamble is no collection's own
             priority = BULK if slots is self._slots else MISSED
-            work = _Work(run, new, owner if run.context.token_ids else None, priority)
+            work = _Work(run, new, owner, priority)
             task = asyncio.create_task(self._encode(work, slots), name="kvblend encode")
             for name in new:
                 self._running[name] = work, task

@@ -8,6 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from kvblend.api.access.tenant_kv import TenantKV
+from kvblend.api.kv.owners import KVOwners
 from kvblend.api.metrics import Metrics
 from kvblend.api.tier_metrics import TierMetrics
 from kvblend.store import DiskTier, TieredStore
@@ -32,7 +33,7 @@ def reference() -> str:
     described = [(family, own._labelnames) for own in wrapped for family in own.describe()]
     service = [family for family, _ in described]
     with tempfile.TemporaryDirectory() as folder, TieredStore([DiskTier(Path(folder), budget_bytes=1 << 20)]) as store:
-        tiers = [*TierMetrics(store).collect(), *TenantKV(store, "none").collect()]
+        tiers = [*TierMetrics(store).collect(), *TenantKV(store, KVOwners("none")).collect()]
     labels = {family.name: names for family, names in described}
     labels |= {family.name: vars(family)["_labelnames"] for family in tiers}
     vllm = (
