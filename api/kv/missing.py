@@ -65,6 +65,8 @@ async def encode_missing(missing: MissingKV, collections: Collections, encoder: 
         if isinstance(passage.source, EncodeRun):
             encoder.encode_soon(passage.source, only=passage.source.names, owner=passage.owner)
     waiting = [passage for passage in missing.passages if any(map(encoder.is_encoding, passage.names))]
+    for passage in waiting:
+        encoder.hurry(passage.names)
     for (ref, owner), names in _by_document([each for each in missing.passages if each not in waiting]).items():
         for run in await asyncio.to_thread(collections.document_runs, ref.collection, ref.document_id):
             wanted = names.intersection(run.names)

@@ -1,8 +1,7 @@
 """The KV of what a tenant's callers supply is the tenant's: counted, within its quota, and gone when the tenant is."""
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from kvblend.sdk import Client
 from kvblend.store import DiskTier, TieredStore
 from tests.api.access.served_keys import KEYS, client_of, key_of, write_keys
+from tests.api.kv.test_kv_control import eventually
 from tests.api.scripted_service import ScriptedService, scripted_service
 from tests.api.stored_encode import store_encode
 
@@ -43,13 +43,6 @@ def ask(service: ScriptedService, name: str, **choices: Any) -> None:
 def owners(store: TieredStore) -> list[str]:
     """Whose each file is, without the service's name."""
     return sorted(entry.owner.partition("/")[2] for tier in store.bounded for entry in tier.all_entries())
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def used_bytes(service: ScriptedService, name: str) -> int:
