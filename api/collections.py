@@ -9,6 +9,7 @@ from kvblend.api.access.tenant_salt import TenantSalts
 from kvblend.api.kv.document_windows import LEAD_TOKENS, WINDOW_TOKENS, document_windows
 from kvblend.api.kv.encode_context import EncodeContext, default_warm_context, make_encode_context
 from kvblend.api.kv.encode_run import EncodeRun
+from kvblend.api.kv.owners import KVOwners
 from kvblend.api.kv.passage_kv import KVName
 from kvblend.api.prompt.builder import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.core import rest
@@ -39,7 +40,9 @@ class OpenCollection:
     window_tokens: int | None = None
     """Of its documents, which are prefilled in windows; None: every passage stands behind `encode_context` alone."""
     owner: str | None = None
-    """Whose the KV of its passages is, in a store that other services use too."""
+    """Whose the KV of its documents' passages is."""
+    tenant_owner: str | None = None
+    """Whose that of its preamble is, and of passages that a caller supplies beside its documents; None: nobody's."""
     kv_quota_bytes: int | None = None
     kv_ttl_s: float | None = None
     is_neutral: bool = True
@@ -86,14 +89,14 @@ class Collections:
         self._prompts = prompts
         self._model = model
         self._embedding_model = embedding_model
-        self.service_id = _service_id(catalog)
-        """Of this catalog, in the names of owners: `<service id>/<collection>`."""
+        self.owners = KVOwners(_service_id(catalog))
         self._default = self._encode_context(DEFAULT_PREAMBLE, default_warm_context())
 
     def default(self, tenant: str = DEFAULT_TENANT) -> OpenCollection:
         """What passages get that a caller of a tenant supplies without a collection."""
         context = replace(self._default, salt=self.salts.of(tenant))
-        return OpenCollection(collection_key(tenant, ""), DEFAULT_PREAMBLE, context)
+        name, owner = collection_key(tenant, ""), self.owners.of_tenant(tenant)
+        return OpenCollection(name, DEFAULT_PREAMBLE, context, tenant_owner=owner)
 
     def create(
         self, order: CollectionCreate, *, max_model_len: int | None, tenant: str = DEFAULT_TENANT
@@ -175,10 +178,6 @@ class Collections:
         """Every collection, of whatever model."""
         return [self._open(record) for record in self._catalog.list_settings()]
 
-    def owners(self, tenant: str) -> set[str]:
-        """Whose the KV of a tenant's collections is."""
-        return {own.owner for own in self.all() if own.owner is not None and tenant_of(own.name) == tenant}
-
     def any(self, name: str) -> OpenCollection:
         """A collection of whatever model, to delete from it. Raises NotFoundError."""
         return self._open(self._catalog.collection_settings(name))
@@ -249,13 +248,15 @@ class Collections:
     def _open(self, record: CollectionSettings) -> OpenCollection:
         settings = record.settings
         context = EncodeContext(tuple(settings["encode_context"]), settings["num_preamble"], settings.get("salt"))
-        quotas = settings.get("kv_quota_bytes"), self._tenant_quota(tenant_of(record.name))
+        tenant = tenant_of(record.name)
+        quotas = settings.get("kv_quota_bytes"), self._tenant_quota(tenant)
         return OpenCollection(
             record.name,
             settings["preamble"],
             context,
             settings.get("window_tokens"),
-            f"{self.service_id}/{record.name}",
+            self.owners.of_collection(record.name),
+            self.owners.of_tenant(tenant),
             min((bound for bound in quotas if bound is not None), default=None),
             settings.get("kv_ttl_s"),
             settings["warm_context"] in (DOCUMENT, NEUTRAL, default_warm_context()),

@@ -50,6 +50,7 @@ from kvblend.retriever.records import (
     FoundPassage,
     NewDocument,
     PassageRecord,
+    PassageTokens,
     Place,
 )
 from kvblend.retriever.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
@@ -333,9 +334,9 @@ class Catalog:
         with self._database.read() as connection:
             yield CatalogReading(connection)
 
-    def tokens_behind(self, row: int, *, limit: int) -> list[tuple[int, str, NDArray[np.int32]]]:
-        """Row, id and token ids of the next passages behind a row, at most `limit`, of all collections. A passage that
-        comes later has a greater row than every one before it."""
+    def tokens_behind(self, row: int, *, limit: int) -> list[PassageTokens]:
+        """The next passages behind a row, at most `limit`, of all collections. A passage that comes later has a greater
+        row than every one before it."""
         with self._database.read() as connection:
             return tokens_behind(connection, row, limit=limit)
 

@@ -16,6 +16,7 @@ from kvblend.retriever.records import (
     DocumentRecord,
     FoundPassage,
     PassageRecord,
+    PassageTokens,
     Place,
 )
 from kvblend.retriever.word_table import add_words, drop_words_of
@@ -237,12 +238,17 @@ def token_arrays(connection: Connection, rows: Collection[int]) -> dict[int, NDA
     return {row["row"]: np.frombuffer(row["token_ids"], "<i4") for row in found}
 
 
-def tokens_behind(connection: Connection, row: int, *, limit: int) -> list[tuple[int, str, NDArray[np.int32]]]:
-    """Row, id and token ids of at most `limit` passages, of all collections, whose rows are greater; ascending."""
+def tokens_behind(connection: Connection, row: int, *, limit: int) -> list[PassageTokens]:
+    """At most `limit` passages, of all collections, whose rows are greater; ascending."""
     found = connection.execute(
-        "SELECT row, passage_id, token_ids FROM passages WHERE row > ? ORDER BY row LIMIT ?", (row, limit)
+        """SELECT row, name, passage_id, token_ids FROM passages JOIN collections ON collection = key
+        WHERE row > ? ORDER BY row LIMIT ?""",
+        (row, limit),
     ).fetchall()
-    return [(own["row"], own["passage_id"], np.frombuffer(own["token_ids"], "<i4")) for own in found]
+    return [
+        PassageTokens(own["row"], own["name"], own["passage_id"], np.frombuffer(own["token_ids"], "<i4"))
+        for own in found
+    ]
 
 
 def found_passages(

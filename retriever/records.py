@@ -7,6 +7,7 @@ from sqlite3 import Row
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "DOCUMENT_COLUMNS",
@@ -18,6 +19,7 @@ __all__ = [
     "FoundPassage",
     "NewDocument",
     "PassageRecord",
+    "PassageTokens",
     "Place",
 ]
 
@@ -100,6 +102,15 @@ class PassageRecord:
     def from_row(cls, row: Row) -> "PassageRecord":
         token_ids = np.frombuffer(row["token_ids"], dtype="<i4").tolist()
         return cls(row["row"], row["passage_id"], row["text"], tuple(token_ids))
+
+
+class PassageTokens(NamedTuple):
+    """A passage of a collection by its tokens alone: int32."""
+
+    row: int
+    collection: str
+    passage_id: str
+    token_ids: NDArray[np.int32]
 
 
 class Place(NamedTuple):

@@ -11,7 +11,12 @@ from kvblend.store.key import PassageKVKey, Variant
 from kvblend.store.tier import Tier
 from kvblend.store.tiered import TieredStore
 
-__all__ = ["compress", "idle", "trim"]
+__all__ = ["compress", "idle", "owners_of", "trim"]
+
+
+def owners_of(store: TieredStore) -> set[str]:
+    """Whoever owns something in a bounded tier."""
+    return {owner for tier in store.bounded for owner in tier.owned_bytes()}
 
 
 def trim(store: TieredStore, owners: Collection[str], max_bytes: int) -> int:

@@ -48,7 +48,7 @@ class KeyEntry(_Entry):
 
 
 class TenantEntry(_Entry):
-    """What a tenant may take; None is no limit. `kv_quota_bytes`: the KV of all its collections in any one tier."""
+    """What a tenant may take; None is no limit. `kv_quota_bytes`: its KV in any one tier."""
 
     requests_per_minute: Annotated[int, Field(ge=1, le=10**9)] | None = None
     kv_quota_bytes: QuotaBytes | None = None

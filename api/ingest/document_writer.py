@@ -101,7 +101,7 @@ class DocumentWriter:
         num_deferred = job.state.passages_deferred + len(lengths) - num_fitting
         job.update(passages_deferred=num_deferred, error=reason or job.state.error)
         preamble = EncodeRun.preamble(collection.encode_context)
-        encodes = [asyncio.create_task(self._encoder.encode(preamble))]
+        encodes = [asyncio.create_task(self._encoder.encode(preamble, owner=collection.tenant_owner))]
         names: set[KVName] = set()
         try:
             for plan, own in zip(plans, runs, strict=True):

@@ -119,7 +119,9 @@ class KVCompletion:
                 return
             await asyncio.gather(
                 *(
-                    self._encoder.encode(run, only=missing, owner=collection.owner)
+                    self._encoder.encode(
+                        run, only=missing, owner=collection.tenant_owner if run is preamble else collection.owner
+                    )
                     for run in runs
                     if not missing.isdisjoint(run.names)
                 )

@@ -46,12 +46,12 @@ class KVControl:
 
     async def stats(self, tenant: str) -> list[TierStats]:
         """What the bounded tiers hold of a tenant's. It reads every entry."""
-        owners = await asyncio.to_thread(self._collections.owners, tenant)
+        tenant_of = self._collections.owners.tenant
 
         def look(store: TieredStore) -> list[TierStats]:
             found = []
             for tier in store.bounded:
-                own = [entry for entry in tier.all_entries() if entry.owner in owners]
+                own = [entry for entry in tier.all_entries() if tenant_of(entry.owner) == tenant]
                 update = {
                     "used_bytes": sum(entry.num_bytes for entry in own),
                     "num_files": len(own),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -29,7 +29,8 @@ class KVDeletions:
     lets go of it, and leaves it when its KV is gone from every tier, or is referenced still.
 
     What a crash, or a tier that does not answer, leaves in the ledger is settled in the background. A sweep finds what
-    no catalog ever let go of: KV of this service's collections that was stored when its document was gone already.
+    no catalog ever let go of: KV of this service's collections that was stored when its document was gone already, and
+    what the callers of a tenant supplied that has no key any more.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class KVDeletions:
         completion: KVCompletion,
         variants: VariantLedger,
         metrics: Metrics,
+        *,
+        tenants: Callable[[], Collection[str]],
     ) -> None:
+        """`tenants`: those that have a key."""
         self._ledger, self._collections = ledger, collections
         self._encoder, self._passage_kv, self._completion = encoder, passage_kv, completion
-        self._variants, self._metrics = variants, metrics
+        self._variants, self._metrics, self._tenants = variants, metrics, tenants
         self._expected: dict[KVName, int] = {}
         """What the catalog is about to take up or let go of, by how many callers."""
         self._deleting: set[KVName] = set()
@@ -85,10 +89,13 @@ class KVDeletions:
         await self._settle(own)
 
     async def sweep(self) -> int:
-        """Delete the KV of this service's collections that none of them holds; returns how many passages."""
+        """Delete the KV of this service that no collection holds, but for what tenants that have a key have beside
+        their collections; returns how many passages."""
         num_deleted = 0
         found: set[KVName] = set()
-        pages = self._passage_kv.owned_names(self._collections.service_id)
+        owners = self._collections.owners
+        kept = {owners.of_tenant(tenant) for tenant in self._tenants()}
+        pages = self._passage_kv.owned_names(lambda owner: owners.tenant(owner) is not None and owner not in kept)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             found |= await asyncio.to_thread(self._unreferenced, page)
         for name in list(found):

@@ -13,7 +13,7 @@ from kvblend.api.engine.replicas import Replicas
 from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.encode_sender import COMMIT_WAIT_S, send_encode
 from kvblend.api.kv.passage_kv import KVName, PassageKV
-from kvblend.api.kv.token_slots import TokenSlots
+from kvblend.api.kv.token_slots import TokenSlots, TokenTurn
 from kvblend.api.metrics import Metrics
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, KVBlendError
@@ -43,6 +43,8 @@ class _Work:
     wanted: set[KVName]
     owner: str | None
     priority: int
+    turn: TokenTurn | None = None
+    """Once it waits."""
     begun: bool = False
     results: dict[KVName, EncodeResult] = field(default_factory=dict)
 
@@ -65,11 +67,11 @@ class Encoder:
     ) -> dict[KVName, EncodeResult]:
         """Make sure that the KV of a run's passages is in the store. A failure is logged, never raised.
 
-        `only` these of them, where given. `owner`: the collection that they are made for, where they are not there.
+        `only` these of them, where given. `owner`: whose they are, where they are not there.
         The work goes on where the caller is cancelled.
         """
         names = [name for name in run.names if only is None or name in only]
-        works = self._begin(run, names, self._slots, owner)
+        works = self._begin(run, names, BULK, owner)
         tasks = {task for _, task in works.values()}
         if tasks:
             await asyncio.wait(tasks)
@@ -85,7 +87,8 @@ class Encoder:
 
     def encode_soon(self, run: EncodeRun, *, only: Collection[KVName], owner: str | None = None) -> None:
         """Encode in the background, a few at a time; returns at once."""
-        self._begin(run, [name for name in run.names if name in only], self._background_slots, owner)
+        self.hurry(only)
+        self._begin(run, [name for name in run.names if name in only], MISSED, owner)
 
     async def engine_info(self) -> EngineInfo | None:
         """Of the engine that would encode now; None where none answers."""
@@ -97,6 +100,15 @@ class Encoder:
 
     def is_encoding(self, name: KVName) -> bool:
         return name in self._running
+
+    def hurry(self, names: Iterable[KVName]) -> None:
+        """Have the runs that wait with these for ingests' slots go before those: an answer has missed them."""
+        for name in names:
+            work, _ = self._running.get(name, (None, None))
+            if work and work.priority == BULK:
+                work.priority = MISSED
+                if work.turn:
+                    work.turn.wait_in(self._background_slots)
 
     async def drop(self, names: Iterable[KVName]) -> None:
         """Give up what waits to be encoded of these, and wait for what is being encoded."""
@@ -122,16 +134,14 @@ class Encoder:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(
-        self, run: EncodeRun, names: Iterable[KVName], slots: TokenSlots, owner: str | None
+        self, run: EncodeRun, names: Iterable[KVName], priority: int, owner: str | None
     ) -> dict[KVName, tuple[_Work, asyncio.Task[None]]]:
         """By name, the work under way; what none is under way for, one pass does together."""
         names = list(names)
         new = {name for name in names if name not in self._running}
         if new:
-            # a preamble is no collection's own
-            priority = BULK if slots is self._slots else MISSED
-            work = _Work(run, new, owner if run.context.token_ids else None, priority)
-            task = asyncio.create_task(self._encode(work, slots), name="kvblend encode")
+            work = _Work(run, new, owner, priority)
+            task = asyncio.create_task(self._encode(work), name="kvblend encode")
             for name in new:
                 self._running[name] = work, task
             task.add_done_callback(lambda _: self._ended(work))
@@ -142,9 +152,10 @@ class Encoder:
             if name in self._running and self._running[name][0] is work:
                 del self._running[name]
 
-    async def _encode(self, work: _Work, slots: TokenSlots) -> None:
+    async def _encode(self, work: _Work) -> None:
         last = max((part.end for part in work.run.parts if part.name in work.wanted), default=0)
-        async with slots.taken(last):
+        work.turn = TokenTurn(last, self._slots if work.priority == BULK else self._background_slots)
+        async with work.turn.taken():
             work.begun = True
             try:
                 failures = await self._encoded(work)

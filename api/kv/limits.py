@@ -9,9 +9,8 @@ from functools import partial
 from kvblend.api.background import end_task
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.kv.passage_kv import PassageKV, name_of
-from kvblend.core.collection_name import tenant_of
 from kvblend.store import Variant
-from kvblend.store.upkeep import idle, trim
+from kvblend.store.upkeep import idle, owners_of, trim
 
 __all__ = ["KVLimits"]
 
@@ -28,7 +27,7 @@ class KVLimits:
     def __init__(
         self, collections: Collections, passage_kv: PassageKV, *, tenant_quota: Callable[[str], int | None]
     ) -> None:
-        """`tenant_quota`: bytes that the KV of all of a tenant's collections may take in one tier; None: no bound."""
+        """`tenant_quota`: bytes that a tenant's KV may take in one tier; None: no bound."""
         self._tenant_quota = tenant_quota
         self._collections, self._passage_kv = collections, passage_kv
         self._looked_at = 0.0
@@ -43,15 +42,16 @@ class KVLimits:
 
     async def trim(self) -> int:
         """Bring every collection and tenant to its quota; returns bytes freed."""
-        freed, owners = 0, dict[str, set[str]]()
+        freed = 0
         for collection in await asyncio.to_thread(self._collections.all):
             owner, quota = collection.owner, collection.kv_quota_bytes
-            if owner is None:
-                continue
-            owners.setdefault(tenant_of(collection.name), set()).add(owner)
-            if quota is not None:
+            if owner is not None and quota is not None:
                 freed += await self._passage_kv.run(partial(trim, owners={owner}, max_bytes=quota))
-        for tenant, own in owners.items():
+        by_tenant: dict[str, set[str]] = {}
+        for owner in await self._passage_kv.run(owners_of):
+            if (tenant := self._collections.owners.tenant(owner)) is not None:
+                by_tenant.setdefault(tenant, set()).add(owner)
+        for tenant, own in by_tenant.items():
             quota = self._tenant_quota(tenant)
             if quota is not None:
                 freed += await self._passage_kv.run(partial(trim, owners=own, max_bytes=quota))

@@ -27,6 +27,8 @@ class MissingKV:
     passages: tuple[PromptPassage, ...] = ()
     reused: Mapping[EncodeKind, int] = field(default_factory=dict)
     preamble: EncodeRun | None = None
+    owner: str | None = None
+    """Of the preamble."""
 
 
 async def find_missing(prompt: BlendPrompt, passage_kv: PassageKV, info: EngineInfo) -> MissingKV:
@@ -48,6 +50,7 @@ async def find_missing(prompt: BlendPrompt, passage_kv: PassageKV, info: EngineI
         tuple(absent),
         reused,
         preamble if preamble and missing.issuperset(preamble.names) else None,
+        prompt.owner,
     )
 
 
@@ -57,11 +60,13 @@ async def encode_missing(missing: MissingKV, collections: Collections, encoder: 
     `preamble`: whether its KV is worth keeping.
     """
     if preamble and missing.preamble:
-        encoder.encode_soon(missing.preamble, only=missing.preamble.names)
+        encoder.encode_soon(missing.preamble, only=missing.preamble.names, owner=missing.owner)
     for passage in missing.passages:
         if isinstance(passage.source, EncodeRun):
             encoder.encode_soon(passage.source, only=passage.source.names, owner=passage.owner)
     waiting = [passage for passage in missing.passages if any(map(encoder.is_encoding, passage.names))]
+    for passage in waiting:
+        encoder.hurry(passage.names)
     for (ref, owner), names in _by_document([each for each in missing.passages if each not in waiting]).items():
         for run in await asyncio.to_thread(collections.document_runs, ref.collection, ref.document_id):
             wanted = names.intersection(run.names)

@@ -81,12 +81,12 @@ class PassageKV:
         variants = [Variant(fingerprint, *name) for fingerprint in fingerprints for name in names]
         return await asyncio.to_thread(self._store.delete, variants)
 
-    def owned_names(self, service_id: str) -> Iterator[list[KVName]]:
-        """Pages of the names of KV that lie in a bounded tier and whose owner is a collection of `service_id`."""
+    def owned_names(self, is_wanted: Callable[[str], bool]) -> Iterator[list[KVName]]:
+        """Pages of the names of KV that lie in a bounded tier and whose owner is wanted."""
         for tier in self._store.bounded:
             after = ""
             while entries := tier.entries(after, PAGE):
-                own = {entry.key.variant for entry in entries if entry.owner.startswith(f"{service_id}/")}
+                own = {entry.key.variant for entry in entries if is_wanted(entry.owner)}
                 yield [name_of(variant) for variant in own]
                 after = entries[-1].key.file_name
 

@@ -43,16 +43,21 @@ class PromptPassage:
 
     @classmethod
     def behind(
-        cls, context: EncodeContext, token_ids: tuple[int, ...], *, kind: EncodeKind = "neutral"
+        cls,
+        context: EncodeContext,
+        token_ids: tuple[int, ...],
+        *,
+        kind: EncodeKind = "neutral",
+        owner: str | None = None,
     ) -> "PromptPassage":
         """A passage whose KV is that behind `context`."""
-        return cls.of_run(EncodeRun.alone(context, token_ids), kind)
+        return cls.of_run(EncodeRun.alone(context, token_ids), kind, owner=owner)
 
     @classmethod
-    def of_run(cls, run: EncodeRun, kind: EncodeKind) -> "PromptPassage":
+    def of_run(cls, run: EncodeRun, kind: EncodeKind, *, owner: str | None = None) -> "PromptPassage":
         """The one passage that a run encodes, as it encodes it."""
         (part,) = run.parts
-        return cls(tuple(run.prompt(part.end)[part.start :]), (part.name[0],), (kind,), run)
+        return cls(tuple(run.prompt(part.end)[part.start :]), (part.name[0],), (kind,), run, owner)
 
     @cached_property
     def passage_id(self) -> str:
@@ -86,6 +91,8 @@ class BlendPrompt:
     passages: Sequence[PromptPassage]
     salt: str | None = None
     """Of its passages' encode contexts, and of what vLLM's prefix cache has of it."""
+    owner: str | None = None
+    """Of its preamble's KV."""
 
     @property
     def token_ids(self) -> list[int]:

@@ -23,7 +23,7 @@ from kvblend.api.prompt.template_options import template_options
 from kvblend.api.query_threads import QueryThreads
 from kvblend.api.request_context import step
 from kvblend.core.calibration import EncodeKind
-from kvblend.core.collection_name import DEFAULT_TENANT, tenant_of
+from kvblend.core.collection_name import DEFAULT_TENANT
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from kvblend.core.plan import MAX_ENCODE_CONTEXTS
 from kvblend.core.rest import BlendChoices, Source
@@ -92,7 +92,7 @@ class DropIn:
         if self._matcher.is_empty:
             return None
         token_ids = self._token_ids(route, fields)
-        matches = self._matcher.match(token_ids, lambda name: tenant_of(name) == tenant)
+        matches = self._matcher.match(token_ids, tenant)
         opened = {name: self._open(name) for match in matches for name in match.collections}
         usable = [match for match in matches if any(opened[name] is not None for name in match.collections)]
         if not usable:

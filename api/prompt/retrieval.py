@@ -32,7 +32,8 @@ class Retrieved:
 
     def prompt(self, frame: Frame) -> BlendPrompt:
         """The passages within a frame."""
-        return BlendPrompt(frame, self.passages, self.collection.encode_context.salt)
+        collection = self.collection
+        return BlendPrompt(frame, self.passages, collection.encode_context.salt, collection.tenant_owner)
 
 
 class Retrieval:
@@ -102,7 +103,9 @@ class Retrieval:
         for document, token_ids, passage_id in zip(supplied, tokens, ids, strict=True):
             place = found.get(passage_id)
             passages.append(
-                PromptPassage.behind(context, token_ids, kind=collection.kind(context.hash))
+                PromptPassage.behind(
+                    context, token_ids, kind=collection.kind(context.hash), owner=collection.tenant_owner
+                )
                 if place is None
                 else _ingested(collection, token_ids, place.contexts, place.document.id, place.position)
             )

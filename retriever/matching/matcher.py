@@ -1,12 +1,14 @@
 """Passages of the catalog in a prompt's tokens."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kvblend.core.collection_name import DEFAULT_TENANT, tenant_of
 from kvblend.retriever.catalog import Catalog
 from kvblend.retriever.matching.gram_index import GramIndex
 from kvblend.retriever.matching.runs import Run, disjoint_runs, equal_runs
@@ -23,7 +25,8 @@ BULK_FANOUT = 2
 MAX_TABLES = 4
 """With more of them it is time to merge."""
 SPARE = 1024
-"""Deleted passages that the index may keep, beside as many as there are others."""
+"""Deleted passages that the indexes may keep, beside as many as there are others."""
+NOTHING = GramIndex()
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class HeldPassage:
 class TokenMatch:
     """Tokens `[start, start + num_tokens)` of a prompt, which are those of a passage from its token `skipped` on.
 
-    `holders`: collections that hold it, of those that the caller may read; at least one.
+    `holders`: the tenant's collections that hold it; at least one.
     """
 
     start: int
@@ -59,13 +62,15 @@ class TokenMatch:
 class PassageMatcher:
     """Follows the catalog by its rows, whose numbers only grow: at a match, and in a thread of its own for the rest.
 
-    The index is a guess at what to look at; tokens are compared with the catalog's own, of one moment, within the
-    collections that the caller may read. What is deleted is therefore no match from then on. Thread-safe.
+    An index is a guess at what to look at; tokens are compared with the catalog's own, of one moment. What is deleted
+    is therefore no match from then on. An index keeps and looks at so much of what passages share, so that each tenant
+    has one of its own: what others hold hides nothing. Thread-safe.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._index, self._row = GramIndex(), 0
+        self._indexes, self._row = dict[str, GramIndex](), 0
+        """By tenant."""
         self._lock = threading.Lock()
         self._merging = threading.Lock()
         self._is_closed = False
@@ -73,18 +78,18 @@ class PassageMatcher:
         """Whether the last match left something for `catch_up`."""
 
     def __len__(self) -> int:
-        """Passages in the index, deleted ones among them."""
-        return len(self._index)
+        """Passages in the indexes, deleted ones among them."""
+        return sum(map(len, self._every_index()))
 
     @property
     def is_empty(self) -> bool:
         """Whether the catalog holds no passage at all."""
-        return len(self._index) == 0 and self._catalog.num_passages() == 0
+        return len(self) == 0 and self._catalog.num_passages() == 0
 
     @property
     def num_bytes(self) -> int:
-        """Of the index's tables."""
-        return self._index.num_bytes
+        """Of the indexes' tables."""
+        return sum(index.num_bytes for index in self._every_index())
 
     def close(self) -> None:
         """Have `catch_up` return soon."""
@@ -94,33 +99,42 @@ class PassageMatcher:
         """Take up passages that are new, at most a page; whether there may be more."""
         with self._lock:
             page = self._catalog.tokens_behind(self._row, limit=PAGE)
-            self._index.add([(passage_id, tokens.astype(np.int64)) for _, passage_id, tokens in page])
-            self._row = page[-1][0] if page else self._row
+            by_tenant: dict[str, list[tuple[str, NDArray[np.int64]]]] = {}
+            for passage in page:
+                own = by_tenant.setdefault(tenant_of(passage.collection), [])
+                own.append((passage.passage_id, passage.token_ids.astype(np.int64)))
+            for tenant, passages in by_tenant.items():
+                self._indexes.setdefault(tenant, GramIndex()).add(passages)
+            self._row = page[-1].row if page else self._row
         return len(page) == PAGE
 
     def catch_up(self) -> None:
-        """Take up all that is new, put tables together, and begin anew where most of the index is of what is gone."""
+        """Take up all that is new, put tables together, and begin anew where most of the indexes is of what is gone."""
         with self._merging:
-            if len(self._index) > SPARE + 2 * self._catalog.num_passages():
+            if len(self) > SPARE + 2 * self._catalog.num_passages():
                 with self._lock:
-                    self._index, self._row = GramIndex(), 0
+                    self._indexes, self._row = {}, 0
             while not self._is_closed and self.follow():
-                while self._index.merge(BULK_FANOUT):
+                for index in self._every_index():
+                    while index.merge(BULK_FANOUT):
+                        pass
+            for index in self._every_index():
+                while not self._is_closed and index.merge():
                     pass
-            while not self._is_closed and self._index.merge():
-                pass
 
-    def match(self, token_ids: Sequence[int], may_read: Callable[[str], bool] = lambda _: True) -> list[TokenMatch]:
-        """The passages in a prompt, in its order, no two of them overlapping. `may_read`: of a collection's name."""
-        self.is_behind = self.follow() or self._index.num_tables > MAX_TABLES
+    def match(self, token_ids: Sequence[int], tenant: str = DEFAULT_TENANT) -> list[TokenMatch]:
+        """The passages of a tenant's collections in a prompt, in its order, no two of them overlapping."""
+        is_behind = self.follow()
+        index = self._indexes.get(tenant, NOTHING)
+        self.is_behind = is_behind or index.num_tables > MAX_TABLES
         prompt = np.asarray(token_ids, np.int64)
-        candidates = self._index.candidates(prompt)
+        candidates = index.candidates(prompt)
         if not candidates:
             return []
         with self._catalog.reading_all() as reading:
             rows: dict[str, dict[str, int]] = {}
             for collection, own in reading.rows_by_collection({each.passage_id for each in candidates}).items():
-                if may_read(collection):
+                if tenant_of(collection) == tenant:
                     for passage_id, row in own.items():
                         rows.setdefault(passage_id, {})[collection] = row
             tokens = reading.token_arrays([next(iter(own.values())) for own in rows.values()])
@@ -137,6 +151,10 @@ class PassageMatcher:
             places = {run.passage_id: dict(islice(rows[run.passage_id].items(), MAX_HOLDERS)) for run in chosen}
             found = reading.found_passages([row for own in places.values() for row in own.values()])
         return [_match(run, places[run.passage_id], found) for run in chosen]
+
+    def _every_index(self) -> list[GramIndex]:
+        with self._lock:
+            return list(self._indexes.values())
 
 
 def _match(run: Run, places: Mapping[str, int], found: Mapping[int, FoundPassage]) -> TokenMatch:

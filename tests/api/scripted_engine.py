@@ -50,6 +50,8 @@ class ScriptedEngine:
     is_broken: bool = False
     hangs: bool = False
     """Takes connections and never answers."""
+    holds: Callable[[dict[str, Any]], bool] = lambda body: False
+    """Whether a completion waits, as if it had not come."""
     max_model_len: int = 1000
     has_priorities: bool = True
     """Whether it takes a `priority` other than 0."""
@@ -85,7 +87,7 @@ class ScriptedEngine:
         try:
             yield
         finally:
-            self.hangs = False
+            self.hangs, self.holds = False, lambda body: False
             server.should_exit = True
             thread.join(30)
 
@@ -112,6 +114,8 @@ class ScriptedEngine:
         @app.post("/v1/chat/completions")
         async def completions(request: Request) -> Response:
             body = await request.json()
+            while self.holds(body):  # noqa: ASYNC110 (set from another thread)
+                await asyncio.sleep(0.05)
             self.bodies.append(body)
             if self.is_broken:
                 return JSONResponse({"error": {"message": "out of order"}}, status_code=400)

@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from kvblend.api.access.tenant_kv import TenantKV
+from kvblend.api.kv.owners import KVOwners
 from kvblend.api.metrics import Metrics
 from kvblend.api.tier_metrics import TierMetrics
 from kvblend.store import DiskTier, TieredStore
@@ -34,7 +35,7 @@ def reference() -> str:
     service, labels = _described(own for own in vars(Metrics()).values() if isinstance(own, MetricWrapperBase))
     connector, connector_labels = _described(_of_connector())
     with tempfile.TemporaryDirectory() as folder, TieredStore([DiskTier(Path(folder), budget_bytes=1 << 20)]) as store:
-        tiers = [*TierMetrics(store).collect(), *TenantKV(store, "none").collect()]
+        tiers = [*TierMetrics(store).collect(), *TenantKV(store, KVOwners("none")).collect()]
     labels |= connector_labels | {family.name: vars(family)["_labelnames"] for family in tiers}
     return "\n".join(
         [

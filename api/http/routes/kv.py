@@ -88,7 +88,7 @@ async def verify(request: Request) -> KVVerifyReport:
 @router.post("/sweep")
 @needs("operator")
 async def sweep(request: Request) -> KVSweep:
-    """Delete the KV of this service's collections that none of them holds."""
+    """Delete KV of this service that no collection holds, and what tenants without a key had supplied."""
     return KVSweep(num_passages=await service_of(request).deletions.sweep())
 
 

@@ -1,17 +1,16 @@
-"""A scripted engine that stores KV as the connector does: made up, but whole files under the right names."""
+"""A scripted engine that stores KV as the connector does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-from kvblend.core.identity import token_hash
+from kvblend.core.plan import EncodeOrder
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
-from kvblend.store import PassageKVKey, TieredStore
+from kvblend.store import TieredStore
 from tests.api.scripted_engine import ScriptedEngine
 from tests.api.scripted_service import INFO
+from tests.api.stored_encode import store_encode
 
 __all__ = ["storing_engine"]
 
@@ -29,11 +28,7 @@ def storing_engine(control_address: str, settings: Settings) -> Iterator[Scripte
         if "blend" in order:
             control.set_report(order["report_id"], BlendReport(outcome="blended"))
             return
-        prompt: list[int] = engine.bodies[-1]["prompt"]
-        for start, end in order["encode"]["spans"]:
-            key = PassageKVKey(INFO.model_fingerprint, token_hash(prompt[:start]), token_hash(prompt[start:end]), 0, 1)
-            kv = torch.zeros(1, 2, end - start, 1, 8)
-            store.put(key, kv, capture_position=start, owners=order["encode"].get("owners", ()))
+        store_encode(store, engine.bodies[-1]["prompt"], EncodeOrder.model_validate(order["encode"]))
         control.set_encoded(order["report_id"], None)
 
     engine.ordered = ordered

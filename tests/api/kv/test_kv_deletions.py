@@ -16,6 +16,7 @@ import torch
 from kvblend.api.collections import Collections
 from kvblend.api.kv.deletions import KVDeletions
 from kvblend.api.kv.ledger import DeletionLedger
+from kvblend.api.kv.owners import KVOwners
 from kvblend.api.kv.passage_kv import PassageKV
 from kvblend.api.metrics import Metrics
 from kvblend.api.prompt.neighbours import PassageVariant, StoredVariant, VariantLedger
@@ -30,7 +31,7 @@ NAMES = [(f"{context:064x}", f"{passage:064x}") for context, passage in ((1, 1),
 class Held(Collections):
     """Collections that hold what a test says."""
 
-    service_id = "service"
+    owners = KVOwners("service")
 
     def __init__(self) -> None:
         self.held: set[tuple[str, str]] = set(NAMES)
@@ -86,6 +87,7 @@ class Parts:
             self.idle,  # type: ignore[arg-type]
             self.variants,
             self.metrics,
+            tenants=lambda: ["default"],
         )
 
     @property

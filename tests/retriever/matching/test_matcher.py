@@ -11,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kvblend.core.collection_name import DEFAULT_TENANT
 from kvblend.retriever.catalog import Catalog
 from kvblend.retriever.matching import MIN_SHARE, MIN_TOKENS, PassageMatcher, TokenMatch
+from kvblend.retriever.matching.gram_index import MAX_CANDIDATES
+from kvblend.retriever.matching.gram_table import MAX_HOLDERS
 from kvblend.retriever.matching.matcher import MAX_TABLES, PAGE, SPARE
 from kvblend.retriever.packing import PassageText
 from kvblend.retriever.records import NewDocument
@@ -117,20 +120,40 @@ def test_overlapping_passages_share_the_prompt(shelf: Shelf) -> None:
     assert spans(shelf.matcher.match(text)) == [("a 0", 0, 150, 0), ("a 1", 150, 100, 40)]
 
 
-def test_only_what_may_be_read(shelf: Shelf) -> None:
-    """A collection that is not the caller's gives no match, and no place of one that several have."""
+def test_only_a_tenants_own(shelf: Shelf) -> None:
+    """A collection that is another tenant's gives no match, and no place of a passage that several have."""
     own, theirs, both = (tokens_of(seed, 80) for seed in range(3))
-    shelf.put("theirs", "x", [theirs, both], ["t1", "t2"])
-    shelf.put("own", "y", [own, both], ["o1", "o2"])
+    shelf.put("beta/theirs", "x", [theirs, both], ["t1", "t2"])
+    shelf.put("acme/own", "y", [own, both], ["o1", "o2"])
     prompt = [*own, 1, *theirs, 2, *both]
-    for name in ("own", "theirs"):
-        matches = shelf.matcher.match(prompt, name.__eq__)
+    for tenant, name in (("acme", "acme/own"), ("beta", "beta/theirs")):
+        matches = shelf.matcher.match(prompt, tenant)
         check(prompt, matches)
         assert {each.collection for match in matches for each in match.holders} == {name}
-        assert [match.start for match in matches] == ([0, 162] if name == "own" else [81, 162])
-        assert matches[1].holders[0].found.contexts == (("o2",) if name == "own" else ("t2",))
-    assert shelf.matcher.match(prompt, lambda _: False) == []
-    assert [len(match.holders) for match in shelf.matcher.match(prompt)] == [1, 1, 2]
+        assert [match.start for match in matches] == ([0, 162] if tenant == "acme" else [81, 162])
+        assert matches[1].holders[0].found.contexts == (("o2",) if tenant == "acme" else ("t2",))
+    assert shelf.matcher.match(prompt, "nobody") == shelf.matcher.match(prompt) == []
+    shelf.put("acme/too", "z", [both])
+    assert [len(match.holders) for match in shelf.matcher.match(prompt, "acme")] == [1, 2]
+
+
+OWN = tokens_of(0, 32)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "prompt"),
+    [
+        ([[*OWN, *tokens_of(1 + number, 16)] for number in range(MAX_HOLDERS)], OWN),
+        ([[7] * 100], [*OWN, *[7] * 2 * MAX_CANDIDATES]),
+    ],
+    ids=["as many as a table keeps", "more candidates than are looked at"],
+)
+def test_what_another_tenant_holds_hides_nothing(shelf: Shelf, theirs: list[Tokens], prompt: Tokens) -> None:
+    """Else whoever misses something of its own in an answer's sources knows that others hold the prompt's text."""
+    shelf.put("beta/probes", "x", theirs)
+    shelf.put("acme/docs", "y", [OWN])
+    assert spans(shelf.matcher.match(prompt, "acme")) == [("y 0", 0, 32, 0)]
+    assert shelf.matcher.match(prompt, "beta")
 
 
 def test_it_follows_the_catalog(shelf: Shelf) -> None:
@@ -178,7 +201,7 @@ def test_many_commits_leave_few_tables(shelf: Shelf) -> None:
     for number in range(40):
         shelf.put("handbook", str(number), [tokens_of(number, 60)])
         assert spans(shelf.matcher.match(tokens_of(number, 60))) == [(f"{number} 0", 0, 60, 0)]
-        assert shelf.matcher._index.num_tables <= MAX_TABLES + 1
+        assert shelf.matcher._indexes[DEFAULT_TENANT].num_tables <= MAX_TABLES + 1
         if shelf.matcher.is_behind:
             asked += 1
             shelf.matcher.catch_up()
