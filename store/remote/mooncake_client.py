@@ -37,7 +37,7 @@ class MooncakeClient:
         except ImportError as error:
             raise InvalidRequestError(
                 f"KVBLEND_REMOTE needs Mooncake, which cannot be loaded: {error}. On Debian it takes the packages "
-                "libibverbs1, librdmacm1, libnl-3-200 and libnl-route-3-200",
+                "libcurl4, libibverbs1, librdmacm1, libnl-3-200 and libnl-route-3-200",
                 param="KVBLEND_REMOTE",
             ) from error
         self.master, self.buffer_bytes = master, buffer_bytes
