@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from kvblend.sdk import Client
@@ -59,6 +61,25 @@ def test_a_passage_is_pinned(console: ScriptedService, open_page: OpenPage) -> N
         pin.click()
         expect(pin).to_have_attribute("aria-pressed", "false")
         assert not any(file.pinned for file in client.kv_lookup(name).files)
+
+
+@pytest.mark.parametrize("id", ["notes.md", "a/notes.md", "./notes.md", "a/./notes.md", "a/../notes.md", "a?b#c"])
+def test_a_document_is_asked_for_by_its_own_id_alone(console: ScriptedService, open_page: OpenPage, id: str) -> None:
+    """Ids with a dot for a step are refused, and were taken once: the browser must not resolve them."""
+    page = open_page(console.url)
+    code = "async (id) => new URL((await import('/console/api.js')).documentPath('quay', id), location.origin).href"
+    path = urlsplit(page.evaluate(code, id)).path
+    assert unquote(path) == f"/v1/collections/quay/documents/{id}"
+
+
+def test_a_document_in_a_folder_is_deleted(console: ScriptedService, open_page: OpenPage) -> None:
+    with harbour(console, "folders") as name, Client(console.url) as client:
+        client.wait(client.add_document(name, "The tides of another harbour.", id="north/tides.txt"))
+        page = open_page(f"{console.url}/#/collections?c={name}", strict=False)
+        page.get_by_role("button", name="Delete north/tides.txt").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("status").filter(has_text="north/tides.txt is deleted").first).to_contain_text("(404)")
+        assert sorted(document.id for document in client.list_documents(name)) == sorted(NAMES)
 
 
 def test_a_deletion_shows_what_it_removed(console: ScriptedService, open_page: OpenPage) -> None:
