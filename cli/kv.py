@@ -11,6 +11,7 @@ from rich.table import Table
 from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.kv_size_command import size
+from kvblend.cli.local_time import local_time
 from kvblend.sdk import Client
 
 __all__ = ["kv_app"]
@@ -60,10 +61,11 @@ def lookup(
     if as_json:
         print_json(found)
         return
-    table = Table("passage", "tier", "heads", "bytes", "uses", "pinned", box=None, header_style="dim")
+    table = Table("passage", "tier", "heads", "bytes", "used or stored", "pinned", box=None, header_style="dim")
     for file in found.files:
         heads, pinned = f"{file.heads[0]}-{file.heads[1]}", "yes" if file.pinned else ""
-        table.add_row(file.passage_id[:12], file.tier, heads, decimal(file.num_bytes), str(file.num_uses), pinned)
+        used, num_bytes = local_time(file.used_at), decimal(file.num_bytes)
+        table.add_row(file.passage_id[:12], file.tier, heads, num_bytes, used, pinned)
     Console().print(table)
     if found.missing:
         Console().print(f"{len(found.missing)} passages have no KV: {', '.join(id[:12] for id in found.missing[:8])}")

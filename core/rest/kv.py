@@ -73,7 +73,11 @@ class KVMove(KVSelection):
 
 
 class KVFile(BaseModel):
-    """One file of passage KV. `used_at` is in seconds since the epoch; `owner` is whoever it was stored for."""
+    """One file of passage KV. `owner` is whoever it was stored for.
+
+    `used_at`: when it was last used, or stored, in seconds since the epoch. `num_uses`: what the tier's eviction policy
+    has of its uses: those since it was stored, or since the policy last spared it, which uses them up.
+    """
 
     tier: str
     model_fingerprint: str

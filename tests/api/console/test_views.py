@@ -74,6 +74,7 @@ def test_the_store_is_as_its_tiers_say(console: ScriptedService, collection: str
     page.get_by_role("combobox", name="Collection").select_option(collection)
     table = page.get_by_role("table").filter(has_text="passages with stored KV")
     expect(table.get_by_role("button", name="tides.txt").first).to_be_visible()
+    expect(table.get_by_role("columnheader")).to_have_text(["Passage", "Used or stored", "On", "Bytes"])
     expect(page.get_by_text("evicted since the tier was made")).to_have_count(0)
     with TieredStore([CPUTier(Path(cpu.path), budget_bytes=cpu.budget_bytes)]) as store:
         store.evict("cpu", 1)

@@ -1,4 +1,4 @@
-// The passages of a collection whose KV was used most.
+// The passages of a collection whose KV was used last. How often is not counted: `num_uses` is what the eviction policy has left of it.
 
 import { errorNotice, h } from "../dom.js";
 import { collectionPath, get, post, segment } from "../api.js";
@@ -9,10 +9,10 @@ import { collectionSelect } from "../collections/names.js";
 const SHOWN = 15;
 const READ = 20; // documents, to learn which of them hold the passages shown; of more, a passage's id is all there is
 
-export function hottest() {
+export function lastUsed() {
   const place = h("div", {}, h("p", { class: "muted small" }, "Looking …"));
   const chooser = h("div", {});
-  const section = h("section", { class: "section", "aria-labelledby": "hot-title" }, h("div", { class: "section-head" }, h("h2", { id: "hot-title" }, "Used most"), chooser), place);
+  const section = h("section", { class: "section", "aria-labelledby": "last-used-title" }, h("div", { class: "section-head" }, h("h2", { id: "last-used-title" }, "Used last"), chooser), place);
   collectionSelect(null)
     .then(({ select, collections }) => {
       if (!collections.length) return place.replaceChildren(h("p", { class: "muted small" }, "There is no collection yet."));
@@ -26,20 +26,20 @@ export function hottest() {
   async function fill(collection) {
     try {
       const { files, missing } = await post("v1/kv/lookup", { collection });
-      const hot = byUse(files).slice(0, SHOWN);
-      place.replaceChildren(files.length ? table(collection, hot, await homes(collection, hot), files) : h("p", { class: "muted small" }, `No KV of this collection is stored; ${count(missing.length)} passages have none.`));
+      const last = byLastUse(files).slice(0, SHOWN);
+      place.replaceChildren(files.length ? table(collection, last, await homes(collection, last), files) : h("p", { class: "muted small" }, `No KV of this collection is stored; ${count(missing.length)} passages have none.`));
     } catch (error) {
       place.replaceChildren(errorNotice(error));
     }
   }
 }
 
-function byUse(files) {
+function byLastUse(files) {
   const passages = [...Map.groupBy(files, (file) => file.passage_id)].map(([id, own]) => ({
-    id, uses: Math.max(...own.map((file) => file.num_uses)), used: Math.max(...own.map((file) => file.used_at)),
+    id, used: Math.max(...own.map((file) => file.used_at)),
     tiers: [...new Set(own.map((file) => file.tier))], bytes: own.reduce((sum, file) => sum + file.num_bytes, 0), pinned: own.some((file) => file.pinned),
   }));
-  return passages.sort((one, other) => other.uses - one.uses || other.used - one.used);
+  return passages.sort((one, other) => other.used - one.used);
 }
 
 // By passage id, its text and a document that holds it.
@@ -65,7 +65,7 @@ function table(collection, passages, known, files) {
   };
   return h("div", { class: "wide" }, h("table", {},
     h("caption", {}, `${count(passages.length)} of ${count(all)} passages with stored KV`),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Passage"), h("th", { scope: "col", class: "number" }, "Uses"), h("th", { scope: "col" }, "Last"), h("th", { scope: "col" }, "On"), h("th", { scope: "col", class: "number" }, "Bytes"))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Passage"), h("th", { scope: "col" }, "Used or stored"), h("th", { scope: "col" }, "On"), h("th", { scope: "col", class: "number" }, "Bytes"))),
     h("tbody", {}, passages.map((each) => h("tr", {}, h("td", {}, name(each), each.pinned && h("span", { class: "tag set" }, "pinned")),
-      h("td", { class: "number" }, count(each.uses)), h("td", { class: "still" }, ago(each.used)), h("td", { class: "still" }, each.tiers.join(", ")), h("td", { class: "number" }, bytes(each.bytes)))))));
+      h("td", { class: "still" }, ago(each.used)), h("td", { class: "still" }, each.tiers.join(", ")), h("td", { class: "number" }, bytes(each.bytes)))))));
 }
