@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.api.console.harbour import ANSWER, harbour
+from tests.api.console.scripted_blends import ScriptedBlends
 from tests.api.scripted_service import ScriptedService
 
 OpenPage = Callable[..., Page]
@@ -135,6 +136,24 @@ def test_every_token_has_its_fate(asked: Page) -> None:
     expect(asked.locator(".word").first).to_have_class("word exact")
     asked.get_by_label("Show passage 1").click()
     expect(asked.locator(".words")).to_contain_text("Report every incident")
+
+
+def test_a_passage_that_is_slower_to_load_than_to_compute_is_told(
+    console: ScriptedService, blends: ScriptedBlends, collection: str, open_page: OpenPage
+) -> None:
+    blends.slow_tiers = frozenset({"cpu"})
+    try:
+        page = open_page(f"{console.url}/#/ask?c={collection}")
+        ask(page, "Who must be told of an incident?")
+    finally:
+        blends.slow_tiers = frozenset()
+    figures = page.locator(".figures")
+    expect(figures).to_contain_text(re.compile(r"Passed over\d passages on cpu, slower to load than to compute"))
+    expect(figures).not_to_contain_text("Without stored KV")
+    expect(page.locator(".legend")).to_contain_text("computed: no stored KV was used")
+    page.get_by_label("Show passage 1").click()
+    page.locator(".words").press("ArrowRight")
+    expect(page.locator(".readout")).to_contain_text("its KV on cpu was passed over")
 
 
 def test_the_steps_are_those_that_were_measured(asked: Page) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
+from kvblend.core.media_type import MEDIA_TYPES
 from kvblend.sdk import Client
 from tests.api.console.harbour import NAMES, harbour
 from tests.api.scripted_service import ScriptedService
@@ -39,6 +40,25 @@ def test_documents_are_dropped_on_a_new_collection(
     expect(page.get_by_role("alert")).to_contain_text("a.pdf")
     with Client(console.url) as client:
         client.delete_collection("dropped")
+
+
+def test_a_file_that_is_refused_keeps_no_other_out(
+    console: ScriptedService, open_page: OpenPage, tmp_path: Path
+) -> None:
+    texts = {"crane.md": "The crane lifts eight tonnes.", "crane.png": "no text", "tides.csv": "high;low\n4;1"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    with Client(console.url) as client:
+        client.create_collection("mixed", passage_tokens=64)
+        page = open_page(f"{console.url}/#/collections?c=mixed", strict=False)
+        page.get_by_label("choose files").set_input_files(sorted(tmp_path.iterdir()))
+        expect(page.get_by_role("button", name="tides.csv", exact=True)).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_count(1)
+        expect(page.get_by_role("alert")).to_contain_text("crane.png")
+        assert sorted(document.id for document in client.list_documents("mixed")) == ["crane.md", "tides.csv"]
+        accepted = page.get_by_label("choose files").get_attribute("accept") or ""
+        assert sorted(accepted.split(",")) == sorted(MEDIA_TYPES)
+        client.delete_collection("mixed")
 
 
 def test_a_name_that_is_taken_is_told(console: ScriptedService, open_page: OpenPage) -> None:
