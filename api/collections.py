@@ -180,7 +180,7 @@ class Collections:
         return {own.owner for own in self.all() if own.owner is not None and tenant_of(own.name) == tenant}
 
     def any(self, name: str) -> OpenCollection:
-        """A collection of whatever model, to delete from it. Raises NotFoundError."""
+        """A collection of whatever model. Raises NotFoundError."""
         return self._open(self._catalog.collection_settings(name))
 
     def usable(self) -> list[OpenCollection]:

@@ -121,6 +121,8 @@ def test_the_store_is_read_by_programs_too(harbour: str) -> None:
     assert len(answer("kv", "lookup", harbour)["missing"]) == 2
     assert answer("kv", "pin", harbour) == {"num_files": 0}
     assert answer("kv", "sweep") == {"num_passages": 0}
+    (pair,) = answer("kv", "pairs", harbour, "--limit", "1")["pairs"]
+    assert pair["count"] > 0 and f"{pair['count']:.1f}" in run("kv", "pairs", harbour)
     assert "2 passages have no KV" in run("kv", "lookup", harbour)
 
 

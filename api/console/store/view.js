@@ -1,15 +1,15 @@
-// The store: what its tiers hold, how often it had what was wanted, and what was used last.
+// The store: what its tiers hold, how often it had what was wanted, and what of a collection is used.
 
 import { empty, errorNotice, h } from "../dom.js";
 import { get } from "../api.js";
 import { bytes, count, counted, duration, share } from "../format.js";
-import { lastUsed } from "./last_used.js";
+import { collectionUse } from "./collection.js";
 import { readMetrics } from "./prometheus.js";
 
 export function storeView() {
   const body = h("div", { class: "view" }, h("p", { class: "muted" }, "Looking …"));
   Promise.all([get("v1/kv/stats"), readMetrics().catch((error) => ({ error }))])
-    .then(([stats, metrics]) => body.replaceChildren(head(), tiers(stats), metrics.error ? errorNotice(metrics.error) : rates(metrics), lastUsed()))
+    .then(([stats, metrics]) => body.replaceChildren(head(), tiers(stats), metrics.error ? errorNotice(metrics.error) : rates(metrics), collectionUse()))
     .catch((error) => body.replaceChildren(head(), errorNotice(error)));
   return body;
 }
