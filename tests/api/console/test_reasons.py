@@ -35,8 +35,9 @@ def _values(node: ast.AST) -> list[ast.expr]:
         case ast.Call(func=ast.Attribute(attr=name), args=values) if name in CALLS:
             return values
         case ast.FunctionDef(name=name) if name in FUNCTIONS:
-            ends = [each for each in ast.walk(node) if isinstance(each, ast.Return | ast.Raise)]
-            return [value for end in ends if (value := end.value if isinstance(end, ast.Return) else end.exc)]
+            ends = [each.value if isinstance(each, ast.Return) else each.exc for each in ast.walk(node)
+                    if isinstance(each, ast.Return | ast.Raise)]  # fmt: skip
+            return [value for value in ends if value is not None]
         case _:
             return []
 
