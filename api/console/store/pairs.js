@@ -9,7 +9,7 @@ const SHOWN = 15;
 
 export async function hottestPairs(collection) {
   const { pairs } = await post("v1/kv/pairs", { collection, limit: SHOWN });
-  if (!pairs.length) return h("p", { class: "muted small" }, "No prompt has brought two passages of different documents together yet.");
+  if (!pairs.length) return h("p", { class: "muted small" }, "No prompt has brought two passages together yet.");
   const known = await homes(collection, pairs.flatMap(({ before, passage }) => [before, passage]));
   return h("div", { class: "stack" },
     h("div", { class: "wide" }, h("table", {},
