@@ -179,7 +179,7 @@ class Collections:
         return [self._open(record) for record in self._catalog.list_settings()]
 
     def any(self, name: str) -> OpenCollection:
-        """A collection of whatever model, to delete from it. Raises NotFoundError."""
+        """A collection of whatever model. Raises NotFoundError."""
         return self._open(self._catalog.collection_settings(name))
 
     def usable(self) -> list[OpenCollection]:

@@ -1,6 +1,5 @@
 """`kvblend documents`: what a collection holds. `kvblend ingest` puts it there."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from kvblend.cli.confirmation import Yes, confirm
 from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.facts_table import facts_table
 from kvblend.cli.json_output import AsJSON, print_json
+from kvblend.cli.local_time import local_time
 from kvblend.core.rest import DocumentList
 
 __all__ = ["documents_app"]
@@ -31,9 +31,8 @@ def list_all(collection: Collection, url: URL = None, api_key: APIKey = None, as
         return
     table = Table("document", "passages", "tokens", "ingested", box=None, header_style="dim")
     for document in found:
-        table.add_row(
-            escape(document.id), f"{document.num_passages:,}", f"{document.num_tokens:,}", _time(document.created_at)
-        )
+        counts = (f"{document.num_passages:,}", f"{document.num_tokens:,}")
+        table.add_row(escape(document.id), *counts, local_time(document.created_at))
     Console().print(table)
 
 
@@ -53,7 +52,7 @@ def show(
         "media type": found.media_type,
         "passages": f"{found.num_passages:,}",
         "tokens": f"{found.num_tokens:,}",
-        "ingested": _time(found.created_at),
+        "ingested": local_time(found.created_at),
         **{f"metadata {key}": str(value) for key, value in found.metadata.items()},
     }
     Console().print(facts_table(facts))
@@ -75,7 +74,3 @@ def delete(
             client.delete_document(collection, document)
     if as_json:
         print_json({"deleted": documents})
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -33,14 +33,14 @@ def ingest(
     api_key: APIKey = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Put txt, Markdown, HTML and PDF files into a collection.
+    """Put txt, md, html, pdf, docx, pptx, xlsx and csv files into a collection.
 
     The collection is made where it is not there. A file's name, or its path within the folder given, is its document's
     id; an unchanged one costs nothing, a file that cannot be read is named and passed over.
     """
-    files = dict(named for path in paths for named in _files(path))
+    files = _named(paths)
     if not files:
-        raise InvalidRequestError("no txt, Markdown, HTML or PDF file found")
+        raise InvalidRequestError("no txt, md, html, pdf, docx, pptx, xlsx or csv file found")
     console = Console(stderr=True)
     with connect(url, api_key) as client, count_progress(console) as progress:
         try:
@@ -97,6 +97,20 @@ def _wait(client: Client, job: IngestJob, progress: JobProgress) -> IngestJob:
         if not ended.failures:
             raise
         return ended
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """The files that paths stand for, by name. Raises InvalidRequestError for two files of one name."""
+    files: dict[str, Path] = {}
+    for path in paths:
+        for name, file in _files(path):
+            other = files.setdefault(name, file)
+            if not other.samefile(file):
+                raise InvalidRequestError(
+                    f"{other} and {file} would both be the document {name!r}: ingest the folder that holds both, or "
+                    "each into a collection of its own"
+                )
+    return files
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:

@@ -11,6 +11,8 @@ from rich.table import Table
 from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.kv_size_command import size
+from kvblend.cli.local_time import local_time
+from kvblend.core.rest import KVPairs
 from kvblend.sdk import Client
 
 __all__ = ["kv_app"]
@@ -60,13 +62,34 @@ def lookup(
     if as_json:
         print_json(found)
         return
-    table = Table("passage", "tier", "heads", "bytes", "uses", "pinned", box=None, header_style="dim")
+    table = Table("passage", "tier", "heads", "bytes", "used or stored", "pinned", box=None, header_style="dim")
     for file in found.files:
         heads, pinned = f"{file.heads[0]}-{file.heads[1]}", "yes" if file.pinned else ""
-        table.add_row(file.passage_id[:12], file.tier, heads, decimal(file.num_bytes), str(file.num_uses), pinned)
+        used, num_bytes = local_time(file.used_at), decimal(file.num_bytes)
+        table.add_row(file.passage_id[:12], file.tier, heads, num_bytes, used, pinned)
     Console().print(table)
     if found.missing:
         Console().print(f"{len(found.missing)} passages have no KV: {', '.join(id[:12] for id in found.missing[:8])}")
+
+
+@kv_app.command()
+def pairs(
+    collection: Collection,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="So many at most.")] = 20,
+    url: URL = None,
+    api_key: APIKey = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print which passages the prompts of a collection bring together, the heaviest pairs first."""
+    with connect(url, api_key) as client:
+        found = client.kv_pairs(collection, limit=limit)
+    if as_json:
+        print_json(KVPairs(pairs=found))
+        return
+    table = Table("passage", "directly behind", "count", box=None, header_style="dim")
+    for pair in found:
+        table.add_row(pair.passage[:12], pair.before[:12], f"{pair.count:.1f}")
+    Console().print(table)
 
 
 @kv_app.command()

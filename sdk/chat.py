@@ -12,9 +12,16 @@ __all__ = ["BlendResult", "ChatChunk", "ChatCompletion", "blend_field"]
 
 
 def blend_field(options: BlendOptions) -> dict[str, Any]:
-    """The `kvblend` field of a request. A document's metadata may hold anything: what JSON does not know is text."""
-    field: dict[str, Any] = to_jsonable_python(options, exclude_none=True, fallback=str)
+    """The `kvblend` field of a request. A document's metadata may hold anything: NumPy's scalars are numbers, bytes
+    base64, and what else JSON does not know is its text."""
+    plain = options.model_dump(by_alias=True, exclude_none=True)
+    field: dict[str, Any] = to_jsonable_python(plain, bytes_mode="base64", fallback=_plain)
     return field
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as something that it may."""
+    return value.item() if getattr(value, "shape", None) == () else str(value)
 
 
 class BlendResult(BaseModel):

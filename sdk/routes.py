@@ -27,6 +27,9 @@ from kvblend.core.rest import (
     KVCount,
     KVLookup,
     KVMove,
+    KVPair,
+    KVPairs,
+    KVPairSelection,
     KVSelection,
     KVStats,
     KVSweep,
@@ -249,6 +252,11 @@ def selected(collection: str, document_id: str | None, passage_ids: Sequence[str
 
 def kv_lookup(selection: Mapping[str, Any]) -> Call[KVLookup]:
     return Call("POST", "/v1/kv/lookup", KVLookup.model_validate_json, json=checked(KVSelection, **selection))
+
+
+def kv_pairs(collection: str, limit: int) -> Call[list[KVPair]]:
+    body = checked(KVPairSelection, collection=collection, limit=limit)
+    return Call("POST", "/v1/kv/pairs", lambda answer: KVPairs.model_validate_json(answer).pairs, json=body)
 
 
 def kv_change(action: Literal["pin", "unpin", "clear"], selection: Mapping[str, Any]) -> Call[int]:

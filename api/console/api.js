@@ -46,6 +46,8 @@ export const upload = (path, form) => read("POST", path, { form });
 export const remove = (path) => read("DELETE", path);
 export const segment = encodeURIComponent;
 export const collectionPath = (name) => `v1/collections/${segment(name)}`;
+// The id is one step, its slashes encoded: of more steps the browser would resolve one that is a dot.
+export const documentPath = (collection, id) => `${collectionPath(collection)}/documents/${segment(id)}`;
 export const text = async (path) => (await send("GET", path)).text();
 
 // Whatever its status: /readyz says with 503 what is not ready.

@@ -2,7 +2,7 @@
 
 import { announce, errorNotice, h } from "./dom.js";
 import { collectionPath, get, post, segment } from "./api.js";
-import { bytes, count, counted } from "./format.js";
+import { ago, bytes, count, counted } from "./format.js";
 import { marked } from "./ask/citations.js";
 
 const PAGE = 200;
@@ -57,8 +57,7 @@ export function openDocument(collection, { id, name }, { passageId = null, share
 
   function showKV(files, where, pin, passage) {
     const tiers = [...new Set(files.map((file) => file.tier))];
-    const uses = Math.max(0, ...files.map((file) => file.num_uses));
-    where.textContent = files.length ? `KV on ${tiers.join(" and ")}, used ${counted(uses, "time")}` : "no KV stored";
+    where.textContent = files.length ? `KV on ${tiers.join(" and ")}, used or stored ${ago(Math.max(...files.map((file) => file.used_at)))}` : "no KV stored";
     if (!files.length) return;
     let pinned = files.some((file) => file.pinned);
     const show = () => { pin.textContent = pinned ? "Unpin" : "Pin"; pin.setAttribute("aria-pressed", String(pinned)); };

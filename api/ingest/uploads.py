@@ -87,8 +87,11 @@ def check_name(name: str, *, param: str) -> str:
         raise InvalidRequestError(f"{param} {name!r} holds a control character", param=param)
     if not is_text(name):
         raise InvalidRequestError(f"{param} {name!r} holds half a surrogate pair, which is no text", param=param)
-    if ".." in re.split(r"[/\\]", name):
-        raise InvalidRequestError(f"{param} {name!r} holds a '..' step, which no name of a document may", param=param)
+    step = next((step for step in re.split(r"[/\\]", name) if step in (".", "..")), None)
+    if step is not None:
+        raise InvalidRequestError(
+            f"{param} {name!r} holds a {step!r} step, which no name of a document may", param=param
+        )
     return name
 
 

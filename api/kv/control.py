@@ -8,7 +8,7 @@ from kvblend.api.collections import Collections
 from kvblend.api.kv.completion import KVCompletion
 from kvblend.api.kv.encoder import Encoder
 from kvblend.api.kv.passage_kv import KVName, PassageKV
-from kvblend.api.prompt.neighbours import VariantLedger
+from kvblend.api.prompt.neighbours import PairLedger, VariantLedger
 from kvblend.core.collection_name import name_in_tenant
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import (
@@ -18,6 +18,9 @@ from kvblend.core.rest import (
     KVFile,
     KVLookup,
     KVMove,
+    KVPair,
+    KVPairs,
+    KVPairSelection,
     KVSelection,
     KVVerifyReport,
     TierStats,
@@ -40,9 +43,10 @@ class KVControl:
         encoder: Encoder,
         passage_kv: PassageKV,
         variants: VariantLedger,
+        pairs: PairLedger,
     ) -> None:
         self._collections, self._completion, self._encoder = collections, completion, encoder
-        self._passage_kv, self._stored_variants = passage_kv, variants
+        self._passage_kv, self._stored_variants, self._pairs = passage_kv, variants, pairs
 
     async def stats(self, tenant: str) -> list[TierStats]:
         """What the bounded tiers hold of a tenant's. It reads every entry."""
@@ -92,6 +96,14 @@ class KVControl:
             return KVLookup(files=files, missing=sorted(missing))
 
         return await self._passage_kv.run(look)
+
+    async def pairs(self, selection: KVPairSelection) -> KVPairs:
+        """The heaviest pairs of a collection. Raises NotFoundError."""
+        await asyncio.to_thread(self._collections.any, selection.collection)
+        found = await asyncio.to_thread(
+            self._pairs.look, selection.collection, lambda counts: counts.heaviest(selection.limit)
+        )
+        return KVPairs(pairs=[KVPair(before=pair.before, passage=pair.passage, count=count) for pair, count in found])
 
     async def pin(self, selection: KVSelection, *, pinned: bool) -> KVCount:
         """Keep the selection's KV from eviction, or no longer, beyond any restart; counts files."""

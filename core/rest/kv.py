@@ -7,12 +7,16 @@ from pydantic import BaseModel, Field
 from kvblend.core.rest.request import CollectionPath, Request
 
 __all__ = [
+    "KVCollection",
     "KVCompress",
     "KVCompressed",
     "KVCount",
     "KVFile",
     "KVLookup",
     "KVMove",
+    "KVPair",
+    "KVPairSelection",
+    "KVPairs",
     "KVSelection",
     "KVStats",
     "KVSweep",
@@ -42,13 +46,15 @@ class KVStats(BaseModel):
     tiers: list[TierStats]
 
 
-class KVSelection(Request):
-    """The KV of a collection's passages: of all, of one document's, of those named.
-
-    The operator may name another tenant's `collection`: `<tenant>/<name>`.
-    """
+class KVCollection(Request):
+    """A collection; the operator may name another tenant's: `<tenant>/<name>`."""
 
     collection: CollectionPath
+
+
+class KVSelection(KVCollection):
+    """The KV of a collection's passages: of all, of one document's, of those named."""
+
     document_id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     passage_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
 
@@ -73,7 +79,11 @@ class KVMove(KVSelection):
 
 
 class KVFile(BaseModel):
-    """One file of passage KV. `used_at` is in seconds since the epoch; `owner` is whoever it was stored for."""
+    """One file of passage KV. `owner` is whoever it was stored for.
+
+    `used_at`: when it was last used, or stored, in seconds since the epoch. `num_uses`: what the tier's eviction policy
+    has of its uses: those since it was stored, or since the policy last spared it, which uses them up.
+    """
 
     tier: str
     model_fingerprint: str
@@ -92,6 +102,28 @@ class KVLookup(BaseModel):
 
     files: list[KVFile]
     missing: list[str]
+
+
+class KVPairSelection(KVCollection):
+    """How many of a collection's pairs, the heaviest first."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class KVPair(BaseModel):
+    """Two passages that prompts bring together, by their ids: `passage` directly behind `before`.
+
+    `count`: 1 for each prompt in which they stood so, 0.3 for each that retrieved both, halved with every 2,000 prompts
+    of the collection since. Neighbours in one document are not counted: their KV fits anyhow.
+    """
+
+    before: str
+    passage: str
+    count: float
+
+
+class KVPairs(BaseModel):
+    pairs: list[KVPair]
 
 
 class KVCount(BaseModel):

@@ -16,6 +16,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import Field, model_validator
 
 from kvblend.core.rest import BlendOptions
+from kvblend.sdk.chat import blend_field
 from kvblend.sdk.frameworks.blend_fields import BlendFields
 from kvblend.sdk.frameworks.openai_requests import blend_of, key_or_none, one_loops_client, openai_url, with_blend
 from kvblend.sdk.langchain.documents import to_supplied
@@ -51,6 +52,11 @@ class ChatKVBlend(BlendFields, BaseChatOpenAI):
             given.setdefault("http_async_client", one_loops_client())
         return {**given, "base_url": openai_url(url), "api_key": key_or_none(key)}
 
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """True: `langchain_core.load` writes it without its key, and reads it where this class is allowed."""
+        return True
+
     @property
     def _llm_type(self) -> str:
         return "kvblend"
@@ -61,7 +67,7 @@ class ChatKVBlend(BlendFields, BaseChatOpenAI):
         return {
             **super()._identifying_params,
             "base_url": self.openai_api_base,
-            "blend": self._blend(None).model_dump(mode="json"),
+            "blend": blend_field(self._blend(None)),
         }
 
     @property

@@ -57,7 +57,13 @@ class KVBlendVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Ingest texts, wait until they are found and encoded, and return their ids. A text whose id is there already
-        takes the place of the old one."""
+        takes the place of the old one.
+
+        Metadata's values are texts, numbers and booleans, which filters compare.
+
+        Raises:
+            InvalidRequestError: some metadata holds anything else: None, a list, a dict or a date.
+        """
         texts = list(texts)
         metadatas = metadatas or [{}] * len(texts)
         named = [id or uuid.uuid4().hex for id in ids or [""] * len(texts)]  # LangChain gives None among ids, too

@@ -16,6 +16,7 @@ from kvblend.core.rest import (
     IngestJob,
     KVCompressed,
     KVLookup,
+    KVPair,
     KVStats,
     KVVerifyReport,
     OrderName,
@@ -284,6 +285,10 @@ class Client:
     ) -> KVLookup:
         """Return every file of the KV of a collection, of one document or of passages, by tier."""
         return self._send(routes.kv_lookup(routes.selected(collection, document_id, passage_ids)))
+
+    def kv_pairs(self, collection: str, *, limit: int = 20) -> list[KVPair]:
+        """Return the pairs of passages that a collection's prompts bring together most, the heaviest first."""
+        return self._send(routes.kv_pairs(collection, limit))
 
     def kv_pin(
         self, collection: str, *, document_id: str | None = None, passage_ids: Sequence[str] | None = None

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kvblend.cli import app as commands
+from kvblend.core.errors import InvalidRequestError
 from kvblend.sdk import Client
 from tests.api.scripted_service import ScriptedService
 
@@ -100,11 +101,28 @@ def test_a_question_is_searched_and_asked(harbour: str) -> None:
     run("query", "-c", harbour, status=2)
 
 
+def test_two_files_of_one_name_are_refused(scripted: ScriptedService, tmp_path: Path) -> None:
+    """Only one of them would be taken; a file that is named twice is one."""
+    for folder in ("north", "south"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tides.txt").write_text(f"The tides of the {folder}.")
+    told = CliRunner().invoke(commands.app, ["ingest", str(tmp_path / "north"), str(tmp_path / "south"), "-c", "tides"])
+    assert isinstance(told.exception, InvalidRequestError)
+    assert "south/tides.txt would both be the document 'tides.txt'" in str(told.exception)
+    north = tmp_path / "north"
+    assert len(answer("ingest", north, north / "tides.txt", "-c", "tides")["jobs"][0]["document_ids"]) == 1
+    assert len(answer("ingest", tmp_path, "-c", "tides")["jobs"][0]["document_ids"]) == 2
+    with Client(scripted.url, api_key="secret") as client:
+        client.delete_collection("tides")
+
+
 def test_the_store_is_read_by_programs_too(harbour: str) -> None:
     assert [tier["name"] for tier in answer("kv", "stats")["tiers"]] == ["disk"]
     assert len(answer("kv", "lookup", harbour)["missing"]) == 2
     assert answer("kv", "pin", harbour) == {"num_files": 0}
     assert answer("kv", "sweep") == {"num_passages": 0}
+    (pair,) = answer("kv", "pairs", harbour, "--limit", "1")["pairs"]
+    assert pair["count"] > 0 and f"{pair['count']:.1f}" in run("kv", "pairs", harbour)
     assert "2 passages have no KV" in run("kv", "lookup", harbour)
 
 

@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_taken(service: R
 
 
 def test_a_folder_without_documents_is_a_mistake(service: RunningService, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="no txt, Markdown, HTML or PDF file"):
+    with pytest.raises(InvalidRequestError, match="no txt, md, html, pdf, docx, pptx, xlsx or csv file"):
         run(service, "ingest", tmp_path, "-c", "none")
 
 

@@ -14,7 +14,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnablePassthrough
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel
 
 from kvblend.sdk import Client
@@ -56,16 +55,6 @@ def url(service: RunningService) -> str:
 def vcr_config() -> dict[str, bool]:
     """The suites may record traffic; ours goes to a local service and is never replayed."""
     return {"ignore_localhost": True}
-
-
-class TestUnit(ChatModelUnitTests):
-    @property
-    def chat_model_class(self) -> type[ChatKVBlend]:
-        return ChatKVBlend
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "any"}
 
 
 class TestConformance(ChatModelIntegrationTests):

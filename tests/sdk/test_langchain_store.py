@@ -2,14 +2,17 @@
 
 import uuid
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
+from kvblend.core.errors import InvalidRequestError
 from kvblend.sdk import Client
 from kvblend.sdk.langchain import KVBlendVectorStore
 from tests.api.scripted_service import ScriptedService, scripted_service
@@ -37,6 +40,15 @@ class TestConformance(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self) -> Iterator[VectorStore]:
         yield new_store(self.url)
+
+
+@pytest.mark.parametrize("value", [None, ["a"], {"a": 1}, date(2026, 1, 2)], ids=repr)
+def test_metadata_that_no_filter_compares_is_refused(service: ScriptedService, value: object) -> None:
+    store = new_store(service.url)
+    with pytest.raises(InvalidRequestError, match="metadata"):
+        store.add_texts(["The lamp burns."], [{"m": value}])
+    assert store.add_texts(["The lamp burns."], [{"text": "a", "number": np.float32(0.5), "is": True}], ids=["lamp"])
+    assert store.get_by_ids(["lamp"])[0].metadata == {"text": "a", "number": 0.5, "is": True}
 
 
 def test_a_long_document_is_found_by_its_passages_and_given_back_whole(service: ScriptedService) -> None:

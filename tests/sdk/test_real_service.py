@@ -129,7 +129,7 @@ def test_the_tiers_hold_what_was_encoded(client: Client, wiki: str) -> None:
     assert 0 < cpu.used_bytes <= cpu.budget_bytes and cpu.num_files > 0
 
 
-@pytest.mark.parametrize("document_id", ["a/b", "a b?c#d%2F", "ü/…", ".", "x/"])
+@pytest.mark.parametrize("document_id", ["a/b", "a b?c#d%2F", "ü/…", "...", "x/"])
 def test_a_document_id_may_hold_nearly_anything(client: Client, wiki: str, document_id: str) -> None:
     client.wait(client.add_document(wiki, BRIDGE, id=document_id), timeout_s=120)
     assert client.get_document(wiki, document_id).id == document_id
@@ -139,7 +139,7 @@ def test_a_document_id_may_hold_nearly_anything(client: Client, wiki: str, docum
     assert client.get_collection(wiki).num_documents == 2
 
 
-@pytest.mark.parametrize("document_id", ["", "..", "../..", "../../sdk-wiki"])
+@pytest.mark.parametrize("document_id", ["", ".", "..", "../..", "../../sdk-wiki"])
 def test_an_id_that_is_a_path_reaches_nothing_else(client: Client, wiki: str, document_id: str) -> None:
     with pytest.raises((NotFoundError, InvalidRequestError)):
         client.delete_document(wiki, document_id)

@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 import { openDocument } from "../document.js";
 import { giveCard } from "./card.js";
-import { finder, ownPieces, sentences, writesOwn } from "./citations.js";
+import { finder, ownCitations, ownPieces, sentences } from "./citations.js";
 
 export class Answer {
   constructor(collection) {
@@ -35,7 +35,7 @@ export class Answer {
     this.draw(true);
     const cited = this.element.querySelectorAll(".cite").length;
     if (!this.text) this.element.append(h("span", { class: "muted" }, "The model gave an empty answer."));
-    this.how.textContent = !this.text || !this.sources.length ? "" : writesOwn(this.text, this.sources)
+    this.how.textContent = !this.text || !this.sources.length ? "" : ownCitations(this.text, this.sources).length
       ? "The numbers are the model’s own: they name passages by their place in its prompt."
       : cited > 0
         ? "The numbers were placed by this page: each names the passage that shares most of the sentence’s telling words."
@@ -45,12 +45,13 @@ export class Answer {
   // Sentences that have not changed keep their elements, so that a card over one stays while the next is written.
   draw(ended = false) {
     const all = sentences(this.text);
-    const own = writesOwn(this.text, this.sources);
+    const own = ownCitations(this.text, this.sources);
     all.forEach((sentence, index) => {
       const whole = ended || index < all.length - 1;
-      const state = `${sentence}\u0000${whole}${own}`;
+      const pieces = own.length ? ownPieces(sentence, own) : null;
+      const state = JSON.stringify([sentence.segment, whole, pieces]);
       if (this.shown[index] === state) return;
-      const element = this.sentence(sentence, whole, own);
+      const element = this.sentence(sentence.segment, whole, pieces);
       const before = this.element.children[index];
       before ? before.replaceWith(element) : this.element.append(element);
       this.shown[index] = state;
@@ -58,10 +59,8 @@ export class Answer {
     while (this.element.children.length > all.length) this.element.lastElementChild.remove();
   }
 
-  sentence(sentence, whole, own) {
-    if (own) {
-      return h("span", {}, ownPieces(sentence, this.sources).map((piece) => (typeof piece === "number" ? this.cite(piece, []) : piece)));
-    }
+  sentence(sentence, whole, pieces) {
+    if (pieces) return h("span", {}, pieces.map((piece) => (typeof piece === "number" ? this.cite(piece, []) : piece)));
     const found = whole ? this.find(sentence) : null;
     if (!found) return h("span", {}, sentence);
     const text = sentence.trimEnd();

@@ -5,30 +5,33 @@
 // guess of this page, and the page says so.
 
 const segments = (text, granularity) => [...new Intl.Segmenter(undefined, { granularity }).segment(text)];
-const OWN = /\[(\d{1,2})\]/g;
+const OWN = /(?<=(?:^|[^\w\])])(?:\[\d{1,2}\])*)\[(\d{1,2})\]/g; // [1][2] are two citations, rows[1][2] none
+const CODE = /```[\s\S]*?(?:```|$)|`[^`\n]*`/g; // a fence that is open yet reaches to the end
 const LEAST_SHARE = 0.45;
 const COMMON = new Set("a an and are as at be been but by can did do does for from had has have he her his how i if in into is it its may more not of on one only or our she so than that the their them then there these they this to was we were what when where which who will with would you your".split(" "));
 
 export const words = (text) =>
   segments(text.toLocaleLowerCase(), "word").filter((part) => part.isWordLike && !COMMON.has(part.segment)).map((part) => part.segment);
 
-export const sentences = (text) => segments(text, "sentence").map((part) => part.segment);
+export const sentences = (text) => segments(text, "sentence");
 
-export function writesOwn(text, sources) {
-  return [...text.matchAll(OWN)].some(([, n]) => n >= 1 && n <= sources.length);
+// What the model cited itself: each [n] that is no index, as of rows[1], and stands in no code.
+export function ownCitations(text, sources) {
+  const bare = text.replace(CODE, (code) => "_".repeat(code.length));
+  return [...bare.matchAll(OWN)].map((found) => ({ n: Number(found[1]), start: found.index, end: found.index + found[0].length }))
+    .filter(({ n }) => n >= 1 && n <= sources.length);
 }
 
-// A sentence in pieces: plain strings, and numbers for what the model cited itself.
-export function ownPieces(sentence, sources) {
+// A sentence in pieces: plain strings, and numbers for those of a text's citations that stand in it.
+export function ownPieces({ segment, index }, citations) {
   const pieces = [];
   let last = 0;
-  for (const found of sentence.matchAll(OWN)) {
-    const n = Number(found[1]);
-    if (n < 1 || n > sources.length) continue;
-    pieces.push(sentence.slice(last, found.index), n);
-    last = found.index + found[0].length;
+  for (const { n, start, end } of citations) {
+    if (start < index || start >= index + segment.length) continue;
+    pieces.push(segment.slice(last, start - index), n);
+    last = end - index;
   }
-  return [...pieces, sentence.slice(last)];
+  return [...pieces, segment.slice(last)];
 }
 
 // Weighs words by how few passages have them: [n] of the best passage, and the words that it shares; null where none is near.

@@ -7,7 +7,7 @@ export const FATES = {
   exact: "taken as it is",
   reused: "from stored passage KV",
   recomputed: "stored, but chosen and computed anew",
-  fresh: "computed: nothing was stored",
+  fresh: "computed: no stored KV was used",
 };
 
 const pattern = (name, size, ...marks) =>

@@ -13,13 +13,14 @@ const LABELS = 18;
 const NARROWEST = 24;
 const WIDEST = 480;
 
-export function tokenStrip(tokens) {
+export function tokenStrip(report) {
+  const { tokens } = report;
   const fates = tokens.fates.flatMap(([fate, length]) => Array(length).fill(fate));
   const total = fates.length;
   const counts = Object.fromEntries(Object.keys(FATES).map((fate) => [fate, fates.filter((own) => own === fate).length]));
   const hasScores = tokens.scores.some((score) => score !== null);
   const top = hasScores ? SCORES : 0;
-  const words = new Words(tokens, fates);
+  const words = new Words(report, fates);
   const view = h("div", { class: "strip", tabindex: "0", role: "slider", "aria-label": "Tokens shown as words", "aria-orientation": "horizontal",
     "aria-valuemin": "0", "aria-valuemax": String(total) });
   const said = h("span", { class: "muted" });

@@ -65,6 +65,8 @@ export function askView(query, leaving) {
 function context(whole) {
   const { report } = whole;
   const saved = report.context_tokens - report.recomputed_tokens;
+  const slow = report.passages.flatMap((passage) => passage.passed_over ?? []); // of each passage passed over, the tier
+  const missed = report.missed_passages - slow.length;
   return h("section", { class: "section", "aria-labelledby": "context-title" },
     h("div", { class: "section-head" }, h("h2", { id: "context-title" }, "Its context, token by token"),
       h("p", { class: "muted small" }, `${OUTCOMES[report.outcome]}${report.calibrated ? ", held to the model’s calibration" : ""}`)),
@@ -73,8 +75,9 @@ function context(whole) {
       figure("First token", report.ttft_ms === null ? "–" : milliseconds(report.ttft_ms)),
       figure("Not computed again", share(saved, report.context_tokens), ` ${count(saved)} of ${counted(report.context_tokens, "context token")}`),
       figure("Computed anew", count(report.recomputed_tokens), report.selected_tokens ? ` ${report.selected_tokens === report.recomputed_tokens ? "all" : `${count(report.selected_tokens)} of them`} chosen by the ${report.selector ?? "selector"}` : " tokens"),
-      report.missed_passages > 0 && figure("Without stored KV", count(report.missed_passages), report.missed_passages === 1 ? " passage" : " passages")),
-    report.tokens ? tokenStrip(report.tokens) : h("p", { class: "muted small" }, "vLLM’s connector did not tell the fate of each token."));
+      missed > 0 && figure("Without stored KV", count(missed), missed === 1 ? " passage" : " passages"),
+      slow.length > 0 && figure("Passed over", count(slow.length), ` ${slow.length === 1 ? "passage" : "passages"} on ${[...new Set(slow)].join(" and ")}, slower to load than to compute`)),
+    report.tokens ? tokenStrip(report) : h("p", { class: "muted small" }, "vLLM’s connector did not tell the fate of each token."));
 }
 
 export const figure = (name, value, more = "") => h("div", {}, h("dt", {}, name), h("dd", {}, value, more && h("small", {}, more)));

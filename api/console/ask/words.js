@@ -6,10 +6,11 @@ import { TokenRow } from "../token_row.js";
 import { FATES } from "./fates.js";
 
 export class Words extends TokenRow {
-  constructor(tokens, fates) {
+  constructor({ tokens, passages }, fates) {
     super("Words of the tokens shown");
     this.tokens = tokens;
     this.fates = fates;
+    this.passedOver = new Map(passages.filter((own) => own.passed_over).map((own) => [own.start, own.passed_over])); // tiers, by a passage's first token
     this.ranks = ranks(tokens.scores);
   }
 
@@ -27,6 +28,7 @@ export class Words extends TokenRow {
 
   about(token) {
     const passage = this.tokens.passages.findIndex(([from, to]) => token >= from && token < to);
+    const tier = passage < 0 ? undefined : this.passedOver.get(this.tokens.passages[passage][0]);
     const score = this.tokens.scores[token];
     const rank = this.ranks.places[token];
     return [
@@ -34,6 +36,7 @@ export class Words extends TokenRow {
       ` token ${count(token + 1)}, ${passage < 0 ? "of the preamble" : `of passage ${passage + 1}`}: `,
       h("b", {}, this.fates[token]), `, ${FATES[this.fates[token]]}`,
       rank === undefined ? "" : `; score ${significant(score)}, rank ${count(rank)} of ${count(this.ranks.count)}`,
+      tier === undefined ? "" : `; its KV on ${tier} was passed over: to load it would have taken longer`,
     ];
   }
 }

@@ -1,15 +1,14 @@
 // Deleting, with proof: what the store held of it before, and what it holds after, each as the service answered.
 
 import { announce, errorNotice, h } from "../dom.js";
-import { ApiError, collectionPath, get, post, remove, segment } from "../api.js";
+import { ApiError, collectionPath, documentPath, get, post, remove } from "../api.js";
 import { bytes, count, counted } from "../format.js";
 
 const TRIES = 20;
 const WAIT_MS = 250;
 
 export async function deleteDocument(collection, document, place, onGone) {
-  const url = `${collectionPath(collection)}/documents/${document.id.split("/").map(segment).join("/")}`;
-  await proven(document.name, place, { collection, document_id: document.id }, url, onGone);
+  await proven(document.name, place, { collection, document_id: document.id }, documentPath(collection, document.id), onGone);
 }
 
 export async function deleteCollection(name, place) {

@@ -5,6 +5,7 @@ import { collectionPath, get, segment } from "../api.js";
 import { ago, count } from "../format.js";
 import { openDocument } from "../document.js";
 import { deleteDocument } from "./deletion.js";
+import { KINDS } from "./upload.js";
 
 const PAGE = 50;
 
@@ -18,7 +19,7 @@ export function documentTable(collection) {
   async function refresh() {
     try {
       const { documents, next_after: after } = await page("");
-      if (!documents.length) return place.replaceChildren(empty("No documents yet", "Drop files above: txt, md, html or pdf."));
+      if (!documents.length) return place.replaceChildren(empty("No documents yet", `Drop files above: ${KINDS}.`));
       const body = h("tbody", {}, documents.map(row));
       const more = h("button", { type: "button", class: "plain" }, "Show more");
       let from = after;

@@ -1,22 +1,27 @@
 // Files on their way in: dropped or chosen, one job an upload, its progress by passage as the service tells it.
 
 import { announce, errorNotice, h } from "../dom.js";
-import { collectionPath, events, segment, upload } from "../api.js";
+import { ApiError, collectionPath, events, segment, upload } from "../api.js";
 import { count, counted, milliseconds } from "../format.js";
 
+export const KINDS = "txt, md, html, pdf, docx, pptx, xlsx, csv";
+const ACCEPTED = ".txt,.text,.rst,.md,.markdown,.html,.htm,.xhtml,.pdf,.docx,.pptx,.xlsx,.csv";
+const REFUSED = [400, 413, 415]; // for what a file is
+
 export function dropZone(collection, { onChange }) {
-  const input = h("input", { type: "file", id: "files", multiple: true, accept: ".txt,.md,.markdown,.html,.htm,.pdf,.docx,.pptx,.xlsx,.csv", onchange: () => { begin(input.files); input.value = ""; } });
+  const input = h("input", { type: "file", id: "files", multiple: true, accept: ACCEPTED, onchange: () => { begin([...input.files]); input.value = ""; } });
   const zone = h("div", { class: "drop moves", role: "group", "aria-label": "Upload documents" },
-    h("span", {}, "Drop documents here, or "), input, h("label", { for: "files" }, "choose files"), h("span", { class: "small" }, "txt, md, html, pdf"));
+    h("span", {}, "Drop documents here, or "), input, h("label", { for: "files" }, "choose files"), h("span", { class: "small" }, KINDS));
   const jobs = h("div", { class: "stack" });
   for (const name of ["dragenter", "dragover"]) zone.addEventListener(name, (event) => { event.preventDefault(); zone.classList.add("over"); });
   zone.addEventListener("dragleave", (event) => zone.contains(event.relatedTarget) || zone.classList.remove("over"));
-  zone.addEventListener("drop", (event) => { event.preventDefault(); zone.classList.remove("over"); begin(event.dataTransfer.files); });
+  zone.addEventListener("drop", (event) => { event.preventDefault(); zone.classList.remove("over"); begin([...event.dataTransfer.files]); });
   return h("div", { class: "stack" }, zone, jobs);
 
+  // All files together, or one by one where one of them is refused.
   async function begin(files) {
     if (!files.length) return;
-    const shown = new JobProgress([...files].map((file) => file.name));
+    const shown = new JobProgress(files.map((file) => file.name));
     jobs.prepend(shown.element);
     try {
       const form = new FormData();
@@ -29,6 +34,11 @@ export function dropZone(collection, { onChange }) {
       }
       announce(job.status === "succeeded" ? "The documents are in" : "The upload ended with errors");
     } catch (error) {
+      if (files.length > 1 && error instanceof ApiError && REFUSED.includes(error.status)) {
+        shown.element.remove();
+        for (const file of files) await begin([file]);
+        return;
+      }
       shown.fail(error);
     }
     onChange();

@@ -1,20 +1,20 @@
-// The store: what its tiers hold, how often it had what was wanted, and what is used most.
+// The store: what its tiers hold, how often it had what was wanted, and what of a collection is used.
 
 import { empty, errorNotice, h } from "../dom.js";
 import { get } from "../api.js";
 import { bytes, count, counted, duration, share } from "../format.js";
-import { hottest } from "./hottest.js";
+import { collectionUse } from "./collection.js";
 import { readMetrics } from "./prometheus.js";
 
 export function storeView() {
   const body = h("div", { class: "view" }, h("p", { class: "muted" }, "Looking …"));
   Promise.all([get("v1/kv/stats"), readMetrics().catch((error) => ({ error }))])
-    .then(([stats, metrics]) => body.replaceChildren(head(), tiers(stats), metrics.error ? errorNotice(metrics.error) : rates(metrics), hottest()))
+    .then(([stats, metrics]) => body.replaceChildren(head(), tiers(stats), metrics.error ? errorNotice(metrics.error) : rates(metrics), collectionUse()))
     .catch((error) => body.replaceChildren(head(), errorNotice(error)));
   return body;
 }
 
-const head = () => h("div", { class: "view-head" }, h("h1", {}, "Store"), h("p", {}, "Passage KV as it lies in the tiers that all processes of this host share. Counts of use are since the service’s start."));
+const head = () => h("div", { class: "view-head" }, h("h1", {}, "Store"), h("p", {}, "Passage KV as it lies in the tiers that all processes of this host share. Hit rates count from the service’s start."));
 
 function tiers({ tiers: all }) {
   return h("section", { class: "section", "aria-labelledby": "tiers-title" }, h("h2", { id: "tiers-title" }, "Tiers, fastest first"),

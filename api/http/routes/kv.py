@@ -8,11 +8,14 @@ from kvblend.api.access.caller import caller_of
 from kvblend.api.http.guarded_route import GuardedRoute, needs
 from kvblend.api.service import service_of
 from kvblend.core.rest import (
+    KVCollection,
     KVCompress,
     KVCompressed,
     KVCount,
     KVLookup,
     KVMove,
+    KVPairs,
+    KVPairSelection,
     KVSelection,
     KVStats,
     KVSweep,
@@ -23,7 +26,7 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/kv", tags=["kv"], route_class=GuardedRoute)
 
-Selection = TypeVar("Selection", bound=KVSelection)
+Selection = TypeVar("Selection", bound=KVCollection)
 
 
 @router.get("/stats")
@@ -41,6 +44,13 @@ async def kv_stats(request: Request) -> KVStats:
 async def lookup(request: Request, body: KVSelection) -> KVLookup:
     """Every file of the KV of a collection, of one document or of passages, by tier."""
     return await service_of(request).kv.lookup(_own(request, body))
+
+
+@router.post("/pairs")
+@needs("admin")
+async def pairs(request: Request, body: KVPairSelection) -> KVPairs:
+    """Which passages of a collection its prompts bring together, the heaviest pairs first."""
+    return await service_of(request).kv.pairs(_own(request, body))
 
 
 @router.post("/pin")

@@ -5,6 +5,7 @@ they fit for 500, 2,000 and 5,000 pairs; least recently used, .31, .48 and .58 a
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from heapq import nsmallest
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -79,6 +80,11 @@ class PairCounts:
     def count(self, variant: PassageVariant) -> float:
         """What is left of a variant's counts."""
         return self._weights.get(variant, 0.0) / self._scale
+
+    def heaviest(self, limit: int) -> list[tuple[PassageVariant, float]]:
+        """So many pairs with what is left of their counts, the largest first; none of a passage that begins prompts."""
+        pairs = ((variant, weight / self._scale) for variant, weight in self._weights.items() if variant.before)
+        return nsmallest(limit, pairs, key=_heaviest)
 
     def counts(self) -> list[tuple[PassageVariant, float]]:
         """All that is left, to be kept over a restart."""

@@ -59,6 +59,7 @@ def test_anothers_collection_is_one_that_does_not_exist(scripted: ScriptedServic
             ("POST", "/v1/collections/secret/query", {"question": "?"}),
             ("POST", "/v1/chat/completions", chat),
             ("POST", "/v1/kv/lookup", {"collection": "secret"}),
+            ("POST", "/v1/kv/pairs", {"collection": "secret"}),
             ("POST", "/v1/kv/clear", {"collection": "acme/secret"}),
             ("GET", "/v1/collections/acme%2Fsecret", None),
         ):

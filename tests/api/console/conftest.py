@@ -33,26 +33,36 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def console(
-    demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedService]:
-    """A service that keeps KV of zeros and reports blends, over two tiers."""
-    folder = tmp_path_factory.mktemp("console")
+def console_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the service's home and its CPU tier."""
+    return tmp_path_factory.mktemp("console")
+
+
+@pytest.fixture(scope="session")
+def blends(console_folder: Path) -> Iterator[ScriptedBlends]:
+    """What the engine keeps and reports, over two tiers."""
     info = INFO.model_copy(update={"model_fingerprint": FINGERPRINT, "max_raw_logprobs": 20})
-    cpu = CPUTier(folder / "cpu", budget_bytes=1 << 24)
-    with TieredStore([cpu, DiskTier(folder / "home" / "kv", budget_bytes=1 << 30)]) as store:
-        blends = ScriptedBlends(store, info)
-        with scripted_service(
-            folder,
-            model=demo_model_path,
-            embedding_model=embedding_model_path,
-            info=info,
-            blend=blends.blend,
-            encode=blends.encode,
-            cpu_path=folder / "cpu",
-            cpu_bytes=1 << 24,
-        ) as service:
-            yield service
+    cpu = CPUTier(console_folder / "cpu", budget_bytes=1 << 24)
+    with TieredStore([cpu, DiskTier(console_folder / "home" / "kv", budget_bytes=1 << 30)]) as store:
+        yield ScriptedBlends(store, info)
+
+
+@pytest.fixture(scope="session")
+def console(
+    blends: ScriptedBlends, console_folder: Path, demo_model_path: Path, embedding_model_path: Path
+) -> Iterator[ScriptedService]:
+    """A service that keeps KV of zeros and reports blends."""
+    with scripted_service(
+        console_folder,
+        model=demo_model_path,
+        embedding_model=embedding_model_path,
+        info=blends.info,
+        blend=blends.blend,
+        encode=blends.encode,
+        cpu_path=console_folder / "cpu",
+        cpu_bytes=1 << 24,
+    ) as service:
+        yield service
 
 
 @pytest.fixture

@@ -16,10 +16,14 @@ __all__ = ["ScriptedBlends"]
 
 @dataclass
 class ScriptedBlends:
-    """Keeps KV in a store of its own on the service's tiers, and reports blends as the connector would."""
+    """Keeps KV in a store of its own on the service's tiers, and reports blends as the connector would.
+
+    `slow_tiers`: those that take longer to load from than computing does.
+    """
 
     store: TieredStore
     info: EngineInfo
+    slow_tiers: frozenset[str] = frozenset()
 
     def encode(self, prompt: list[int], order: EncodeOrder) -> None:
         for start, end in order.spans:
@@ -56,7 +60,11 @@ class ScriptedBlends:
                 scores += [None] * span.num_tokens
                 continue
             tier = next((found[key] for key in keys if key in found), None)
-            report.passages.append(PassageReport(start=start, num_tokens=span.num_tokens, tier=tier))
+            passed_over = tier if tier in self.slow_tiers else None
+            tier = None if passed_over else tier
+            report.passages.append(
+                PassageReport(start=start, num_tokens=span.num_tokens, tier=tier, passed_over=passed_over)
+            )
             if tier is None:
                 report.missed_passages += 1
                 fates += ["fresh"] * span.num_tokens

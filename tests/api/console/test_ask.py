@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.api.console.harbour import ANSWER, harbour
+from tests.api.console.scripted_blends import ScriptedBlends
 from tests.api.scripted_service import ScriptedService
 
 OpenPage = Callable[..., Page]
@@ -74,6 +75,44 @@ def test_a_model_that_cites_is_taken_at_its_word(
         console.engine.words = words
 
 
+@pytest.mark.parametrize(
+    ("text", "cited"),
+    [
+        ("Minutes [2]. So says [1][3], too.", [2, 1, 3]),
+        ("[1] says so.", [1]),
+        ("\u5341\u5206\u9418[2]\u3002", [2]),
+        ("The file is sys.argv[1]; the cell is rows[0][2], f(x)[1] or rows[i][2].", []),
+        ("Of `print([1])` and of `[2]`, as [3] says.", [3]),
+        ("So:\n```\nx = [1]\n```\nas in [2].", [2]),
+        ("Still written:\n```python\nx = [1]\ny = [2]", []),
+        ("An odd ` mark, and [2].", [2]),
+        ("There is no [9].", []),
+    ],
+)
+def test_an_index_is_no_citation(console: ScriptedService, open_page: OpenPage, text: str, cited: list[int]) -> None:
+    page = open_page(console.url)
+    code = """async (text) => {
+      const { ownCitations, ownPieces, sentences } = await import('/console/ask/citations.js');
+      const own = ownCitations(text, [{}, {}, {}]);
+      return [own.map(({ n }) => n), sentences(text).flatMap((each) => ownPieces(each, own))];
+    }"""
+    numbers, pieces = page.evaluate(code, text)
+    assert numbers == cited == [piece for piece in pieces if isinstance(piece, int)]
+    assert "".join(f"[{piece}]" if isinstance(piece, int) else piece for piece in pieces) == text
+
+
+def test_code_has_no_citations_of_its_own(console: ScriptedService, collection: str, open_page: OpenPage) -> None:
+    words = console.engine.words
+    console.engine.words = ["The lock opens ", "every twenty minutes: ", "rows[0][2] ", "and sys.argv[1]."]
+    try:
+        page = open_page(f"{console.url}/#/ask?c={collection}")
+        ask(page, "How often does the lock open?")
+        expect(page.locator(".answer")).to_contain_text("rows[0][2] and sys.argv[1].")
+        expect(page.get_by_text("The numbers are the model’s own")).to_have_count(0)  # noqa: RUF001
+    finally:
+        console.engine.words = words
+
+
 def test_every_token_has_its_fate(asked: Page) -> None:
     legend = asked.locator(".legend li b").all_inner_texts()
     total = int(asked.get_by_role("slider").get_attribute("aria-valuemax") or 0)
@@ -97,6 +136,24 @@ def test_every_token_has_its_fate(asked: Page) -> None:
     expect(asked.locator(".word").first).to_have_class("word exact")
     asked.get_by_label("Show passage 1").click()
     expect(asked.locator(".words")).to_contain_text("Report every incident")
+
+
+def test_a_passage_that_is_slower_to_load_than_to_compute_is_told(
+    console: ScriptedService, blends: ScriptedBlends, collection: str, open_page: OpenPage
+) -> None:
+    blends.slow_tiers = frozenset({"cpu"})
+    try:
+        page = open_page(f"{console.url}/#/ask?c={collection}")
+        ask(page, "Who must be told of an incident?")
+    finally:
+        blends.slow_tiers = frozenset()
+    figures = page.locator(".figures")
+    expect(figures).to_contain_text(re.compile(r"Passed over\d passages on cpu, slower to load than to compute"))
+    expect(figures).not_to_contain_text("Without stored KV")
+    expect(page.locator(".legend")).to_contain_text("computed: no stored KV was used")
+    page.get_by_label("Show passage 1").click()
+    page.locator(".words").press("ArrowRight")
+    expect(page.locator(".readout")).to_contain_text("its KV on cpu was passed over")
 
 
 def test_the_steps_are_those_that_were_measured(asked: Page) -> None:

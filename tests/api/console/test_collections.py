@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import pytest
 from playwright.sync_api import Page, expect
 
+from kvblend.core.media_type import MEDIA_TYPES
 from kvblend.sdk import Client
 from tests.api.console.harbour import NAMES, harbour
 from tests.api.scripted_service import ScriptedService
@@ -39,6 +42,25 @@ def test_documents_are_dropped_on_a_new_collection(
         client.delete_collection("dropped")
 
 
+def test_a_file_that_is_refused_keeps_no_other_out(
+    console: ScriptedService, open_page: OpenPage, tmp_path: Path
+) -> None:
+    texts = {"crane.md": "The crane lifts eight tonnes.", "crane.png": "no text", "tides.csv": "high;low\n4;1"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    with Client(console.url) as client:
+        client.create_collection("mixed", passage_tokens=64)
+        page = open_page(f"{console.url}/#/collections?c=mixed", strict=False)
+        page.get_by_label("choose files").set_input_files(sorted(tmp_path.iterdir()))
+        expect(page.get_by_role("button", name="tides.csv", exact=True)).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_count(1)
+        expect(page.get_by_role("alert")).to_contain_text("crane.png")
+        assert sorted(document.id for document in client.list_documents("mixed")) == ["crane.md", "tides.csv"]
+        accepted = page.get_by_label("choose files").get_attribute("accept") or ""
+        assert sorted(accepted.split(",")) == sorted(MEDIA_TYPES)
+        client.delete_collection("mixed")
+
+
 def test_a_name_that_is_taken_is_told(console: ScriptedService, open_page: OpenPage) -> None:
     with harbour(console, "taken"):
         page = open_page(f"{console.url}/#/collections", strict=False)
@@ -59,6 +81,25 @@ def test_a_passage_is_pinned(console: ScriptedService, open_page: OpenPage) -> N
         pin.click()
         expect(pin).to_have_attribute("aria-pressed", "false")
         assert not any(file.pinned for file in client.kv_lookup(name).files)
+
+
+@pytest.mark.parametrize("id", ["notes.md", "a/notes.md", "./notes.md", "a/./notes.md", "a/../notes.md", "a?b#c"])
+def test_a_document_is_asked_for_by_its_own_id_alone(console: ScriptedService, open_page: OpenPage, id: str) -> None:
+    """Ids with a dot for a step are refused, and were taken once: the browser must not resolve them."""
+    page = open_page(console.url)
+    code = "async (id) => new URL((await import('/console/api.js')).documentPath('quay', id), location.origin).href"
+    path = urlsplit(page.evaluate(code, id)).path
+    assert unquote(path) == f"/v1/collections/quay/documents/{id}"
+
+
+def test_a_document_in_a_folder_is_deleted(console: ScriptedService, open_page: OpenPage) -> None:
+    with harbour(console, "folders") as name, Client(console.url) as client:
+        client.wait(client.add_document(name, "The tides of another harbour.", id="north/tides.txt"))
+        page = open_page(f"{console.url}/#/collections?c={name}", strict=False)
+        page.get_by_role("button", name="Delete north/tides.txt").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("status").filter(has_text="north/tides.txt is deleted").first).to_contain_text("(404)")
+        assert sorted(document.id for document in client.list_documents(name)) == sorted(NAMES)
 
 
 def test_a_deletion_shows_what_it_removed(console: ScriptedService, open_page: OpenPage) -> None:

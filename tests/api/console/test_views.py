@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from kvblend.core.calibration_file import write_calibration
+from kvblend.core.rest import KVPair
 from kvblend.sdk import Client
 from kvblend.store import CPUTier, TieredStore
 from tests.api.console.harbour import harbour
@@ -74,6 +75,14 @@ def test_the_store_is_as_its_tiers_say(console: ScriptedService, collection: str
     page.get_by_role("combobox", name="Collection").select_option(collection)
     table = page.get_by_role("table").filter(has_text="passages with stored KV")
     expect(table.get_by_role("button", name="tides.txt").first).to_be_visible()
+    expect(table.get_by_role("columnheader")).to_have_text(["Passage", "Used or stored", "On", "Bytes"])
+    with Client(console.url) as client:
+        (pair, *_) = pairs_of(client, collection)
+    pairs = page.get_by_role("table").filter(has_text="Hottest pairs")
+    page.reload()
+    page.get_by_role("combobox", name="Collection").select_option(collection)
+    expect(pairs.get_by_role("row").nth(1)).to_contain_text(f"{pair.count:.1f}")
+    expect(pairs.get_by_role("row").nth(1).get_by_role("button")).to_have_count(2)
     expect(page.get_by_text("evicted since the tier was made")).to_have_count(0)
     with TieredStore([CPUTier(Path(cpu.path), budget_bytes=cpu.budget_bytes)]) as store:
         store.evict("cpu", 1)
@@ -95,6 +104,15 @@ def test_the_model_is_shown_as_it_was_measured(console: ScriptedService, open_pa
         expect(page.get_by_role("row", name="behind a neutral text").first).to_contain_text("0.4")
     finally:
         file.unlink()
+
+
+def pairs_of(client: Client, collection: str) -> list[KVPair]:
+    """What was counted of a prompt, which is done beside its answer."""
+    deadline = time.monotonic() + 60
+    while not (pairs := client.kv_pairs(collection)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return pairs
 
 
 def reload_until(page: Page, heading: str, *, seconds: float = 60.0) -> None:

@@ -76,6 +76,7 @@ DOCUMENTS = "/v1/collections/taken/documents"
         (DOCUMENTS, {"text": 5}, 400, "text: .*string"),
         (DOCUMENTS, {"text": "x", "name": "../../etc/passwd"}, 400, r"name .*'\.\.' step"),
         (DOCUMENTS, {"text": "x", "id": "a/../b"}, 400, r"id .*'\.\.' step"),
+        (DOCUMENTS, {"text": "x", "id": "./b"}, 400, r"id .*'\.' step"),
         (DOCUMENTS, {"text": "x", "id": "a\u0000b"}, 400, "control character"),
         (DOCUMENTS, {"text": "x", "media_type": "image/png"}, 400, "media_type"),
         ("/v1/chat/completions", {"messages": [], "kvblend": {"documents": ["x"]}}, 400, "messages"),
@@ -128,6 +129,7 @@ def test_a_malformed_body_is_refused(client: httpx.Client, path: str, body: byte
         ("picture.png", b"\x89PNG", 415, "picture.png"),
         ("empty.txt", b"", 400, "empty.txt"),
         ("../up.txt", b"text", 400, r"'\.\.' step"),
+        ("a/./up.txt", b"text", 400, r"'\.' step"),
         ("large.txt", b"word " * (MIB // 4), 413, "at most 1048576"),
     ],
 )

@@ -94,6 +94,16 @@ def test_of_equal_counts_the_longer_passage_goes_first() -> None:
     assert [variant.passage for variant in best] == ["c", "b", "a"]
 
 
+def test_the_heaviest_pairs_are_told() -> None:
+    """Not what begins a prompt, which is no pair."""
+    counts = PairCounts(half_life=1e9)
+    counts.note(["a", "b", "c"])
+    counts.note(["b", "c"])
+    (best, count), *others = counts.heaviest(10)
+    assert (best, round(count, 6)) == (BC, 2.0) and [pair for pair, _ in others] == [AB]
+    assert counts.heaviest(1) == [(best, count)]
+
+
 def test_deleted_passages_are_forgotten_on_either_side() -> None:
     counts = PairCounts()
     counts.note(["a", "b", "c"])
