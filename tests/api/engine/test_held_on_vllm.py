@@ -3,10 +3,8 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,77 +15,45 @@ from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.encoder import Encoder, EncodeResult
 from kvblend.api.kv.passage_kv import PassageKV
 from kvblend.api.metrics import Metrics
-from kvblend.cli.engine import engine_command, engine_environment, free_port
-from kvblend.cli.server_process import ServerProcess
+from kvblend.cli.engine import free_port
 from kvblend.core.settings import Settings
 from kvblend.store import TieredStore
+from tests.api.engine.vllm_servers import VLLMServer, running_servers
 
 pytestmark = pytest.mark.extended
 
-START_TIMEOUT_S = 400.0
 WORD = (10, 400)
 """Token ids that every tiny model has."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """As a pod has it: a vLLM server, and tiers that no other one sees."""
-
-    folder: Path
-    port: int
-
-    @property
-    def control(self) -> str:
-        return f"ipc://{self.folder}/control.sock"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"home": self.folder, "cpu_bytes": 0, "disk_path": self.folder / "disk", "disk_bytes": 1 << 28}
-
-    def replica(self) -> Replica:
-        return Replica(f"http://127.0.0.1:{self.port}", self.control)
 
 
 @pytest.fixture(scope="module")
 def hosts(
     tiny_model_path: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, dtype: str
-) -> Iterator[list[Host]]:
-    hosts = [Host(tmp_path_factory.mktemp(f"host{number}"), free_port()) for number in range(2)]
-    with ExitStack() as closing:
-        processes = []
-        for host in hosts:
-            own = {f"KVBLEND_{name.upper()}": str(value) for name, value in host.settings.items()}
-            extra = ["--max-num-seqs", "8", "--enforce-eager"]
-            model = str(tiny_model_path("llama3rope"))
-            process = ServerProcess(
-                f"vLLM at {host.port}",
-                engine_command(model, port=host.port, dtype=dtype, max_model_len=2048, extra=extra),
-                environment={**engine_environment(control=host.control), **own, "OMP_NUM_THREADS": "1"},
-                log_path=host.folder / "vllm.log",
-                health_url=f"http://127.0.0.1:{host.port}/health",
-            )
-            closing.callback(process.stop)
-            process.start()
-            processes.append(process)
-        for process in processes:
-            process.wait_ready(timeout_s=START_TIMEOUT_S)
+) -> Iterator[list[VLLMServer]]:
+    """As pods have it: each with tiers that no other one sees."""
+    hosts = []
+    for number in range(2):
+        folder = tmp_path_factory.mktemp(f"host{number}")
+        settings = {"home": folder, "cpu_bytes": 0, "disk_path": folder / "disk", "disk_bytes": 1 << 28}
+        hosts.append(VLLMServer(free_port(), f"ipc://{folder}/control.sock", settings, folder / "vllm.log"))
+    with running_servers(hosts, model=tiny_model_path("llama3rope"), dtype=dtype):
         yield hosts
 
 
 @pytest.fixture
-async def fleet(hosts: list[Host]) -> AsyncIterator[Replicas]:
-    replicas = Replicas([host.replica() for host in hosts])
+async def fleet(hosts: list[VLLMServer]) -> AsyncIterator[Replicas]:
+    replicas = Replicas([Replica(host.url, host.control) for host in hosts])
     await asyncio.gather(*(replica.facts() for replica in replicas._replicas))
     yield replicas
     await replicas.close()
 
 
-async def encode(host: Host, runs: list[EncodeRun]) -> None:
+async def encode(host: VLLMServer, runs: list[EncodeRun]) -> None:
     """As a service on that host does."""
     async with AsyncExitStack() as closing:
         passage_kv = PassageKV(TieredStore.from_settings(Settings(**host.settings)))
         closing.push_async_callback(passage_kv.close)
-        replicas = Replicas([host.replica()])
+        replicas = Replicas([Replica(host.url, host.control)])
         closing.push_async_callback(replicas.close)
         encoder = Encoder(replicas, passage_kv, Metrics())
         closing.push_async_callback(encoder.close)
@@ -95,7 +61,7 @@ async def encode(host: Host, runs: list[EncodeRun]) -> None:
             assert await encoder.encode_one(run) is EncodeResult.STORED
 
 
-async def test_a_prompt_goes_where_its_passages_lie(hosts: list[Host], fleet: Replicas) -> None:
+async def test_a_prompt_goes_where_its_passages_lie(hosts: list[VLLMServer], fleet: Replicas) -> None:
     chance = random.Random(0)
     passages = [tuple(chance.randint(*WORD) for _ in range(90)) for _ in range(5)]
     runs = [EncodeRun.alone(NO_CONTEXT, passage) for passage in passages]

@@ -4,7 +4,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.encoder import Encoder, EncodeResult
 from kvblend.api.kv.passage_kv import PassageKV
 from kvblend.api.metrics import Metrics
-from kvblend.cli.engine import engine_command, engine_environment, free_port
-from kvblend.cli.server_process import ServerProcess
+from kvblend.cli.engine import free_port
 from kvblend.core.report import BlendReport
 from kvblend.core.settings import Settings
 from kvblend.store import TieredStore
+from tests.api.engine.vllm_servers import VLLMServer, running_servers
 
-START_TIMEOUT_S = 400.0
 WORD = (10, 400)
 """Token ids that every tiny model has."""
 chance = random.Random(0)
@@ -68,25 +67,11 @@ def shared(
     tiny_model_path: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, dtype: str
 ) -> Iterator[Shared]:
     shared = Shared(tmp_path_factory.mktemp("shared"), (free_port(), free_port()))
-    own = {f"KVBLEND_{name.upper()}": str(value) for name, value in shared.settings.items()}
-    with ExitStack() as closing:
-        processes = []
-        for number, port in enumerate(shared.ports):
-            extra = ["--max-num-seqs", "8", "--enforce-eager"]
-            process = ServerProcess(
-                f"vLLM {number}",
-                engine_command(
-                    str(tiny_model_path("llama3rope")), port=port, dtype=dtype, max_model_len=2048, extra=extra
-                ),
-                environment={**engine_environment(control=shared.control(number)), **own, "OMP_NUM_THREADS": "1"},
-                log_path=shared.folder / f"{number}.log",
-                health_url=f"http://127.0.0.1:{port}/health",
-            )
-            closing.callback(process.stop)
-            process.start()
-            processes.append(process)
-        for process in processes:
-            process.wait_ready(timeout_s=START_TIMEOUT_S)
+    servers = [
+        VLLMServer(port, shared.control(number), shared.settings, shared.folder / f"{number}.log")
+        for number, port in enumerate(shared.ports)
+    ]
+    with running_servers(servers, model=tiny_model_path("llama3rope"), dtype=dtype):
         yield shared
 
 
