@@ -180,14 +180,14 @@ def test_errors_are_langchains(url: str, odd_url: str) -> None:
 def test_the_environment_says_where_the_service_is_and_its_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVBLEND_URL", url)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("KVBLEND_API_KEY", "secret")
+    monkeypatch.setenv("KVBLEND_API_KEY", "my-own-key")
     chat = ChatKVBlend(max_tokens=2)
-    assert chat.openai_api_base == f"{url}/v1" and chat.root_client.api_key == "secret"
-    assert "secret" not in repr(chat) and "secret" not in dumps(chat)
+    assert chat.openai_api_base == f"{url}/v1" and chat.root_client.api_key == "my-own-key"
+    assert "my-own-key" not in repr(chat) and "my-own-key" not in dumps(chat)
     assert chat.invoke("Hello").response_metadata["model_name"] == UnderTest.model
     retriever = KVBlendRetriever(collection="sdk-vik", k=1)
     assert [found.page_content for found in retriever.invoke(QUESTION)] == [FACTS["lamp"]]
-    assert "secret" not in repr(retriever)
+    assert "my-own-key" not in repr(retriever)
 
 
 def test_tokens_are_the_served_models(url: str) -> None:

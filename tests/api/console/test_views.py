@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
+from prometheus_client.parser import text_string_to_metric_families
 
 from kvblend.core.calibration_file import write_calibration
 from kvblend.core.rest import KVPair
@@ -66,12 +68,22 @@ def test_what_one_answer_alone_says_is_marked(console: ScriptedService, open_pag
         assert "".join(text for text, _ in found["one"]) == one
 
 
+def passages_by_tier(url: str) -> dict[str, float]:
+    """How many passages of contexts came from each tier, whichever test has asked for them."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    (family,) = (family for family in families if family.name == "kvblend_context_passages")
+    return {each.labels["tier"]: each.value for each in family.samples if each.name.endswith("_total")}
+
+
 def test_the_store_is_as_its_tiers_say(console: ScriptedService, collection: str, open_page: OpenPage) -> None:
     page = open_page(f"{console.url}/#/store")
     with Client(console.url) as client:
         cpu = client.kv_stats().tiers[0]
     expect(page.get_by_text(f"{cpu.num_files} files, 0 pinned").first).to_be_visible()
-    expect(page.get_by_role("row", name="came from cpu")).to_contain_text("100%")
+    passages = passages_by_tier(console.url)
+    share = f"{100 * passages['cpu'] / sum(passages.values()):.0f}%"
+    row = page.get_by_role("row", name="came from cpu").get_by_role("cell")
+    expect(row).to_have_text([share, f"{passages['cpu']:.0f}", f"{sum(passages.values()):.0f}", re.compile("passages")])
     page.get_by_role("combobox", name="Collection").select_option(collection)
     table = page.get_by_role("table").filter(has_text="passages with stored KV")
     expect(table.get_by_role("button", name="tides.txt").first).to_be_visible()

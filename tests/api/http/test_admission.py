@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from select import select
 
 import httpx
 import pytest
@@ -73,8 +74,7 @@ LOOKUPS: tuple[tuple[str, dict[str, object]], ...] = (
 def test_lookups_have_places_of_their_own(scripted: ScriptedService, path: str) -> None:
     with client_of(scripted.url, "acme-ingest") as client:
         client.post("/v1/collections", json={"name": "docs"})
-        with begun(scripted.url, path):
-            _until_refused(client, path)
+        with held(client, path):
             for each, body in LOOKUPS:
                 assert_refused(client.post(each, json=body), "too_many_requests")
             assert client.get("/v1/collections").status_code == 200
@@ -87,33 +87,34 @@ def test_no_more_uploads_are_received_at_a_time_than_may_be(scripted: ScriptedSe
     documents = "/v1/collections/received/documents"
     with client_of(scripted.url, "acme-ingest") as client:
         client.post("/v1/collections", json={"name": "received"}).raise_for_status()
-        with ExitStack() as uploads:
-            for _ in range(MAX_UPLOADS):
-                uploads.enter_context(begun(scripted.url, documents))
-            _until_refused(client, documents)
+        with held(client, documents, MAX_UPLOADS):
             assert_refused(client.post(documents, json={}), "too_many_requests")
         assert _once_free(client, documents, {}).status_code == 400
 
 
 @contextmanager
-def begun(url: str, path: str) -> Iterator[None]:
-    """A request whose body does not end before the block does."""
-    address = httpx.URL(url)
+def held(client: httpx.Client, path: str, num_places: int = 1) -> Iterator[None]:
+    """That many requests, whose bodies do not end before the block does, have all the places there are."""
+    with ExitStack() as closing:
+        begun = [closing.enter_context(_begin(client.base_url, path)) for _ in range(num_places)]
+        deadline = time.monotonic() + 120
+        while client.post(path, json={}).status_code != 429:  # an empty body costs nothing
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            for answered in select(begun, [], [], 0)[0]:  # it came while this client had the place, and was refused
+                begun.remove(answered)
+                begun.append(closing.enter_context(_begin(client.base_url, path)))
+        yield
+
+
+def _begin(address: httpx.URL, path: str) -> socket.socket:
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {address.host}\r\nx-api-key: {key_of('acme-ingest')}\r\n"
         "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     )
-    with socket.create_connection((address.host, address.port or 80)) as connection:
-        connection.sendall(head.encode())
-        yield
-
-
-def _until_refused(client: httpx.Client, path: str) -> None:
-    """Wait until what was begun has been noticed; an empty body costs nothing."""
-    deadline = time.monotonic() + 120
-    while client.post(path, json={}).status_code != 429:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    connection = socket.create_connection((address.host, address.port or 80))
+    connection.sendall(head.encode())
+    return connection
 
 
 def _once_free(client: httpx.Client, path: str, body: object) -> httpx.Response:

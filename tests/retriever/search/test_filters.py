@@ -137,7 +137,8 @@ def test_a_passage_of_several_documents_is_found_in_the_one_that_matches(retriev
         ({"year": float("nan")}, "filter.year"),
         ({"or": []}, "filter.or"),
         ({"not": [{"a": 1}]}, "filter.not"),
-        ({"or": [{"a": 1}] * 257}, "at most 256 conditions"),
+        ({"or": [{"a": 1}] * 257}, "at most 256 items"),
+        ({"and": [{"or": [{"a": 1}] * 200}] * 2}, "at most 256 conditions"),
         ("year > 2020", "filter"),
     ],
 )
