@@ -140,7 +140,7 @@ def test_a_delete_removes_text_vectors_and_kv(service: RunningService, client: C
         return {path.parent.name for root in roots for path in root.rglob("*.kv")}
 
     client.create_collection("gone", passage_tokens=64)
-    client.wait(client.add_document("gone", "The lamp of Vik burns seal oil.", id="dir/lamp"))
+    client.wait(client.add_document("gone", "The lamp of Rost burns whale oil, says this test alone.", id="dir/lamp"))
     passage_id = client.search("gone", "lamp")[0].passage_id
     assert passage_id in kv_files()
     client.delete_document("gone", "dir/lamp")
@@ -148,7 +148,7 @@ def test_a_delete_removes_text_vectors_and_kv(service: RunningService, client: C
     assert client.search("gone", "lamp") == []
     with pytest.raises(NotFoundError):
         client.get_document("gone", "dir/lamp")
-    client.wait(client.add_document("gone", "The lamp of Vik burns seal oil.", id="again"))
+    client.wait(client.add_document("gone", "The lamp of Rost burns whale oil, says this test alone.", id="again"))
     client.delete_collection("gone")
     assert passage_id not in kv_files()
 
