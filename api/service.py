@@ -24,6 +24,7 @@ from kvblend.api.ingest.document_writer import DocumentWriter
 from kvblend.api.ingest.ingest import Ingest
 from kvblend.api.ingest.jobs import Jobs
 from kvblend.api.ingest.journal import IngestJournal
+from kvblend.api.ingest.tenant_jobs import TenantJobs
 from kvblend.api.kv.completion import KVCompletion
 from kvblend.api.kv.control import KVControl
 from kvblend.api.kv.deletions import KVDeletions
@@ -158,7 +159,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
             share_tenants=settings.share_tenants,
             tenant_quota=tenant_quota,
         )
-        metrics = Metrics()
+        metrics = Metrics(lambda: keys.tenants)
         store = TieredStore.from_settings(settings)
         metrics.watch(TierMetrics(store))
         metrics.watch(TenantKV(store, collections.owners))
@@ -210,6 +211,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
         journal = IngestJournal(settings.home_path / "ingest.sqlite3")
         stack.callback(journal.close)
         jobs = Jobs(journal)
+        metrics.watch(TenantJobs(jobs.unfinished, lambda: keys.tenants))
         ingest = Ingest(writer, retriever, collections, deletions, pairs, metrics, jobs, max_jobs=settings.max_jobs)
         stack.push_async_callback(ingest.close)
         guard = LiveGuard(metrics, ratio=settings.guard_ratio)

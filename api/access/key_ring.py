@@ -62,8 +62,10 @@ class KeyRing:
 
     @property
     def tenants(self) -> list[str]:
-        """Those that have a key."""
+        """Those that have a key; without keys everybody is the default tenant."""
         self._look()
+        if self.is_empty:
+            return [NO_KEYS.tenant]
         return sorted({caller.tenant for caller in self._callers.values()})
 
     def _look(self) -> None:

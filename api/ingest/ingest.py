@@ -202,7 +202,6 @@ class Ingest:
 
     async def _to_its_end(self, job: Job, collection: OpenCollection, work: Coroutine[Any, Any, None]) -> None:
         """Do a job's work, and let the job say how it ended."""
-        job.update(status="running")
         try:
             await work
             end = _end_of(job.state)

@@ -38,6 +38,11 @@ class Job:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def begin(self) -> None:
+        """A first document of it is looked at."""
+        if self.state.status == "queued":
+            self.update(status="running")
+
     def changed(self, **changes: Any) -> IngestJob:
         """The state as `update` would set it now."""
         seconds = round(time.monotonic() - self._begun_at, 3)
@@ -115,6 +120,10 @@ class Jobs:
     async def rest(self) -> None:
         """What has not ended goes on in the next process."""
         await asyncio.to_thread(self._journal.rest)
+
+    def unfinished(self) -> list[Job]:
+        """Those that are queued or run. May be called in any thread."""
+        return [job for job in list(self._jobs.values()) if not job.ended]
 
     def get(self, collection: str, id: str) -> Job:
         """The job of this id. Raises NotFoundError."""
