@@ -14,6 +14,7 @@ from fastapi import Request
 from kvblend.api.access.admission import Admission
 from kvblend.api.access.key_ring import KeyRing
 from kvblend.api.access.rate_limits import RateLimits
+from kvblend.api.access.shares import Shares
 from kvblend.api.access.tenant_kv import TenantKV
 from kvblend.api.collections import Collections
 from kvblend.api.engine.blender import Blender
@@ -131,6 +132,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
     """
     settings = config.settings
     keys = KeyRing(settings.keys, api_key=settings.api_key)
+    shares = Shares(keys, share=settings.tenant_share)
 
     def tenant_quota(tenant: str) -> int | None:
         return keys.limits(tenant).kv_quota_bytes
@@ -212,7 +214,9 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
         stack.callback(journal.close)
         jobs = Jobs(journal)
         metrics.watch(TenantJobs(jobs.unfinished, lambda: keys.tenants))
-        ingest = Ingest(writer, retriever, collections, deletions, pairs, metrics, jobs, max_jobs=settings.max_jobs)
+        ingest = Ingest(
+            writer, retriever, collections, deletions, pairs, metrics, jobs, shares, max_jobs=settings.max_jobs
+        )
         stack.push_async_callback(ingest.close)
         guard = LiveGuard(metrics, ratio=settings.guard_ratio)
         variant_encodes = VariantEncodes(
@@ -249,7 +253,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
             settings=settings,
             keys=keys,
             rate_limits=RateLimits(lambda tenant: keys.limits(tenant).requests_per_minute),
-            admission=Admission(settings.max_requests),
+            admission=Admission(settings.max_requests, shares),
             query_threads=query_threads,
             prompts=prompts,
             chat_frames=ChatFrames(replicas, prompts, query_threads),

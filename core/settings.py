@@ -133,6 +133,11 @@ class Settings(BaseSettings):
     that pass through](api.md#everything-vllm-speaks)) pass through the service, too. Otherwise they are a 404."""
 
     engine_timeout: Annotated[float, Field(gt=0.0)] = 600.0
+    tenant_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
+    """Where several tenants have keys, the share of these places, of jobs and of the room for documents that wait, that
+    one of them may hold at a time: the rest is the others'. A tenant's own bounds [stand in the key
+    file](access.md#how-much-at-a-time). `1`: one may hold all."""
+
     """Seconds for which vLLM may send nothing of an answer: before its first token, between two, and for the whole of
     one that is not streamed. Then the request ends with a 504, and vLLM is told to stop."""
     embedding_url: str | None = None

@@ -48,9 +48,14 @@ class KeyEntry(_Entry):
 
 
 class TenantEntry(_Entry):
-    """What a tenant may take; None is no limit. `kv_quota_bytes`: its KV in any one tier."""
+    """What a tenant may take; None is no limit, of `max_requests` and `max_jobs` the share that all tenants have.
+
+    `max_requests`: answers at a time, and as many lookups beside them. `kv_quota_bytes`: its KV in any one tier.
+    """
 
     requests_per_minute: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    max_requests: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    max_jobs: Annotated[int, Field(ge=1, le=10**9)] | None = None
     kv_quota_bytes: QuotaBytes | None = None
 
 

@@ -74,10 +74,11 @@ class GuardedRoute(StrictRoute):
             return
         request = Request(scope)
         caller, work = self._check(request), self.need.work
-        with (
-            nullcontext() if caller is None else caller.asking(),
-            nullcontext() if work is None else service_of(request).admission.place(work),
-        ):
+        if caller is None:
+            await super().handle(scope, receive, send)
+            return
+        admission = service_of(request).admission
+        with caller.asking(), nullcontext() if work is None else admission.place(work, caller.tenant):
             await super().handle(scope, receive, send)
 
     def _check(self, request: Request) -> Caller | None:
