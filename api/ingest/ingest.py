@@ -106,6 +106,9 @@ class Ingest:
                 await self.jobs.end(job, status="failed", error=f"the service was ended in its midst: {error.message}")
                 continue
             logger.info("job %s goes on where the service's end has left it", job.state.id)
+            if job.is_rebuild:
+                self._work(collection.name, self._to_its_end(job, collection, self._rebuild(job, collection)))
+                continue
             self.room.hold(_num_bytes(uploads), tenant_of(collection.name))
             self._pending.accept(collection.name, [upload.id for upload in uploads], job)
             self._work(collection.name, self._run(job, collection, uploads))
@@ -131,8 +134,9 @@ class Ingest:
         )
         await asyncio.to_thread(self._retriever.begin_rebuild, name)
         ids = await asyncio.to_thread(self._collections.document_ids, name)
-        job = self.jobs.add(self.jobs.new(name, ids))
-        self._work(name, self._to_its_end(job, collection, self._rebuild(job, collection, ids)))
+        job = self.jobs.new(name, ids, is_rebuild=True)
+        await self.jobs.accept(job)
+        self._work(name, self._to_its_end(job, collection, self._rebuild(job, collection)))
         return job
 
     async def delete_document(self, name: str, document_id: str) -> None:
@@ -189,8 +193,9 @@ class Ingest:
         self.room.give(_num_bytes(uploads), tenant_of(collection.name))
         uploads.clear()
 
-    async def _rebuild(self, job: Job, collection: OpenCollection, ids: Sequence[str]) -> None:
-        for document_id in ids:
+    async def _rebuild(self, job: Job, collection: OpenCollection) -> None:
+        """Take each document anew; what an earlier process has done of it is as it would be, and left alone."""
+        for document_id in job.state.document_ids:
             if not self._pending.offer(collection.name, document_id, job):
                 continue  # it is being uploaded anew, which splits it anew
             try:
