@@ -131,7 +131,8 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
     Raises KVBlendError where a folder of the settings cannot be used, ConflictError where another service uses it.
     """
     settings = config.settings
-    keys = KeyRing(settings.keys, api_key=settings.api_key)
+    in_environment = None if settings.api_keys is None else settings.api_keys.get_secret_value()
+    keys = KeyRing(settings.keys, text=in_environment, api_key=settings.api_key)
     shares = Shares(keys, share=settings.tenant_share)
 
     def tenant_quota(tenant: str) -> int | None:
