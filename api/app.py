@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 import kvblend
@@ -61,6 +62,14 @@ def create_app(config: ServiceConfig) -> FastAPI:
     app.add_middleware(BodyLimit, max_document_bytes=config.settings.max_document_bytes)
     app.add_middleware(DrainGate, drain=drain)
     app.add_middleware(RequestCount)  # around the others: it sees every answer
+    if config.settings.cors_origins is not None:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.settings.cors_origins.split(),
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["*"],  # a key is one that the page knows: no browser adds it by itself
+            expose_headers=["x-request-id", "retry-after"],
+        )
     app.add_middleware(RequestScope, tracing=tracing)
     if tracing is not None:
         tracing.watch_routes(app)

@@ -8,13 +8,15 @@ from typing import Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
+from kvblend.api.access.caller import asking_tenant
+from kvblend.api.access.tenant_metrics import TTFT_BUCKETS_S, TenantMetrics
 from kvblend.api.quality.answer_sample import Comparison
+from kvblend.core.collection_name import DEFAULT_TENANT
 from kvblend.core.report import BlendReport
 
 __all__ = ["Metrics"]
 
 KL_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 
 
 class Shunnable(Protocol):
@@ -27,18 +29,14 @@ class Shunnable(Protocol):
 class Metrics:
     """Counters of one service, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: Callable[[], Collection[str]] = lambda: [DEFAULT_TENANT]) -> None:
+        """`tenants`: those that have a key."""
         self._registry = CollectorRegistry()
+        self.tenants = TenantMetrics(self._registry, tenants)
         self._requests = Counter(
             "kvblend_requests",
             "Requests by route, method and status.",
             ["route", "method", "status"],
-            registry=self._registry,
-        )
-        self._tenants = Counter(
-            "kvblend_tenant_requests",
-            "Requests by tenant and status; the tenant is empty where there was no valid key.",
-            ["tenant", "status"],
             registry=self._registry,
         )
         self._decisions = Counter(
@@ -156,22 +154,24 @@ class Metrics:
         """A sweep deleted the KV of so many passages."""
         self._swept.inc(num_passages)
 
-    def request(self, *, route: str, method: str, status: int, tenant: str) -> None:
-        """Count one answered HTTP request; `route` is the route's pattern."""
-        self._tenants.labels(tenant, status).inc()
+    def request(self, *, route: str, method: str, status: int, tenant: str, code: str | None) -> None:
+        """Count one answered HTTP request; `route` is the route's pattern, `code` its error's."""
+        self.tenants.request(tenant, status=status, code=code)
         self._requests.labels(route, method, status).inc()
 
     def answer(self, report: BlendReport) -> None:
-        """Count one finished answer of vLLM."""
+        """Count one finished answer of vLLM, for the tenant that asks."""
         self._answers.labels(report.outcome).inc()
         if report.ttft_ms is not None:
             self._ttft.labels(report.outcome).observe(report.ttft_ms / 1000)
-        for kind, num_tokens in (
-            ("exact", report.exact_tokens),
-            ("reused", report.reused_tokens),
-            ("selected", report.selected_tokens),
-            ("recomputed", report.recomputed_tokens),
-        ):
+        tokens = {
+            "exact": report.exact_tokens,
+            "reused": report.reused_tokens,
+            "selected": report.selected_tokens,
+            "recomputed": report.recomputed_tokens,
+        }
+        self.tenants.answer(asking_tenant(), report, tokens)
+        for kind, num_tokens in tokens.items():
             self._tokens.labels(kind).inc(num_tokens)
         for tier, num_tokens in report.tiers.items():
             self._reused.labels(tier).inc(num_tokens)
@@ -220,4 +220,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format. It may read files: call it in a thread."""
+        self.tenants.forget_deleted()
         return generate_latest(self._registry)

@@ -14,6 +14,7 @@ from fastapi import Request
 from kvblend.api.access.admission import Admission
 from kvblend.api.access.key_ring import KeyRing
 from kvblend.api.access.rate_limits import RateLimits
+from kvblend.api.access.shares import Shares
 from kvblend.api.access.tenant_kv import TenantKV
 from kvblend.api.collections import Collections
 from kvblend.api.engine.blender import Blender
@@ -24,6 +25,7 @@ from kvblend.api.ingest.document_writer import DocumentWriter
 from kvblend.api.ingest.ingest import Ingest
 from kvblend.api.ingest.jobs import Jobs
 from kvblend.api.ingest.journal import IngestJournal
+from kvblend.api.ingest.tenant_jobs import TenantJobs
 from kvblend.api.kv.completion import KVCompletion
 from kvblend.api.kv.control import KVControl
 from kvblend.api.kv.deletions import KVDeletions
@@ -129,7 +131,9 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
     Raises KVBlendError where a folder of the settings cannot be used, ConflictError where another service uses it.
     """
     settings = config.settings
-    keys = KeyRing(settings.keys, api_key=settings.api_key)
+    in_environment = None if settings.api_keys is None else settings.api_keys.get_secret_value()
+    keys = KeyRing(settings.keys, text=in_environment, api_key=settings.api_key)
+    shares = Shares(keys, share=settings.tenant_share)
 
     def tenant_quota(tenant: str) -> int | None:
         return keys.limits(tenant).kv_quota_bytes
@@ -158,7 +162,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
             share_tenants=settings.share_tenants,
             tenant_quota=tenant_quota,
         )
-        metrics = Metrics()
+        metrics = Metrics(lambda: keys.tenants)
         store = TieredStore.from_settings(settings)
         metrics.watch(TierMetrics(store))
         metrics.watch(TenantKV(store, collections.owners))
@@ -210,7 +214,10 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
         journal = IngestJournal(settings.home_path / "ingest.sqlite3")
         stack.callback(journal.close)
         jobs = Jobs(journal)
-        ingest = Ingest(writer, retriever, collections, deletions, pairs, metrics, jobs, max_jobs=settings.max_jobs)
+        metrics.watch(TenantJobs(jobs.unfinished, lambda: keys.tenants))
+        ingest = Ingest(
+            writer, retriever, collections, deletions, pairs, metrics, jobs, shares, max_jobs=settings.max_jobs
+        )
         stack.push_async_callback(ingest.close)
         guard = LiveGuard(metrics, ratio=settings.guard_ratio)
         variant_encodes = VariantEncodes(
@@ -247,7 +254,7 @@ async def running_service(config: ServiceConfig, tracing: Tracing | None = None)
             settings=settings,
             keys=keys,
             rate_limits=RateLimits(lambda tenant: keys.limits(tenant).requests_per_minute),
-            admission=Admission(settings.max_requests),
+            admission=Admission(settings.max_requests, shares),
             query_threads=query_threads,
             prompts=prompts,
             chat_frames=ChatFrames(replicas, prompts, query_threads),

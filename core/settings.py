@@ -24,6 +24,7 @@ CodecName = Literal["raw", "fp8", "int8", "int4", "entropy"]
 STORED_SHARE: dict[CodecName, float] = {"raw": 1.0, "fp8": 0.532, "int8": 0.505, "int4": 0.282, "entropy": 0.26}
 """Stored bytes over those of the numbers in 16 bits, as measured (docs/store.md)."""
 OpenRoutes = Annotated[str, Field(pattern=r"^((docs|metrics|readyz) ?)*$")]
+CORS_ORIGINS = r"^(\*|https?://[^/ *]+( https?://[^/ *]+)*)$"
 LogFormat = Literal["text", "json"]
 EvictionName = Literal["lru", "s3-fifo", "cost-aware"]
 
@@ -110,9 +111,17 @@ class Settings(BaseSettings):
     """A YAML file of API keys, each with a tenant and a role: [who may do what](access.md). It is read anew when it
     changes."""
 
+    api_keys: SecretStr | None = None
+    """Such keys in the variable itself, in place of a file: the same YAML, or JSON. They change with a restart."""
+
+    cors_origins: Annotated[str, Field(pattern=CORS_ORIGINS)] | None = None
+    """Whose pages in a browser may call the service, as `https://app.example.com http://localhost:3000`; `*`:
+    anybody's. They send a key as others do, no cookies. Where it is not set, only [the console](console.md) may."""
+
     open_routes: OpenRoutes | None = None
     """Which of `docs`, `metrics` and `readyz` need no key, with spaces between them; empty: none of them. Where it is
-    not set, all of them; with `KVBLEND_KEYS` all but `metrics`, which count every tenant's requests."""
+    not set, all of them; with `KVBLEND_KEYS` or `KVBLEND_API_KEYS` all but `metrics`, which count every tenant's
+    requests."""
 
     share_tenants: bool = False
     """New collections of all tenants share the KV of passages that are the same: [access.md](access.md#tenants)."""
@@ -123,6 +132,11 @@ class Settings(BaseSettings):
 
     max_jobs: Annotated[int, Field(ge=1)] = 1024
     """Ingest jobs that wait or run at a time: one more is refused with 429."""
+
+    tenant_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
+    """Where several tenants have keys, the share of these places, of jobs and of the room for documents that wait, that
+    one of them may hold at a time: the rest is the others'. A tenant's own bounds [stand in the key
+    file](access.md#how-much-at-a-time). `1`: one may hold all."""
 
     engine_api_key: SecretStr | None = None
     """What the service shows vLLM as a bearer token (vLLM's `--api-key`); the vLLM that `kvblend serve` starts takes no
@@ -206,7 +220,7 @@ class Settings(BaseSettings):
     @property
     def routes_without_key(self) -> frozenset[str]:
         """Which of the routes that `open_routes` names need no key."""
-        default = "docs metrics readyz" if self.keys is None else "docs readyz"
+        default = "docs metrics readyz" if self.keys is None and self.api_keys is None else "docs readyz"
         return frozenset((default if self.open_routes is None else self.open_routes).split())
 
     @property

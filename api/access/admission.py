@@ -1,9 +1,11 @@
 """How much of each kind of work is under way at a time."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from kvblend.api.access.shares import Shares
 from kvblend.core.errors import TooManyRequestsError
 
 __all__ = ["Admission", "Work"]
@@ -17,23 +19,38 @@ Work = Literal["answer", "lookup", "upload"]
 
 
 class Admission:
-    """Counts work under way, and takes no more of a kind than so much. Of one event loop."""
+    """Counts work under way, and takes no more of a kind than so much, nor of a tenant than its share of it.
 
-    def __init__(self, max_requests: int) -> None:
+    Of one event loop.
+    """
+
+    def __init__(self, max_requests: int, shares: Shares) -> None:
         """`max_requests`: of answers, and as many of lookups beside them."""
+        self._shares = shares
         self._most: dict[Work, int] = {"answer": max_requests, "lookup": max_requests, "upload": MAX_UPLOADS}
-        self._taken: dict[Work, int] = dict.fromkeys(self._most, 0)
+        self._taken = Counter[Work]()
+        self._held = Counter[tuple[Work, str]]()
+        """By tenant."""
 
     @contextmanager
-    def place(self, work: Work) -> Iterator[None]:
+    def place(self, work: Work, tenant: str) -> Iterator[None]:
         """Hold a place while the block runs: until a streamed answer's last event. Raises TooManyRequestsError."""
-        if self._taken[work] >= self._most[work]:
+        taken, held = self._taken[work], self._held[work, tenant]
+        if taken >= self._most[work]:
             raise TooManyRequestsError(
-                f"{self._taken[work]} {work}s are under way, as many as the service takes at a time",
+                f"{taken} {work}s are under way, as many as the service takes at a time", retry_after_s=RETRY_AFTER_S
+            )
+        if held >= self._shares.places(tenant, self._most[work], None if work == "upload" else "max_requests"):
+            raise TooManyRequestsError(
+                f"{held} {work}s of the tenant {tenant!r} are under way, as many as it may have at a time",
                 retry_after_s=RETRY_AFTER_S,
             )
         self._taken[work] += 1
+        self._held[work, tenant] += 1
         try:
             yield
         finally:
             self._taken[work] -= 1
+            self._held[work, tenant] -= 1
+            if not self._held[work, tenant]:
+                del self._held[work, tenant]

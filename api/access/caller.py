@@ -1,5 +1,8 @@
 """Who asks: the tenant and the role of the key that a request carries."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -8,7 +11,7 @@ from fastapi import Request
 from kvblend.core.collection_name import DEFAULT_TENANT, collection_key
 from kvblend.core.errors import NotFoundError
 
-__all__ = ["Caller", "Rank", "Role", "caller_of"]
+__all__ = ["Caller", "Rank", "Role", "asking_tenant", "caller_of"]
 
 Role = Literal["query", "ingest", "admin"]
 Rank = Role | Literal["operator"]
@@ -43,6 +46,23 @@ class Caller:
         if "/" in name and not self.is_operator:
             raise NotFoundError(f"there is no collection {name!r}", param="collection")
         return name if "/" in name else collection_key(self.tenant, name)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Be the one that asks, in the block and in the tasks and threads that it begins."""
+        token = _asking.set(self.tenant)
+        try:
+            yield
+        finally:
+            _asking.reset(token)
+
+
+_asking: ContextVar[str] = ContextVar("kvblend_tenant", default=DEFAULT_TENANT)
+
+
+def asking_tenant() -> str:
+    """The tenant whose request is being answered; the default one where the service asks for itself."""
+    return _asking.get()
 
 
 def caller_of(request: Request) -> Caller:

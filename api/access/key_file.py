@@ -1,4 +1,4 @@
-"""The file of API keys: who has which tenant and role, and what a tenant may take."""
+"""API keys in YAML, of a file or of the environment: who has which tenant and role, and what a tenant may take."""
 
 import hashlib
 from collections import Counter
@@ -13,7 +13,7 @@ from kvblend.core.collection_name import DEFAULT_TENANT, TenantName
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest.collections import QuotaBytes
 
-__all__ = ["KeyEntry", "KeyFile", "TenantEntry", "key_digest", "read_key_file"]
+__all__ = ["KeyEntry", "KeyFile", "TenantEntry", "key_digest", "parse_keys", "read_key_file"]
 
 MAX_BYTES = 16 << 20
 
@@ -33,7 +33,7 @@ class KeyEntry(_Entry):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")]
     tenant: TenantName = DEFAULT_TENANT
     role: Role
-    key: Annotated[str, Field(min_length=16, max_length=512, repr=False)] | None = None
+    key: Annotated[str | None, Field(min_length=16, max_length=512, repr=False)] = None
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
 
     @model_validator(mode="after")
@@ -48,9 +48,14 @@ class KeyEntry(_Entry):
 
 
 class TenantEntry(_Entry):
-    """What a tenant may take; None is no limit. `kv_quota_bytes`: its KV in any one tier."""
+    """What a tenant may take; None is no limit, of `max_requests` and `max_jobs` the share that all tenants have.
+
+    `max_requests`: answers at a time, and as many lookups beside them. `kv_quota_bytes`: its KV in any one tier.
+    """
 
     requests_per_minute: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    max_requests: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    max_jobs: Annotated[int, Field(ge=1, le=10**9)] | None = None
     kv_quota_bytes: QuotaBytes | None = None
 
 
@@ -76,15 +81,22 @@ def read_key_file(path: Path) -> KeyFile:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES)
-        return KeyFile.model_validate(yaml.safe_load(content))
     except OSError as error:
         raise InvalidRequestError(f"the key file {path} cannot be read: {error.strerror}", param="keys") from error
+    return parse_keys(content, source=f"the key file {path}")
+
+
+def parse_keys(content: bytes | str, *, source: str) -> KeyFile:
+    """Keys and tenants as YAML has them. Raises InvalidRequestError that says what is wrong with `source`, and no
+    key."""
+    try:
+        return KeyFile.model_validate(yaml.safe_load(content))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or "it cannot be parsed"
-        raise InvalidRequestError(f"the key file {path} is not YAML{where}: {reason}", param="keys") from None
+        raise InvalidRequestError(f"{source} is not YAML{where}: {reason}", param="keys") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InvalidRequestError(f"the key file {path}: {where}: {first['msg']}", param="keys") from None
+        where = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
+        raise InvalidRequestError(f"{source}: {where}{first['msg']}", param="keys") from None

@@ -1,4 +1,4 @@
-"""The keys that the service takes, read anew whenever their file changes."""
+"""The keys that the service takes; those of a file are read anew whenever it changes."""
 
 import hmac
 import logging
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from kvblend.api.access.caller import Caller
-from kvblend.api.access.key_file import KeyFile, TenantEntry, key_digest, read_key_file
+from kvblend.api.access.key_file import KeyFile, TenantEntry, key_digest, parse_keys, read_key_file
 from kvblend.core.errors import InvalidRequestError
 
 __all__ = ["KeyRing"]
@@ -23,13 +23,16 @@ Stamp = tuple[int, int, int]
 
 
 class KeyRing:
-    """The keys of a file beside the one of the settings. Where there are neither, everybody is the operator.
+    """The keys of a file or of a text, beside the one of the settings. Where there are none, everybody is the operator.
 
     A key is known by its SHA-256, and compared with every one of the ring in constant time.
     """
 
-    def __init__(self, path: Path | None, *, api_key: str | None = None) -> None:
-        """Read the file. Raises InvalidRequestError where it is no key file."""
+    def __init__(self, path: Path | None, *, text: str | None = None, api_key: str | None = None) -> None:
+        """Read the file, or the text, which is as a file's. Raises InvalidRequestError where it is no such, or where
+        there are both, or a key of it is `api_key`."""
+        if path is not None and text is not None:
+            raise InvalidRequestError(f"KVBLEND_KEYS={path} and KVBLEND_API_KEYS both hold keys: set one of them")
         self._path = path
         self._single = {} if api_key is None else {key_digest(api_key): SINGLE_KEY}
         self._callers: dict[bytes, Caller] = self._single
@@ -39,11 +42,13 @@ class KeyRing:
         if path is not None:
             self._stamp = _stamp(path)
             self._take(read_key_file(path))
+        if text is not None:
+            self._take(parse_keys(text, source="KVBLEND_API_KEYS"))
 
     @property
     def is_empty(self) -> bool:
         """Whether there are no keys, and none is asked for."""
-        return self._path is None and not self._single
+        return not self._callers
 
     def find(self, key: str | None) -> Caller | None:
         """Whose key it is; None where it is nobody's."""
@@ -62,8 +67,10 @@ class KeyRing:
 
     @property
     def tenants(self) -> list[str]:
-        """Those that have a key."""
+        """Those that have a key; without keys everybody is the default tenant."""
         self._look()
+        if self.is_empty:
+            return [NO_KEYS.tenant]
         return sorted({caller.tenant for caller in self._callers.values()})
 
     def _look(self) -> None:
@@ -85,6 +92,12 @@ class KeyRing:
 
     def _take(self, file: KeyFile) -> None:
         found = {key.digest: Caller(key.name, key.tenant, key.role) for key in file.keys}
+        for both in found.keys() & self._single:
+            raise InvalidRequestError(
+                f"the key {found[both].key!r} is KVBLEND_API_KEY, too, which is an admin's of the default tenant: "
+                "give it one role",
+                param="keys",
+            )
         self._callers = {**found, **self._single}
         self._tenants = dict(file.tenants)
 

@@ -31,11 +31,13 @@ HOP_BY_HOP = frozenset(
 )
 """Headers of one connection, which the next one has its own of."""
 
-OF_THE_SERVICE = frozenset([b"host", b"authorization", b"x-api-key", b"expect"])
-"""Of a request: what the service is told, not vLLM; the client's key is the service's."""
+OF_THE_SERVICE = frozenset([b"host", b"authorization", b"x-api-key", b"expect", b"origin"])
+"""Of a request: what the service is told, not vLLM; the client's key is the service's, and so is whose pages may call
+it: vLLM would let anybody's."""
 
 OF_VLLMS_SERVER = frozenset([b"server", b"date"])
 """Of an answer: what the service's own HTTP server says of itself."""
+CORS = b"access-control-"
 
 PRIORITY = b"x-vllm-priority"
 ERROR_EVENT = b'data: {"error"'
@@ -150,4 +152,6 @@ def _without(headers: Iterable[tuple[bytes, bytes]], others: frozenset[bytes]) -
     """Headers that go on: neither of one connection, by themselves or since `Connection` names them, nor `others`."""
     lower = [(name.lower(), value) for name, value in headers]
     named = {each.strip().lower() for name, value in lower if name == b"connection" for each in value.split(b",")}
-    return [header for header in lower if header[0] not in HOP_BY_HOP | others | named]
+    return [
+        header for header in lower if header[0] not in HOP_BY_HOP | others | named and not header[0].startswith(CORS)
+    ]

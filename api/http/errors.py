@@ -13,10 +13,12 @@ from starlette.exceptions import HTTPException
 from kvblend.core import errors
 from kvblend.core.rest import ErrorBody, ErrorResponse
 
-__all__ = ["error_body", "error_response", "install_error_handlers", "validation_error"]
+__all__ = ["ERROR_CODE", "error_body", "error_response", "install_error_handlers", "validation_error"]
 
 logger = logging.getLogger(__name__)
 
+ERROR_CODE = "error_code"
+"""Under which a request's state has the code of the error that it was answered with."""
 RETRY_AFTER_S = 5
 # The first class that fits, so the narrower ones come first.
 STATUSES: tuple[tuple[type[errors.KVBlendError], HTTPStatus], ...] = (
@@ -42,6 +44,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(errors.KVBlendError)
     async def _ours(request: Request, error: errors.KVBlendError) -> JSONResponse:
+        setattr(request.state, ERROR_CODE, error.code)
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

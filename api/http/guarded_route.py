@@ -73,15 +73,18 @@ class GuardedRoute(StrictRoute):
             await super().handle(scope, receive, send)  # which says so
             return
         request = Request(scope)
-        self._check(request)
-        work = self.need.work
-        with nullcontext() if work is None else service_of(request).admission.place(work):
+        caller, work = self._check(request), self.need.work
+        if caller is None:
+            await super().handle(scope, receive, send)
+            return
+        admission = service_of(request).admission
+        with caller.asking(), nullcontext() if work is None else admission.place(work, caller.tenant):
             await super().handle(scope, receive, send)
 
-    def _check(self, request: Request) -> None:
-        """Note who calls. Raises UnauthorizedError, ForbiddenError, RateLimitedError."""
+    def _check(self, request: Request) -> Caller | None:
+        """Note who calls; None where that is no matter. Raises UnauthorizedError, ForbiddenError, RateLimitedError."""
         if self.need.rank is None:
-            return
+            return None
         service = service_of(request)
         caller = service.keys.find(_key_of(request))
         if caller is not None:
@@ -89,7 +92,7 @@ class GuardedRoute(StrictRoute):
             if "collection" in request.path_params:
                 request.path_params["collection"] = caller.collection(request.path_params["collection"])
         if self.need.open_as is not None and self.need.open_as in service.settings.routes_without_key:
-            return
+            return caller
         if caller is None:
             raise UnauthorizedError(
                 "the request carries no valid API key: Authorization: Bearer <key>, or x-api-key: <key>"
@@ -97,6 +100,7 @@ class GuardedRoute(StrictRoute):
         if not caller.may(self.need.rank):
             raise ForbiddenError(_too_small(caller, self.need.rank, request))
         service.rate_limits.take(caller.tenant)
+        return caller
 
 
 def _key_of(request: Request) -> str | None:

@@ -1,9 +1,12 @@
 """Count every answer for the metrics, and answer what nobody expected."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvblend.api.access.caller import Caller
-from kvblend.api.http.errors import error_response
+from kvblend.api.http.errors import ERROR_CODE, error_response
 
 __all__ = ["RequestCount"]
 
@@ -30,8 +33,13 @@ class RequestCount:
             if message["type"] == "http.response.start":
                 begun = True
                 route = getattr(scope.get("route"), "path", "none")
+                state = scope.get("state", {})
                 scope["app"].state.service.metrics.request(
-                    route=route, method=scope["method"], status=message["status"], tenant=_tenant(scope)
+                    route=route,
+                    method=scope["method"],
+                    status=message["status"],
+                    tenant=_tenant(state),
+                    code=state.get(ERROR_CODE),
                 )
             await send(message)
 
@@ -43,7 +51,7 @@ class RequestCount:
             await error_response(error)(scope, receive, noted)
 
 
-def _tenant(scope: Scope) -> str:
+def _tenant(state: Mapping[str, Any]) -> str:
     """Whose key the request carried, where that is known."""
-    caller: Caller | None = scope.get("state", {}).get("caller")
+    caller: Caller | None = state.get("caller")
     return "" if caller is None else caller.tenant

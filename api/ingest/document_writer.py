@@ -69,6 +69,7 @@ class DocumentWriter:
         async def plan_one(upload: Upload) -> IngestPlan | None:
             try:
                 async with self._workers:
+                    job.begin()
                     if not self.pending.is_newest(collection.name, upload.id, job):
                         return None
                     return await _in(self._parsing, partial(self._plan, collection.name, upload))

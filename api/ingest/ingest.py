@@ -5,6 +5,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from kvblend.api.access.shares import Shares
 from kvblend.api.collections import Collections, OpenCollection
 from kvblend.api.ingest.document_writer import DocumentWriter
 from kvblend.api.ingest.jobs import Job, Jobs
@@ -13,6 +14,7 @@ from kvblend.api.ingest.uploads import Upload
 from kvblend.api.kv.deletions import KVDeletions
 from kvblend.api.metrics import Metrics
 from kvblend.api.prompt.neighbours import PairLedger
+from kvblend.core.collection_name import tenant_of
 from kvblend.core.errors import KVBlendError, NotFoundError, TooManyJobsError
 from kvblend.core.rest import IngestJob
 from kvblend.retriever import Retriever
@@ -38,12 +40,14 @@ class Ingest:
         pairs: PairLedger,
         metrics: Metrics,
         jobs: Jobs,
+        shares: Shares,
         *,
         max_jobs: int,
     ) -> None:
         """`writer` ends with it."""
         self.jobs = jobs
-        self.room = UploadRoom()
+        self.room = UploadRoom(shares)
+        self._shares = shares
         self._max_jobs = max_jobs
         self._writer, self._pending = writer, writer.pending
         self._retriever = retriever
@@ -51,13 +55,20 @@ class Ingest:
         self._deletions = deletions
         self._pairs = pairs
         self._metrics = metrics
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], str] = {}
+        """Whose job each is."""
         self._stopped = False
 
-    def require_room(self) -> None:
-        """Raise TooManyJobsError where as many jobs wait or run as may."""
-        if len(self._running) >= self._max_jobs:
-            raise TooManyJobsError(f"{len(self._running)} ingest jobs wait or run, as many as the service takes")
+    def require_room(self, name: str) -> None:
+        """Raise TooManyJobsError where as many jobs wait or run as may, of all or of this collection's tenant."""
+        tenant = tenant_of(name)
+        num_jobs, num_own = len(self._running), sum(own == tenant for own in self._running.values())
+        if num_jobs >= self._max_jobs:
+            raise TooManyJobsError(f"{num_jobs} ingest jobs wait or run, as many as the service takes")
+        if num_own >= self._shares.places(tenant, self._max_jobs, "max_jobs"):
+            raise TooManyJobsError(
+                f"{num_own} ingest jobs of the tenant {tenant!r} wait or run, as many as it may have at a time"
+            )
 
     async def begin(self, name: str, uploads: Sequence[Upload]) -> Job:
         """Accept documents, whose room has been taken, and start their ingest as a job, which gives it back.
@@ -66,13 +77,13 @@ class Ingest:
         given back. What is wrong with a document its job says.
         """
         try:
-            self.require_room()
+            self.require_room(name)
             collection = await asyncio.to_thread(self._collections.open, name)
             job = await self._accept(name, uploads)
         except BaseException:
-            self.room.give(_num_bytes(uploads))
+            self.room.give(_num_bytes(uploads), tenant_of(name))
             raise
-        self._work(self._run(job, collection, list(uploads)))
+        self._work(name, self._run(job, collection, list(uploads)))
         return job
 
     async def _accept(self, name: str, uploads: Sequence[Upload]) -> Job:
@@ -95,17 +106,21 @@ class Ingest:
                 await self.jobs.end(job, status="failed", error=f"the service was ended in its midst: {error.message}")
                 continue
             logger.info("job %s goes on where the service's end has left it", job.state.id)
-            self.room.hold(_num_bytes(uploads))
+            if job.is_rebuild:
+                self._work(collection.name, self._to_its_end(job, collection, self._rebuild(job, collection)))
+                continue
+            self.room.hold(_num_bytes(uploads), tenant_of(collection.name))
             self._pending.accept(collection.name, [upload.id for upload in uploads], job)
-            self._work(self._run(job, collection, uploads))
+            self._work(collection.name, self._run(job, collection, uploads))
 
-    def _work(self, work: Coroutine[Any, Any, None]) -> None:
+    def _work(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Begin a job of a collection."""
         if self._stopped:
             work.close()
             return
         task = asyncio.create_task(work, name="kvblend ingest")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = tenant_of(name)
+        task.add_done_callback(self._running.pop)
 
     async def rebuild(self, name: str, passage_tokens: int | None, *, max_model_len: int | None) -> Job:
         """Split and embed a collection's documents anew, from what is kept of them, as a job: one document at a time,
@@ -113,14 +128,15 @@ class Ingest:
 
         Raises NotFoundError, ConflictError, InvalidRequestError, TooManyJobsError.
         """
-        self.require_room()
+        self.require_room(name)
         collection = await asyncio.to_thread(
             self._collections.begin_rebuild, name, passage_tokens, max_model_len=max_model_len
         )
         await asyncio.to_thread(self._retriever.begin_rebuild, name)
         ids = await asyncio.to_thread(self._collections.document_ids, name)
-        job = self.jobs.add(self.jobs.new(name, ids))
-        self._work(self._to_its_end(job, collection, self._rebuild(job, collection, ids)))
+        job = self.jobs.new(name, ids, is_rebuild=True)
+        await self.jobs.accept(job)
+        self._work(name, self._to_its_end(job, collection, self._rebuild(job, collection)))
         return job
 
     async def delete_document(self, name: str, document_id: str) -> None:
@@ -164,21 +180,22 @@ class Ingest:
     async def _run(self, job: Job, collection: OpenCollection, uploads: list[Upload]) -> None:
         async def work() -> None:
             plans = await self._writer.plan(job, collection, uploads)
-            self._parsed(uploads)
+            self._parsed(collection, uploads)
             await self._writer.write(job, collection, plans)
 
         try:
             await self._to_its_end(job, collection, work())
         finally:
-            self._parsed(uploads)
+            self._parsed(collection, uploads)
 
-    def _parsed(self, uploads: list[Upload]) -> None:
+    def _parsed(self, collection: OpenCollection, uploads: list[Upload]) -> None:
         """Let go of what waited to be parsed."""
-        self.room.give(_num_bytes(uploads))
+        self.room.give(_num_bytes(uploads), tenant_of(collection.name))
         uploads.clear()
 
-    async def _rebuild(self, job: Job, collection: OpenCollection, ids: Sequence[str]) -> None:
-        for document_id in ids:
+    async def _rebuild(self, job: Job, collection: OpenCollection) -> None:
+        """Take each document anew; what an earlier process has done of it is as it would be, and left alone."""
+        for document_id in job.state.document_ids:
             if not self._pending.offer(collection.name, document_id, job):
                 continue  # it is being uploaded anew, which splits it anew
             try:
@@ -202,7 +219,6 @@ class Ingest:
 
     async def _to_its_end(self, job: Job, collection: OpenCollection, work: Coroutine[Any, Any, None]) -> None:
         """Do a job's work, and let the job say how it ended."""
-        job.update(status="running")
         try:
             await work
             end = _end_of(job.state)

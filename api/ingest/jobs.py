@@ -22,9 +22,10 @@ MAX_CUTS = 3
 class Job:
     """One ingest under way. Its `state` is replaced at each change."""
 
-    def __init__(self, state: IngestJob, number: int) -> None:
-        """`number`: its place in the order in which jobs were accepted."""
-        self.state, self.number = state, number
+    def __init__(self, state: IngestJob, number: int, *, is_rebuild: bool = False) -> None:
+        """`number`: its place in the order in which jobs were accepted. `is_rebuild`: it takes its collection's own
+        documents anew."""
+        self.state, self.number, self.is_rebuild = state, number, is_rebuild
         self._begun_at = time.monotonic()
         self._changed = asyncio.Event()
 
@@ -37,6 +38,11 @@ class Job:
         self.state = self.changed(**changes)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def begin(self) -> None:
+        """A first document of it is looked at."""
+        if self.state.status == "queued":
+            self.update(status="running")
 
     def changed(self, **changes: Any) -> IngestJob:
         """The state as `update` would set it now."""
@@ -67,15 +73,15 @@ class Jobs:
             self._jobs[state.id] = Job(state, 0)
         self._last_number = 0
 
-    def new(self, collection: str, document_ids: list[str]) -> Job:
+    def new(self, collection: str, document_ids: list[str], *, is_rebuild: bool = False) -> Job:
         """A job, queued, that is `accept`ed next."""
         state = IngestJob(id=uuid.uuid4().hex, collection=collection, status="queued", document_ids=document_ids)
-        return Job(state, self._next_number())
+        return Job(state, self._next_number(), is_rebuild=is_rebuild)
 
-    async def accept(self, job: Job, uploads: Sequence[Upload]) -> None:
+    async def accept(self, job: Job, uploads: Sequence[Upload] = ()) -> None:
         """Keep a new job and its documents."""
-        await asyncio.to_thread(self._journal.accept, job.state, job.number, uploads)
-        self.add(job)
+        await asyncio.to_thread(self._journal.accept, job.state, job.number, uploads, is_rebuild=job.is_rebuild)
+        self._add(job)
 
     async def end(self, job: Job, **changes: Any) -> None:
         """Set a job's last state."""
@@ -93,7 +99,7 @@ class Jobs:
         found = []
         for left in await asyncio.to_thread(self._journal.take_up):
             self._last_number = max(self._last_number, left.number)
-            job = self.add(Job(left.state, left.number))
+            job = self._add(Job(left.state, left.number, is_rebuild=left.is_rebuild))
             if left.num_cuts > MAX_CUTS:
                 await self.end(
                     job,
@@ -116,6 +122,10 @@ class Jobs:
         """What has not ended goes on in the next process."""
         await asyncio.to_thread(self._journal.rest)
 
+    def unfinished(self) -> list[Job]:
+        """Those that are queued or run. May be called in any thread."""
+        return [job for job in list(self._jobs.values()) if not job.ended]
+
     def get(self, collection: str, id: str) -> Job:
         """The job of this id. Raises NotFoundError."""
         job = self._jobs.get(id)
@@ -130,8 +140,8 @@ class Jobs:
         self._last_number = max(self._last_number + 1, time.time_ns())
         return self._last_number
 
-    def add(self, job: Job) -> Job:
-        """Know a job in this process; one that was not `accept`ed ends with it."""
+    def _add(self, job: Job) -> Job:
+        """Know a job in this process."""
         self._jobs[job.state.id] = job
         ended = [id for id, job in self._jobs.items() if job.ended]
         for id in ended[: max(0, len(ended) - MAX_ENDED_JOBS)]:

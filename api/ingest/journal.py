@@ -20,7 +20,8 @@ CREATE TABLE jobs (
     number INTEGER NOT NULL,
     state TEXT NOT NULL,
     ended INTEGER NOT NULL DEFAULT 0,
-    num_cuts INTEGER NOT NULL DEFAULT 0
+    num_cuts INTEGER NOT NULL DEFAULT 0,
+    is_rebuild INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX jobs_by_number ON jobs (ended, number);
 CREATE TABLE uploads (
@@ -37,16 +38,21 @@ CREATE TABLE uploads (
 );
 CREATE INDEX uploads_by_document ON uploads (collection, id)
 """
+MIGRATIONS = {1: "ALTER TABLE jobs ADD COLUMN is_rebuild INTEGER NOT NULL DEFAULT 0"}
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A job that a process left behind, the documents that it still has to take, and how often it was cut short."""
+    """A job that a process left behind, the documents that it still has to take, and how often it was cut short.
+
+    `is_rebuild`: its documents are those of its collection, and no uploads.
+    """
 
     state: IngestJob
     number: int
     uploads: list[Upload]
     num_cuts: int
+    is_rebuild: bool = False
 
 
 class IngestJournal:
@@ -57,17 +63,19 @@ class IngestJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, schema=SCHEMA, schema_version=1)
+        self._database = Database(path, schema=SCHEMA, schema_version=2, migrations=MIGRATIONS)
 
     def close(self) -> None:
         self._database.close()
 
-    def accept(self, state: IngestJob, number: int, uploads: Sequence[Upload]) -> None:
+    def accept(
+        self, state: IngestJob, number: int, uploads: Sequence[Upload] = (), *, is_rebuild: bool = False
+    ) -> None:
         """Note a job and its documents, in place of older uploads of these."""
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO jobs (id, collection, number, state) VALUES (?, ?, ?, ?)",
-                (state.id, state.collection, number, state.model_dump_json()),
+                "INSERT INTO jobs (id, collection, number, state, is_rebuild) VALUES (?, ?, ?, ?, ?)",
+                (state.id, state.collection, number, state.model_dump_json(), is_rebuild),
             )
             connection.executemany(
                 "DELETE FROM uploads WHERE collection = ? AND id = ? AND number < ?",
@@ -130,7 +138,13 @@ class IngestJournal:
                 for row in rows
             }
         return [
-            Unfinished(IngestJob.model_validate_json(row["state"]), row["number"], uploads[row["id"]], row["num_cuts"])
+            Unfinished(
+                IngestJob.model_validate_json(row["state"]),
+                row["number"],
+                uploads[row["id"]],
+                row["num_cuts"],
+                bool(row["is_rebuild"]),
+            )
             for row in rows
         ]
 

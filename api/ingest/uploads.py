@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
+from kvblend.api.access.caller import caller_of
 from kvblend.api.http.errors import validation_error
 from kvblend.api.ingest.upload_room import UploadRoom
 from kvblend.core.errors import DocumentTooLargeError, InvalidRequestError, UnsupportedDocumentError
@@ -75,7 +76,7 @@ async def read_uploads(request: Request, *, max_document_bytes: int, room: Uploa
             f"a document comes as application/json or multipart/form-data, not as {media_type or 'nothing named'}"
         )
     upload = await _read_json(request, max_document_bytes)
-    with room.taken(len(upload.data)):
+    with room.taken(len(upload.data), caller_of(request).tenant):
         return [upload]
 
 
@@ -113,7 +114,7 @@ async def _read_files(request: Request, max_document_bytes: int, room: UploadRoo
         name, times = names.most_common(1)[0]
         if times > 1:
             raise InvalidRequestError(f"two of the documents have the id {name!r}", param=FILES_FIELD)
-        with room.taken(sum(each.num_bytes for each in received)):
+        with room.taken(sum(each.num_bytes for each in received), caller_of(request).tenant):
             return [await each.read() for each in received]
     finally:
         await form.close()

@@ -245,6 +245,39 @@ SERVICE = [
         ],
     ),
     Panel(
+        "Requests a second that were too much, by tenant",
+        "Answered 429, by the bound that they met.",
+        "reqps",
+        [(_rate("kvblend_tenant_refused_total", "tenant", "code"), "{{tenant}} {{code}}")],
+    ),
+    Panel(
+        "Time to first token, by tenant",
+        "From the request's send to vLLM.",
+        "s",
+        _quantiles("kvblend_tenant_ttft_seconds", "tenant"),
+    ),
+    Panel(
+        "Answers a second, by tenant",
+        "Of all, and of these the blended.",
+        "reqps",
+        [
+            (_rate("kvblend_tenant_answers_total", "tenant"), "{{tenant}}"),
+            (_rate("kvblend_tenant_answers_total", "tenant", more=', outcome="blended"'), "blended {{tenant}}"),
+        ],
+    ),
+    Panel(
+        "Context tokens a second, by tenant",
+        "Taken as they are, reused, of these selected, computed.",
+        "short",
+        [(_rate("kvblend_tenant_context_tokens_total", "tenant", "kind"), "{{tenant}} {{kind}}")],
+    ),
+    Panel(
+        "Ingest jobs under way, by tenant",
+        "Queued and running.",
+        "short",
+        [("kvblend_tenant_jobs{SELECT}", "{{tenant}} {{status}}")],
+    ),
+    Panel(
         "KV by tenant",
         "Of its collections, in each tier.",
         "bytes",

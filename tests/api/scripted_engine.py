@@ -152,7 +152,7 @@ class ScriptedEngine:
 
         @app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])
         async def told(request: Request) -> Response:
-            """Any other route tells what came, with the status that its header asks for."""
+            """Any other route tells what came, with the status and the further header that its headers ask for."""
             what = {
                 "method": request.method,
                 "target": f"{request.scope['raw_path'].decode()}?{request.scope['query_string'].decode()}",
@@ -160,6 +160,8 @@ class ScriptedEngine:
                 "body": (await request.body()).decode("latin-1"),
             }
             headers = {"X-Scripted": "yes", "Keep-Alive": "timeout=1"}
+            name, colon, value = request.headers.get("x-answer-header", "").partition(": ")
+            headers |= {name: value} if colon else {}
             status = int(request.headers.get("x-status", "200"))
             return JSONResponse(what, status_code=status, headers=headers)
 

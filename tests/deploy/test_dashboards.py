@@ -25,7 +25,7 @@ def exported() -> set[str]:
     names = {name + ("_bucket" if kind == "histogram" else "") for name, kind in families if name[-8:] != "_created"}
     names |= {f"kvblend_tier_{name.removeprefix('num_')}" for name in GAUGES}
     names |= {f"kvblend_tier_{name}_total" for name, _ in (*COUNTERS.values(), *EVICTIONS.values())}
-    return names | {"kvblend_tenant_kv_bytes"}
+    return names | {"kvblend_tenant_kv_bytes", "kvblend_tenant_jobs"}
 
 
 def exported_by_connector() -> set[str]:

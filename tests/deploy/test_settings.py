@@ -13,7 +13,7 @@ from tests.deploy.tools import CHART, MODEL, helm
 
 OF_THE_CHART = {
     *("HOME", "CONTROL", "CPU_PATH", "CPU_BYTES", "DISK_PATH", "DISK_BYTES", "WRITE", "REMOTE", "REMOTE_PASSWORD"),
-    *("KEYS", "API_KEY", "ENGINE_API_KEY", "URL", "PEER_ADDRESS", "PEER_TOKEN"),
+    *("KEYS", "API_KEYS", "API_KEY", "ENGINE_API_KEY", "URL", "PEER_ADDRESS", "PEER_TOKEN"),
     *("EMBEDDING_API_KEY", "RERANKER_API_KEY"),
 }
 """Settings that the chart reckons itself, a client's, and secrets, which are no value of a chart."""

@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from kvblend.api.access.tenant_kv import TenantKV
+from kvblend.api.ingest.tenant_jobs import TenantJobs
 from kvblend.api.kv.owners import KVOwners
 from kvblend.api.metrics import Metrics
 from kvblend.api.tier_metrics import TierMetrics
@@ -32,15 +33,24 @@ Counts begin anew with their process. A histogram has `_bucket`, `_sum` and `_co
 
 def reference() -> str:
     """Return docs/metrics.md as it should be."""
-    service, labels = _described(own for own in vars(Metrics()).values() if isinstance(own, MetricWrapperBase))
+    metrics = Metrics()
+    service, labels = _described(own for own in vars(metrics).values() if isinstance(own, MetricWrapperBase))
+    tenants, tenant_labels = _described(
+        own for own in vars(metrics.tenants).values() if isinstance(own, MetricWrapperBase)
+    )
+    jobs = list(TenantJobs(list, list).collect())
     connector, connector_labels = _described(_of_connector())
     with tempfile.TemporaryDirectory() as folder, TieredStore([DiskTier(Path(folder), budget_bytes=1 << 20)]) as store:
         tiers = [*TierMetrics(store).collect(), *TenantKV(store, KVOwners("none")).collect()]
-    labels |= connector_labels | {family.name: vars(family)["_labelnames"] for family in tiers}
+    labels |= connector_labels | tenant_labels
+    labels |= {family.name: vars(family)["_labelnames"] for family in (*tiers, *jobs)}
     return "\n".join(
         [
             HEAD,
             *_table("Requests, answers, ingests, quality", service, labels),
+            *_table("Of each tenant", [*tenants, *jobs], labels),
+            "Of tenants that have a key; without keys all is the tenant `default`'s. The series of one that has lost "
+            "its last key go with it, its jobs' when these have ended.\n",
             *_table("The store", tiers, labels),
             "`op` is `lookup`, `fetch` or `put`; these are the service's own calls.\n",
             *_table("In a vLLM server's `/metrics`", connector, labels),

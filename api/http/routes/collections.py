@@ -91,7 +91,7 @@ async def delete_collection(request: Request, collection: str) -> None:
 async def add_documents(request: Request, collection: str) -> IngestJob:
     """Begin to ingest one document as JSON (`DocumentCreate`), or files as multipart, each in a field `files`."""
     service = service_of(request)
-    service.ingest.require_room()
+    service.ingest.require_room(collection)
     await asyncio.to_thread(service.collections.open, collection)
     room, max_document_bytes = service.ingest.room, service.settings.max_document_bytes
     uploads = await read_uploads(request, max_document_bytes=max_document_bytes, room=room)

@@ -55,6 +55,7 @@ ASKED = {
     "/v1/rerank",
     "/v2/rerank",
     "/generative_scoring",
+    "/v1/systemone",
     "/invocations",
 }
 """A model runs for them, and its prefix cache keeps their prompts apart by `cache_salt`."""

@@ -1,13 +1,14 @@
 """The key ring: who a key is, and what becomes of a file that changes or breaks."""
 
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
 
 import pytest
 
-from kvblend.api.access import key_ring
+from kvblend.api.access import key_file, key_ring
 from kvblend.api.access.caller import Caller
 from kvblend.api.access.key_ring import KeyRing
 from kvblend.core.errors import InvalidRequestError, NotFoundError
@@ -137,3 +138,52 @@ def test_each_tenant_has_names_of_its_own() -> None:
     for other in (Caller("k", "default", "query"), Caller("k", "acme", "admin"), Caller("k", "beta", "admin")):
         with pytest.raises(NotFoundError):
             other.collection("acme/docs")
+
+
+JSON = json.dumps({"keys": [{"name": "ops", "role": "admin", "key": OPS}], "tenants": {"acme": {"max_jobs": 3}}})
+
+
+@pytest.mark.parametrize("text", [FILE, JSON])
+def test_keys_of_the_environment_are_as_a_files(text: str) -> None:
+    ring = KeyRing(None, text=text, api_key="single")
+    assert ring.find(OPS) == Caller("ops", "default", "admin")
+    assert ring.find("single") == Caller("KVBLEND_API_KEY", "default", "admin")
+    assert ring.find(None) is None and not ring.is_empty
+    assert (ring.limits("acme").requests_per_minute, ring.limits("acme").max_jobs) in ((60, None), (None, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("keys: [", "KVBLEND_API_KEYS is not YAML at line"),
+        ("", "KVBLEND_API_KEYS: Input should be"),
+        (f"{OPS} {APP}", "KVBLEND_API_KEYS: Input should be"),
+        ("keys: [{name: a, role: admin, key: short}]", "KVBLEND_API_KEYS: keys.0.key: .* at least 16 characters"),
+    ],
+)
+def test_what_are_no_keys_of_the_environment_is_said_without_them(text: str, reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason) as found:
+        KeyRing(None, text=text)
+    assert "short" not in found.value.message and OPS not in found.value.message
+
+
+def test_a_file_and_the_environment_are_not_both_asked(path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match=r"KVBLEND_KEYS=.*keys.yaml and KVBLEND_API_KEYS both hold keys"):
+        KeyRing(path, text=FILE)
+
+
+def test_a_key_with_two_roles_is_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reason = "the key 'app' is KVBLEND_API_KEY, too"
+    for file, text in ((path, None), (None, FILE)):
+        with pytest.raises(InvalidRequestError, match=reason) as found:
+            KeyRing(file, text=text, api_key=APP)
+        assert APP not in found.value.message
+    ring = KeyRing(path, api_key="the single key that there is")
+    write(path, FILE.replace(OPS, "the single key that there is"))
+    with caplog.at_level(logging.ERROR):
+        assert ring.find(OPS) is not None, "the keys that it had before are still taken"
+    assert "the key 'ops' is KVBLEND_API_KEY, too" in caplog.text
+
+
+def test_a_key_is_not_in_the_words_for_it(path: Path) -> None:
+    assert OPS not in repr(key_file.read_key_file(path))

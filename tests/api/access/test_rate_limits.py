@@ -3,7 +3,9 @@
 import pytest
 
 from kvblend.api.access.admission import Admission
+from kvblend.api.access.key_ring import KeyRing
 from kvblend.api.access.rate_limits import RateLimits
+from kvblend.api.access.shares import Shares
 from kvblend.core.errors import RateLimitedError, TooManyRequestsError
 
 
@@ -50,24 +52,29 @@ def test_a_limit_may_change() -> None:
 
 
 def test_places_are_given_back_whatever_happens() -> None:
-    admission = Admission(2)
+    admission = Admission(2, Shares(KeyRing(None), share=1.0))
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), admission.place("answer"):
+        with pytest.raises(ZeroDivisionError), admission.place("answer", "default"):
             raise ZeroDivisionError
     with (
-        admission.place("answer"),
-        admission.place("answer"),
+        admission.place("answer", "default"),
+        admission.place("answer", "default"),
         pytest.raises(TooManyRequestsError, match="2 answers"),
-        admission.place("answer"),
+        admission.place("answer", "default"),
     ):
         pass
-    with admission.place("answer"):
+    with admission.place("answer", "default"):
         pass
 
 
 def test_lookups_and_uploads_have_places_of_their_own() -> None:
-    admission = Admission(1)
-    with admission.place("answer"), admission.place("lookup"), admission.place("upload"), admission.place("upload"):
+    admission = Admission(1, Shares(KeyRing(None), share=1.0))
+    with (
+        admission.place("answer", "default"),
+        admission.place("lookup", "default"),
+        admission.place("upload", "default"),
+        admission.place("upload", "default"),
+    ):
         for work in ("answer", "lookup"):
-            with pytest.raises(TooManyRequestsError, match=f"1 {work}s"), admission.place(work):
+            with pytest.raises(TooManyRequestsError, match=f"1 {work}s"), admission.place(work, "default"):
                 pass

@@ -1,6 +1,7 @@
 """Jobs tell their progress to any number of listeners, outlive their process, and are forgotten at last."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -137,3 +138,30 @@ async def test_ended_and_deleted_documents_leave_no_bytes(folder: Callable[[], J
     await registry.end(ended, status="succeeded")
     await registry.withdraw("c", "b")
     assert num_secrets() == 0
+
+
+async def test_a_rebuild_goes_on_in_the_next_process(folder: Callable[[], Jobs]) -> None:
+    """As one, though nothing was uploaded for it; the documents' own bytes are the catalog's."""
+    registry = folder()
+    rebuild = registry.new("c", ["a", "b"], is_rebuild=True)
+    await registry.accept(rebuild)
+    upload_after = await accepted(registry, upload("a"))
+    later = folder()
+    found = [(job.state.id, job.is_rebuild, job.state.document_ids, len(left)) for job, left in await later.take_up()]
+    assert found == [(rebuild.state.id, True, ["a", "b"], 0), (upload_after.state.id, False, ["a"], 1)]
+    await later.end(later.get("c", rebuild.state.id), status="succeeded")
+    assert [job.is_rebuild for job, _ in await folder().take_up()] == [False]
+
+
+async def test_a_journal_of_the_version_before_is_read(folder: Callable[[], Jobs], tmp_path: Path) -> None:
+    path = tmp_path / "ingest.sqlite3"
+    schema = journal.SCHEMA.replace(",\n    is_rebuild INTEGER NOT NULL DEFAULT 0", "")
+    assert schema != journal.SCHEMA
+    state = IngestJob(id="j", collection="c", status="queued", document_ids=["d"])
+    with sqlite3.connect(path) as old:
+        old.executescript(f"{schema}; PRAGMA user_version=1")
+        old.execute(
+            "INSERT INTO jobs (id, collection, number, state) VALUES ('j', 'c', 1, ?)", [state.model_dump_json()]
+        )
+    old.close()
+    assert [(job.state, job.is_rebuild) for job, _ in await folder().take_up()] == [(state, False)]
