@@ -1,4 +1,4 @@
-"""`kvblend serve` with a receiver of spans, by gRPC: one trace through vLLM and each step of a blend, and a log in JSON."""
+"""`kvblend serve` with a receiver of spans, by gRPC: one trace through vLLM and each step of a blend, a log in JSON."""
 
 import json
 import os
