@@ -98,7 +98,8 @@ class Settings(BaseSettings):
     control: str = "ipc:///tmp/kvblend/control.sock"
     """ZeroMQ address of the connector's control channel. The service and its vLLM need the same, and no other engine on
     the host: a second one is refused. Data parallel ranks above 0 have `.dp1` and so on behind it (a TCP address: the
-    port plus the rank). Of a service in front of a router: those of all engines behind it, with commas between them."""
+    port plus the rank). An engine at `tcp://*:55555` has all of its host's addresses, IPv6 among them. Of a service in
+    front of a router: those of all engines behind it, with commas between them."""
 
     url: str | None = None
     """Where `kvblend query` and the other commands of a client find the service, if not at `http://127.0.0.1:8000`."""

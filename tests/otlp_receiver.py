@@ -1,14 +1,20 @@
-"""A receiver of spans, as a collector is one: OTLP over HTTP, decoded by OpenTelemetry's own protocol."""
+"""A receiver of spans, as a collector is one: OTLP over HTTP or gRPC, decoded by OpenTelemetry's own protocol."""
 
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 __all__ = ["OTLPReceiver", "Span"]
 
@@ -33,11 +39,36 @@ class Span:
 class OTLPReceiver:
     """Keeps what comes. `url` is known while it runs."""
 
+    protocol: Literal["grpc", "http/protobuf"] = "http/protobuf"
     url: str = ""
     spans: list[Span] = field(default_factory=list)
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        with self._over_grpc() if self.protocol == "grpc" else self._over_http() as port:
+            self.url = f"http://127.0.0.1:{port}"
+            yield
+
+    @contextmanager
+    def _over_grpc(self) -> Iterator[int]:
+        spans = self.spans
+
+        class Servicer(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
+            def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:
+                spans.extend(_spans(request))
+                return ExportTraceServiceResponse()
+
+        server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="OTLP receiver"))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Servicer(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield port
+        finally:
+            server.stop(None).wait()
+
+    @contextmanager
+    def _over_http(self) -> Iterator[int]:
         spans = self.spans
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,9 +85,8 @@ class OTLPReceiver:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = Thread(target=server.serve_forever, name="OTLP receiver")
         thread.start()
-        self.url = f"http://127.0.0.1:{server.server_port}"
         try:
-            yield
+            yield server.server_port
         finally:
             server.shutdown()
             server.server_close()

@@ -32,6 +32,7 @@ class ControlClient:
         self._waiting: dict[str, asyncio.Future[ControlReply]] = {}
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IPV6, "[" in address)
         self._socket.connect(address)
         self._reader = asyncio.create_task(self._read(), name="kvblend control")
 

@@ -23,7 +23,8 @@ Found = TypeVar("Found")
 
 
 class ControlChannels:
-    """Channels at ZeroMQ addresses, asked together. A host's name stands for each of the IPv4 addresses that it has.
+    """Channels at ZeroMQ addresses, asked together. A host's name stands for each of the addresses that it has:
+    those of IPv4, or of IPv6 where it has no others.
 
     Names are looked up again after a while, beside the requests: engines come and go. Create and use it inside one
     running event loop.
@@ -118,10 +119,12 @@ async def _resolved(address: str) -> set[str]:
     if match is None:
         return set()
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            match["host"], int(match["port"]), family=socket.AF_INET, type=socket.SOCK_STREAM
-        )
+        found = await asyncio.get_running_loop().getaddrinfo(match["host"], int(match["port"]), type=socket.SOCK_STREAM)
     except OSError as error:
         logger.warning("the control channel's host %s is not found: %s", match["host"], error)
         return set()
-    return {f"tcp://{name[0]}:{match['port']}" for *_, name in found}
+    by_family: dict[int, set[str]] = {}
+    for family, *_, name in found:
+        by_family.setdefault(family, set()).add(str(name[0]))
+    ipv6 = {f"tcp://[{each}]:{match['port']}" for each in by_family.get(socket.AF_INET6, ())}
+    return {f"tcp://{each}:{match['port']}" for each in by_family.get(socket.AF_INET, ())} or ipv6

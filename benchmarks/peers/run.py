@@ -4,6 +4,7 @@
 
 Their packages are installed into `.cache/peers/venv`; one that cannot be installed is left out, and that is said. Every
 tool sends both servers the same questions over passages of one pool, whose KV kvblend has stored, as after an ingest.
+What a tool was given and what it found stays in `.cache/peers/runs`.
 Writes benchmarks/results/peers.json, of which `make reference` makes a page.
 """
 
@@ -12,9 +13,9 @@ import importlib.metadata
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 import venv
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from kvblend.cli.models import resolve_model
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".cache" / "peers" / "venv"
+RUNS = ROOT / ".cache" / "peers" / "runs"
 RESULTS = ROOT / "benchmarks" / "results" / "peers.json"
 POOL = 48
 LIMIT_S = 1800
@@ -58,28 +60,29 @@ def installed(wanted: Sequence[type[Tool]]) -> tuple[list[Tool], dict[str, str]]
     return tools, missing
 
 
-def row(tool: Tool, asked: Asked) -> dict[str, Any]:
-    """What a tool found; where it failed, the end of what it said."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        command, before = tool.command(asked, folder), outcomes(asked.url)
-        shown = [*map(str, command)]
-        told: dict[str, Any] = {
-            "tool": tool.name,
-            "version": tool.version,
-            "documents": "in the body" if asked.bodies and tool.sends_bodies else "in the prompt",
-            "command": shorter(shown, asked, folder),
-        }
-        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-        environment.pop("HF_HUB_OFFLINE", None)  # aiperf would look for a folder in the hub's cache
-        ended = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
-        )
-        try:
-            found = asdict(tool.found(folder))
-        except (OSError, KeyError, ValueError):
-            return {**told, "found": None, "said": (ended.stdout + ended.stderr)[-2000:]}
-        return {**told, "found": found, "outcomes": dict(outcomes(asked.url) - before)}
+def row(tool: Tool, asked: Asked, folder: Path) -> dict[str, Any]:
+    """What a tool found; where it failed, the end of what it said. What it read and wrote stays in `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    command, before = tool.command(asked, folder), outcomes(asked.url)
+    shown = [*map(str, command)]
+    told: dict[str, Any] = {
+        "tool": tool.name,
+        "version": tool.version,
+        "documents": "in the body" if asked.bodies and tool.sends_bodies else "in the prompt",
+        "command": shorter(shown, asked, folder),
+        "folder": str(folder.relative_to(ROOT)),
+    }
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    environment.pop("HF_HUB_OFFLINE", None)  # aiperf would look for a folder in the hub's cache
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    try:
+        found = asdict(tool.found(folder))
+    except (OSError, KeyError, ValueError):
+        return {**told, "found": None, "said": (ended.stdout + ended.stderr)[-2000:]}
+    return {**told, "found": found, "outcomes": dict(outcomes(asked.url) - before)}
 
 
 def shorter(command: Sequence[str], asked: Asked, folder: Path) -> str:
@@ -115,7 +118,7 @@ def main() -> int:
                     arguments.answer_tokens,
                     bodies=subject == "kvblend",
                 )
-                rows.append({"server": subject, **row(tool, asked)})
+                rows.append({"server": subject, **row(tool, asked, RUNS / f"{tool.package}-{subject.lower()}")})
                 print(json.dumps(rows[-1]), flush=True)
     shape = {name: getattr(arguments, name) for name in ("requests", "clients", "documents", "answer_tokens", "model")}
     result = {

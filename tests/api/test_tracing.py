@@ -21,9 +21,9 @@ STEPS = ("kvblend.retrieve", "kvblend.order", "kvblend.plan")
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[OTLPReceiver]:
-    receiver = OTLPReceiver()
+@pytest.fixture(scope="module", params=["http/protobuf", "grpc"])
+def receiver(request: pytest.FixtureRequest) -> Iterator[OTLPReceiver]:
+    receiver = OTLPReceiver(request.param)
     with receiver.running():
         yield receiver
 
@@ -36,7 +36,7 @@ def traced(
         tmp_path_factory.mktemp("traced"),
         model=demo_model_path,
         embedding_model=embedding_model_path,
-        tracing=TracingSettings(exporter_otlp_endpoint=receiver.url),
+        tracing=TracingSettings(exporter_otlp_endpoint=receiver.url, exporter_otlp_protocol=receiver.protocol),
     ) as service:
         yield service
 

@@ -1,4 +1,4 @@
-"""`kvblend serve` with a receiver of spans: one trace through vLLM and each step of a blend, and a log in JSON."""
+"""`kvblend serve` with a receiver of spans, by gRPC: one trace through vLLM and each step of a blend, a log in JSON."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def traced(
     tmp_path_factory: pytest.TempPathFactory,
     dtype: str,
 ) -> Iterator[Traced]:
-    home, receiver, port = tmp_path_factory.mktemp("home"), OTLPReceiver(), free_port()
+    home, receiver, port = tmp_path_factory.mktemp("home"), OTLPReceiver("grpc"), free_port()
     cpu_path = Path(tempfile.mkdtemp(prefix="kvblend-test-"))
     command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(tiny_model_path("llama3rope"))]
     command += ["--port", str(port), "--home", str(home), "--embedding-model", str(embedding_model_path)]
@@ -59,6 +59,7 @@ def traced(
             "KVBLEND_COST_MODEL": "0",
             "KVBLEND_LOG_FORMAT": "json",
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": receiver.protocol,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
         process = ServerProcess(

@@ -56,9 +56,14 @@ def _table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _commands(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        "Each runs in the folder named beside it, where `make bench-peers` leaves the requests that it made for the "
+        "tool (`prompts.jsonl`, `payloads.jsonl`) and what the tool wrote. `$URL` is the service's, `$MODEL` the name "
+        "that `$URL/v1/models` tells, or the model's folder where a tokenizer is asked for.\n"
+    )
     for row in found["rows"]:
         if row["server"] == "kvblend":
-            yield f"{row['tool']}:\n\n    {row['command']}\n"
+            yield f"{row['tool']}, in `{row['folder']}`:\n\n    {row['command']}\n"
 
 
 if __name__ == "__main__":

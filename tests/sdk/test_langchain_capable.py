@@ -39,9 +39,11 @@ def capable_service(
     embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory, dtype: str
 ) -> Iterator[RunningService]:
     home = tmp_path_factory.mktemp("home")
-    with running_service(MODEL, embedding_model_path, home=home, dtype=dtype) as service, Client(service.url) as client:
+    parser = ("fenced", "--tool-parser-plugin", str(Path(__file__).with_name("fenced_tool_parser.py")))
+    with running_service(MODEL, embedding_model_path, home=home, dtype=dtype, tool_parser=parser) as service:
+        with Client(service.url) as client:
+            (TestConformance.model_name,) = client.list_models()
         TestConformance.url = service.url
-        (TestConformance.model_name,) = client.list_models()
         yield service
 
 

@@ -73,6 +73,7 @@ class ControlServer:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
+        self._socket.setsockopt(zmq.IPV6, address.startswith(("tcp://[", "tcp://*")))
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:

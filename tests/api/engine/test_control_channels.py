@@ -115,6 +115,31 @@ async def test_a_name_stands_for_all_its_addresses_which_change(monkeypatch: pyt
             server.close()
 
 
+@pytest.mark.parametrize("bound", ["tcp://[::1]:{}", "tcp://*:{}"])
+async def test_a_name_of_ipv6_alone_is_its_addresses(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Control: one that has an address of IPv4, too, stands for that alone, since it is one engine."""
+    port, known = free_port(), [(socket.AF_INET6, "::1")]
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *given, **options: [(family, socket.SOCK_STREAM, 6, "", (each, port)) for family, each in known],
+    )
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT_S", 0.5)
+    server = ControlServer(bound.format(port), INFO)
+    server.set_report("known", REPORT)
+    try:
+        for each in (f"tcp://engines.example:{port}", f"tcp://[::1]:{port}"):
+            channels = ControlChannels(each)
+            assert await channels.report("known") == REPORT
+            await channels.close()
+        known.append((socket.AF_INET, "127.0.0.3"))
+        channels = ControlChannels(f"tcp://engines.example:{port}")
+        assert await channels.report("known") == (REPORT if "*" in bound else None)
+        await channels.close()
+    finally:
+        server.close()
+
+
 async def test_no_report_waits_for_a_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the addresses are known: it may hang for as long as it likes."""
     port, answers = free_port(), threading.Event()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
@@ -133,6 +134,12 @@ class Node:
 
     def metrics(self) -> str:
         return httpx.get(f"{self.url}/metrics", trust_env=False).text
+
+    @property
+    def handed_on(self) -> float:
+        """Tokens whose KV it has taken over from other nodes."""
+        (count,) = re.findall(r"^vllm:external_prefix_cache_hits_total\{.*\} (\S+)$", self.metrics(), re.MULTILINE)
+        return float(count)
 
     def told(self, ask: Callable[[ControlClient], Coroutine[Any, Any, Told]]) -> Told:
         """What its control channel answers."""

@@ -19,9 +19,14 @@ import httpx
 import pytest
 from transformers import AutoTokenizer
 
+from kvblend.api import ServiceConfig
 from kvblend.api.engine.control import ControlClient
 from kvblend.core.plan import ContextPlan
 from kvblend.core.report import BlendReport
+from kvblend.core.rest import BlendOptions
+from kvblend.core.settings import Settings
+from kvblend.sdk import Client
+from tests.api.front import running
 from tests.vllm_connector.fleet.nodes import (
     PATH,
     Node,
@@ -181,6 +186,38 @@ def test_a_plan_without_its_salt_is_refused(fleet: Fleet, case: Case, kind: str)
     blended = ask(fleet.prefill.url, case.blended)
     case.assert_exact(said, blended)
     case.assert_exact(ask(fleet.decode[kind].url, case.plain), blended)
+
+
+@kinds
+def test_a_service_in_front(
+    fleet: Fleet, demo_model_path: Path, embedding_model_path: Path, tmp_path: Path, kind: str
+) -> None:
+    """It ingests and asks by way of the proxy: the prefill node encodes and blends, and the decode node takes that KV
+    for its answer. Reports come over the prefill node's control channel."""
+    config = ServiceConfig(
+        model=str(demo_model_path),
+        embedding_model=embedding_model_path,
+        engines=[(fleet.proxies[kind].url, fleet.prefill.control)],
+        settings=Settings(**{**fleet.prefill.tiers, "home": tmp_path}, cost_model=False),
+    )
+    numbers = iter(range(0 if kind == "plain" else 20, 40))  # each asks what the other has not: that would be a prefix
+    text = " ".join(f"Boat {number} pays {number * 7} crowns at the harbour of Marstrand." for number in range(40))
+    with running(config) as url, Client(url) as client:
+        client.create_collection("harbour", passage_tokens=64)
+        assert client.wait(client.add_document("harbour", text, id="dues")).status == "succeeded"
+
+        blended = BlendOptions(collection="harbour", top_k=4, recompute_ratio=0.2)
+        fields: dict[str, Any] = {"top_k": 4, "max_tokens": 4, "recompute_ratio": 0.2}
+        for ask_it in (
+            lambda question: client.query("harbour", question, **fields).report,
+            lambda question: list(client.stream_query("harbour", question, **fields))[-1].report,
+            lambda question: client.chat([{"role": "user", "content": question}], blend=blended).kvblend.report,
+        ):
+            before = fleet.decode[kind].handed_on
+            report = ask_it(f"What does boat {next(numbers)} pay?")
+            assert report.outcome == "blended" and report.missed_passages == 0, report
+            assert report.reused_tokens > 0
+            assert fleet.decode[kind].handed_on - before >= report.context_tokens
 
 
 def test_prefill_node_killed(fleet: Fleet, case: Case) -> None:
