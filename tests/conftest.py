@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from httpx._transports import default as transports
 from hypothesis import settings
 
 from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
@@ -61,6 +63,8 @@ settings.register_profile("kvblend", deadline=None)  # servers of other tests sh
 settings.load_profile("kvblend")
 for name in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)  # s; for the same reason
+# Each client, and each `httpx.get` of a loop that waits, would read all certificates: 30 ms of a core.
+vars(transports)["create_ssl_context"] = cache(transports.create_ssl_context)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
