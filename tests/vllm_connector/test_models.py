@@ -115,8 +115,9 @@ def test_blend_with_tensor_parallelism_across_chunks(check: Check, monkeypatch: 
 
 
 @pytest.mark.extended
-def test_blend_with_compiled_model(check: Check) -> None:
+def test_blend_with_compiled_model(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile on, as vLLM's default has it."""
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "0")
     check("qwen3", enforce_eager=False)
 
 
