@@ -29,6 +29,7 @@ for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
 # `python -m pytest` puts the repository on the path, where vLLM would take our folders for packages of its own.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
+import httpx
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from httpx._transports import default as transports
@@ -65,7 +66,7 @@ settings.load_profile("kvblend")
 for name in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)  # s; for the same reason
 # Each client, and each `httpx.get` of a loop that waits, would read all certificates: 30 ms of a core.
-vars(transports)["create_ssl_context"] = cache(transports.create_ssl_context)
+vars(transports)["create_ssl_context"] = cache(httpx.create_ssl_context)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
