@@ -72,17 +72,18 @@ class ServerProcess:
         Raises EngineUnavailableError where it ends instead, with the end of its log.
         """
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.pid is None:
-                raise EngineUnavailableError(
-                    f"{self.name} ended at its start; its log {self.log_path} ends with:\n{self.tail()}"
-                )
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(self._health_url, timeout=5.0, trust_env=False).status_code == 200:
-                    self._note_memory()
-                    return
-            tick(self.tail(1))
-            time.sleep(0.5)
+        with httpx.Client(timeout=5.0, trust_env=False) as client:  # one: each reads all certificates
+            while time.monotonic() < deadline:
+                if self.pid is None:
+                    raise EngineUnavailableError(
+                        f"{self.name} ended at its start; its log {self.log_path} ends with:\n{self.tail()}"
+                    )
+                with contextlib.suppress(httpx.HTTPError):
+                    if client.get(self._health_url).status_code == 200:
+                        self._note_memory()
+                        return
+                tick(self.tail(1))
+                time.sleep(0.5)
         raise EngineUnavailableError(f"{self.name} was not ready within {timeout_s:.0f} s; its log is {self.log_path}")
 
     def supervise(self, notify: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,6 +14,7 @@ for name, value in {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "TORCH_COMPILE_DISABLE": "1",  # whoever asks vLLM for logprobs has a function compiled, in each of its processes
     "HAYSTACK_TELEMETRY_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -27,8 +29,10 @@ for name in [name for name in os.environ if name.startswith("KVBLEND_")]:
 # `python -m pytest` puts the repository on the path, where vLLM would take our folders for packages of its own.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
+import httpx
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from httpx._transports import default as transports
 from hypothesis import settings
 
 from kvblend.cli.models import fetch_demo_model, fetch_embedding_model
@@ -61,6 +65,8 @@ settings.register_profile("kvblend", deadline=None)  # servers of other tests sh
 settings.load_profile("kvblend")
 for name in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)  # s; for the same reason
+# Each client, and each `httpx.get` of a loop that waits, would read all certificates: 30 ms of a core.
+vars(transports)["create_ssl_context"] = cache(httpx.create_ssl_context)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

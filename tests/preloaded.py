@@ -1,32 +1,49 @@
-"""Scripts that run vLLM, each in a process of its own that need not import it: forked from one that has.
+"""Scripts and servers that run vLLM, in processes that need not import it: forked from one that has.
 
-Importing vLLM takes a core ten seconds or more, and the tests start it dozens of times.
+Importing vLLM takes a core ten seconds or more, and the tests start it dozens of times. vLLM itself does so again in
+the processes that it starts, of its engine and of each rank, and once for each architecture that a machine has not run
+yet: it looks at the model's class in a process of its own, unless the class is registered.
 """
 
 import atexit
+import importlib
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
-__all__ = ["run_script"]
+__all__ = ["run_script", "start"]
 
 CHILD = "preloaded child"
 """This file's name in a forked process, which finds it by its path: `tests` is no package there."""
+MODELS = {
+    "LlamaForCausalLM": "vllm.model_executor.models.llama",
+    "MistralForCausalLM": "vllm.model_executor.models.mistral",
+    "Gemma3ForCausalLM": "vllm.model_executor.models.gemma3",
+    "Qwen3MoeForCausalLM": "vllm.model_executor.models.qwen3_moe",
+    "BloomForCausalLM": "vllm.model_executor.models.bloom",
+    "DeepseekV2ForCausalLM": "vllm.model_executor.models.deepseek_v2",
+    "GPT2LMHeadModel": "vllm.model_executor.models.gpt2",
+    "MambaForCausalLM": "vllm.model_executor.models.mamba",
+}
+"""The architectures that `make test` runs so, and the modules that hold them."""
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "transformers.models.auto.modeling_auto",
         "vllm.entrypoints.llm",
+        "vllm.entrypoints.openai.api_server",
         "vllm.v1.engine.core",
         "vllm.v1.executor.multiproc_executor",
         "vllm.v1.worker.cpu_worker",
-        "vllm.model_executor.models.llama",
+        *MODELS.values(),
     ]
 )
 
@@ -40,9 +57,7 @@ def run_script(script: Path, *arguments: object, timeout_s: float) -> "subproces
     command = [str(script), *map(str, arguments)]
     with tempfile.TemporaryDirectory(prefix="kvblend-script-") as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        task = {"task": (command, dict(os.environ), out, err)}
-        process = CONTEXT.Process(target=runpy.run_path, args=(__file__, task, CHILD))
-        process.start()
+        process = start(command, os.environ, out=out, err=err)
         process.join(timeout_s)
         late = process.exitcode is None
         if process.pid is not None and late:
@@ -55,20 +70,71 @@ def run_script(script: Path, *arguments: object, timeout_s: float) -> "subproces
     return subprocess.CompletedProcess(command, process.exitcode, *said)
 
 
-def _run(command: list[str], environment: Mapping[str, str], out: Path, err: Path) -> None:
-    os.setsid()
-    for path, number in ((out, 1), (err, 2)):
+def start(command: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path) -> BaseProcess:
+    """Start a script by its path, or a module by its name, with its arguments; what it says is appended to the files.
+
+    It leads a group of processes, of which all are that it starts.
+    """
+    process = _forked(0, (out, err), environment, list(command))
+    process.start()
+    return process
+
+
+def _forked(
+    group: int, outputs: tuple[Path, Path], environment: Mapping[str, str], work: Any, **own: Any
+) -> BaseProcess:
+    """A process in a group, 0 for one of its own: of a command, or of a function and its arguments."""
+    task = {"task": (group, outputs, dict(environment), work)}
+    return CONTEXT.Process(target=runpy.run_path, args=(__file__, task, CHILD), **own)
+
+
+def _enter(group: int, outputs: tuple[Path, Path], environment: Mapping[str, str], work: Any) -> None:
+    from torch._dynamo import config as compiling
+
+    os.setpgid(0, group)
+    for number, path in enumerate(outputs, start=1):
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = command
+    compiling.disable = environment.get("TORCH_COMPILE_DISABLE") == "1"  # else as it was when torch was imported
+    _register_models()
+    _fork_what_is_spawned(os.getpgid(0), outputs)
     try:
-        runpy.run_path(command[0], run_name="__main__")
+        if isinstance(work, list):
+            _run(work)
+        else:
+            target, args, kwargs = work
+            target(*args, **kwargs)
     finally:
         atexit._run_exitfuncs()  # a forked process leaves them out
 
 
+def _run(command: list[str]) -> None:
+    sys.argv = command
+    if command[0].endswith(".py"):
+        runpy.run_path(command[0], run_name="__main__")
+    else:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+def _register_models() -> None:
+    from vllm import ModelRegistry
+
+    for name, module in MODELS.items():
+        ModelRegistry.register_model(name, getattr(importlib.import_module(module), name))
+
+
+def _fork_what_is_spawned(group: int, outputs: tuple[Path, Path]) -> None:
+    """Let vLLM's own processes be forked from the same server, with this one's environment, output and group."""
+    vars(forkserver._forkserver)["ensure_running"] = lambda: None  # it is; a forked process would start another
+
+    def process(*, target: Any, args: Any = (), kwargs: Any = None, **own: Any) -> BaseProcess:
+        return _forked(group, outputs, os.environ, (target, args, kwargs or {}), **own)
+
+    vars(get_context("spawn"))["Process"] = process
+
+
 if __name__ == CHILD:
-    _run(*globals()["task"])
+    _enter(*globals()["task"])

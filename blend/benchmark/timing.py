@@ -14,10 +14,15 @@ Times = tuple[float, float, float]
 
 
 def times(run: Callable[[], object], device: torch.device) -> Times:
-    """Time `run` from an idle device to its last kernel; the host's work is in it. Runs once to warm up."""
+    """Time `run` from an idle device to its last kernel; the host's work is in it. Runs once to warm up.
+
+    Without a GPU a second run is all: it shows that the benchmark runs.
+    """
     run()
     first = _once(run, device)
-    count = min(MOST, max(FEWEST, int(1000 * BUDGET_S / first))) if device.type == "cuda" else FEWEST
+    if device.type != "cuda":
+        return first, first, first
+    count = min(MOST, max(FEWEST, int(1000 * BUDGET_S / first)))
     taken = torch.tensor([_once(run, device) for _ in range(count)], dtype=torch.float64)
     low, middle, high = taken.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
     return low, middle, high

@@ -2,18 +2,21 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from kvblend.cli import main
 from kvblend.core.calibration import Calibration
 from kvblend.core.calibration_file import CALIBRATION_FILE
 from tests.api.front import control_address, linked_model
 from tests.service import RunningService
 
+Refused = Callable[..., tuple[int, str]]
 SMALL = ("--num-questions", "5", "--num-passages", "2", "--passage-tokens", "48", "--json")
 
 
@@ -22,6 +25,23 @@ def run_calibrate(*arguments: str, environment: dict[str, str] | None = None) ->
     return subprocess.run(
         command, capture_output=True, text=True, timeout=560, check=False, env={**os.environ, **(environment or {})}
     )
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refused]:
+    """Runs the command in this process; returns its exit status, and what it has said in one line."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["kvblend", "calibrate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, " ".join(capsys.readouterr().err.split())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.extended
@@ -83,15 +103,17 @@ def test_a_child_is_calibrated_to_the_smallest_ratio_that_meets_the_target(
         (("--target", "0.1", "--engine-url", "http://x", "--dtype", "float32"), "takes no arguments of vLLM"),
     ],
 )
-def test_bad_options_are_refused_at_once(demo_model_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = run_calibrate(str(demo_model_path), *arguments, environment={"COLUMNS": "200"})
-    assert done.returncode in (1, 2)
-    assert said in " ".join(done.stderr.split()), done.stderr
+def test_bad_options_are_refused_at_once(
+    demo_model_path: Path, arguments: tuple[str, ...], said: str, refused: Refused
+) -> None:
+    status, message = refused(str(demo_model_path), *arguments)
+    assert status in (1, 2)
+    assert said in message
 
 
-def test_too_few_questions_are_refused(demo_model_path: Path, tmp_path: Path) -> None:
+def test_too_few_questions_are_refused(demo_model_path: Path, tmp_path: Path, refused: Refused) -> None:
     questions = tmp_path / "questions.json"
     questions.write_text(json.dumps([{"question": "?", "ctxs": [{"text": "x"}]}] * 4))
-    done = run_calibrate(str(demo_model_path), "--target", "0.1", "--questions", str(questions))
-    assert done.returncode == 1
-    assert "has 4 questions; 5 are the least" in " ".join(done.stderr.split())
+    status, message = refused(str(demo_model_path), "--target", "0.1", "--questions", str(questions))
+    assert status == 1
+    assert "has 4 questions; 5 are the least" in message

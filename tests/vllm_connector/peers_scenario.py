@@ -1,12 +1,13 @@
-"""Blend on real vLLM what this engine has encoded, or another host's. Prints one JSON line, and ends with its input.
+"""Blend on real vLLM what this engine has encoded, or another host's; print one JSON line, and end with a file.
 
-python peers_scenario.py encode|read MODEL_FOLDER STORE_FOLDER DTYPE SETTINGS_JSON
+python peers_scenario.py encode|read MODEL_FOLDER STORE_FOLDER DTYPE ENDING_FILE SETTINGS_JSON
 """
 
 import json
 import os
 import runpy
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ SCENARIO = runpy.run_path(str(Path(__file__).with_name("scenario.py")))
 
 
 def main() -> None:
-    part, model, store, dtype, settings = sys.argv[1:]
+    part, model, store, dtype, ending, settings = sys.argv[1:]
     for name, value in json.loads(settings).items():
         os.environ[f"KVBLEND_{name.upper()}"] = value
     engine = SCENARIO["Engine"](model, Path(store), {"dtype": dtype})
@@ -25,7 +26,8 @@ def main() -> None:
     (output,) = engine.run([(prompts.prompt, plan)])
     answer = {"tokens": list(output.outputs[0].token_ids), "report": SCENARIO["report_of"](output)}
     print(f"RESULTS {json.dumps(answer)}", flush=True)
-    sys.stdin.read()
+    while not Path(ending).exists():
+        time.sleep(0.1)
     os._exit(0)
 
 

@@ -18,9 +18,9 @@ from tests.preloaded import run_script
 from tests.tolerances import TOLERANCES
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
 
-MORE_MODELS = ["llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "gemma2"]
+MORE_MODELS = ["demo", "llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "gemma2"]
 MODELS = [
-    *("demo", "qwen3moe", "mistral_sw", "gemma3"),
+    *("qwen3moe", "mistral_sw", "gemma3"),
     *(pytest.param(name, marks=pytest.mark.extended) for name in MORE_MODELS),
 ]
 SCENARIO = Path(__file__).with_name("scenario.py")
@@ -103,7 +103,7 @@ def check(demo_model_path: Path, tiny_model_path: Callable[[str], Path], tmp_pat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_blend(name: str, check: Check) -> None:
-    """The demo model and every architecture: see `check`."""
+    """Every architecture, and beside it the demo model: see `check`."""
     assert check(name)["files"] == 5
 
 
@@ -115,12 +115,16 @@ def test_blend_with_tensor_parallelism_across_chunks(check: Check, monkeypatch: 
 
 
 @pytest.mark.extended
-def test_blend_with_compiled_model(check: Check) -> None:
+def test_blend_with_compiled_model(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile on, as vLLM's default has it."""
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "0")
     check("qwen3", enforce_eager=False)
 
 
-@pytest.mark.parametrize(("name", "gpu_bytes"), [("gemma3", 0), ("demo", 64 << 20)])
+@pytest.mark.parametrize(
+    ("name", "gpu_bytes"),
+    [("gemma3", 0), ("llama3rope", 64 << 20), pytest.param("demo", 64 << 20, marks=pytest.mark.extended)],
+)
 def test_blend_in_the_requests_blocks(name: str, gpu_bytes: int, check: Check) -> None:
     """The CUDA path, by the kernels' PyTorch references: sliding windows in scratch pages; a GPU tier in CPU memory.
 

@@ -34,9 +34,10 @@ def assert_refused(model: Path, store: Path, sentence: str, **arguments: Any) ->
             "kvblend does not work with speculative decoding: leave speculative_config out",
         ),
         ({"kv_cache_dtype": "fp8"}, "kvblend does not work with a quantized KV cache: kv_cache_dtype is 'fp8"),
-        (
+        pytest.param(
             {"pipeline_parallel_size": 2},
             "kvblend does not work with pipeline parallelism: pipeline_parallel_size is 2 and must be 1",
+            marks=pytest.mark.extended,  # two ranks are started, to be refused
         ),
         ({"enable_lora": True}, "kvblend does not work with LoRA adapters: leave enable_lora out"),
     ],
@@ -52,6 +53,14 @@ def test_settings(
     """Settings under which blended KV would be wrong."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     assert_refused(tiny_model_path("llama3rope"), tmp_path, sentence, dtype=dtype, **arguments)
+
+
+def test_pipeline_parallelism() -> None:
+    """The sentence that both ranks end with, asked of vLLM's own config: that they do, `test_settings` shows beside."""
+    config = SimpleNamespace(parallel_config=ParallelConfig(), model_config=None, cache_config=None)
+    config.parallel_config.pipeline_parallel_size = 2
+    with pytest.raises(UnsupportedModelError, match="pipeline_parallel_size is 2 and must be 1"):
+        check_engine(config)
 
 
 def test_data_parallel_experts() -> None:

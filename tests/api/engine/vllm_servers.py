@@ -1,17 +1,24 @@
 """Real vLLM servers with the connector, started side by side."""
 
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
+import httpx
+
 from kvblend.cli.engine import engine_command, engine_environment
-from kvblend.cli.server_process import ServerProcess
+from tests.preloaded import start
 
 __all__ = ["VLLMServer", "running_servers"]
 
 START_TIMEOUT_S = 400.0
+STOP_GRACE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -27,27 +34,43 @@ class VLLMServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def process(self, model: Path, dtype: str) -> ServerProcess:
-        """Of a server of that model, which is not started yet."""
+    def started(self, model: Path, dtype: str) -> BaseProcess:
+        """The process of a server of that model, which is not ready yet."""
         own = {f"KVBLEND_{name.upper()}": str(value) for name, value in self.settings.items()}
         extra = ["--max-num-seqs", "8", "--enforce-eager"]
-        return ServerProcess(
-            f"vLLM at {self.port}",
-            engine_command(str(model), port=self.port, dtype=dtype, max_model_len=2048, extra=extra),
-            environment={**engine_environment(control=self.control), **own, "OMP_NUM_THREADS": "1"},
-            log_path=self.log_path,
-            health_url=f"{self.url}/health",
-        )
+        command = engine_command(str(model), port=self.port, dtype=dtype, max_model_len=2048, extra=extra)
+        environment = {**engine_environment(control=self.control), **own, "OMP_NUM_THREADS": "1"}
+        return start(command[command.index("-m") + 1 :], environment, out=self.log_path, err=self.log_path)
+
+    def wait_ready(self, process: BaseProcess) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and process.exitcode is None:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=5.0, trust_env=False).status_code == 200:
+                    return
+            time.sleep(0.5)
+        raise AssertionError(f"vLLM at {self.port} did not start:\n{self.log_path.read_text()[-4000:]}")
 
 
 @contextmanager
 def running_servers(servers: Sequence[VLLMServer], *, model: Path, dtype: str) -> Iterator[None]:
     """Start all, and end them with the block."""
     with ExitStack() as closing:
-        processes = [server.process(model, dtype) for server in servers]
-        for process in processes:
-            closing.callback(process.stop)
-            process.start()
-        for process in processes:
-            process.wait_ready(timeout_s=START_TIMEOUT_S)
+        processes = []
+        for server in servers:
+            processes.append(server.started(model, dtype))
+            closing.callback(end, processes[-1])
+        for server, process in zip(servers, processes, strict=True):
+            server.wait_ready(process)
         yield
+
+
+def end(process: BaseProcess) -> None:
+    """End a server and what it has started."""
+    assert process.pid is not None
+    process.terminate()
+    process.join(STOP_GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, SIGKILL)
+    process.join()

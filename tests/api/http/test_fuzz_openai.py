@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from tests.service import RunningService
 
-MOST_SECONDS = 20.0
+NUM_EXAMPLES, MORE_EXAMPLES = 50, 150
+MOST_SECONDS, MORE_SECONDS = 8.0, 20.0
+"""In `make test`, and in `make test-extended`."""
 FIELDS = (
     "add_special_tokens", "allowed_token_ids", "bad_words", "best_of", "cache_salt", "chat_template",
     "chat_template_kwargs", "documents", "echo", "logit_bias", "logits_processors", "logprobs", "max_completion_tokens",
@@ -44,12 +46,14 @@ values = st.recursive(
     ],
 )
 def test_no_field_of_vllms_is_answered_by_a_5xx(
-    service: RunningService, path: str, asked: dict[str, Any], documents: list[str]
+    service: RunningService, path: str, asked: dict[str, Any], documents: list[str], request: pytest.FixtureRequest
 ) -> None:
-    until = time.monotonic() + MOST_SECONDS
+    extended = request.config.getoption("extended")
+    until = time.monotonic() + (MORE_SECONDS if extended else MOST_SECONDS)
+    num_examples = MORE_EXAMPLES if extended else NUM_EXAMPLES
     with httpx.Client(base_url=service.url, timeout=60, limits=httpx.Limits(max_connections=1)) as client:
 
-        @settings(max_examples=150, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+        @settings(max_examples=num_examples, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
         @given(st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=2))
         def check(fields: dict[str, Any]) -> None:
             if time.monotonic() > until:

@@ -44,7 +44,7 @@ def test_a_peer_killed_again_and_again_while_it_is_read(make_host: MakeHost) -> 
     other = make_host("other", one)
     one.put(*NUMBERS, shape=LARGE)
     num_cut = 0
-    for _ in range(8):
+    for _ in range(20):
         until(lambda: len(other.peers.fetch_many(keys(*NUMBERS), Deadline.after(AMPLE_S))) == len(NUMBERS))
 
         def kill(delay_s: float = chance.random() * 0.06) -> None:
@@ -54,7 +54,9 @@ def test_a_peer_killed_again_and_again_while_it_is_read(make_host: MakeHost) -> 
         with in_a_thread(kill):
             came = fetch_in_time(other.peers, NUMBERS, shape=LARGE)
         num_cut += len(came) < len(NUMBERS)
-    assert num_cut >= 2
+        if num_cut == 2:
+            break
+    assert num_cut == 2
 
 
 async def test_what_had_come_of_a_peer_that_is_killed_is_kept_and_given_back(make_host: MakeHost) -> None:
