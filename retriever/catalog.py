@@ -1,6 +1,5 @@
 """The catalog: collections, documents, passages and their vectors, in one SQLite file; the truth behind the index."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zstandard import compress, decompress
+from zstandard import compress
 
 from kvblend.core.collection_name import name_in_tenant
 from kvblend.core.errors import ConflictError
+from kvblend.retriever.catalog_integrity import check_integrity
 from kvblend.retriever.catalog_reading import CatalogReading, CollectionReading
 from kvblend.retriever.catalog_rows import (
     COLLECTION_COLUMNS,
@@ -26,6 +26,7 @@ from kvblend.retriever.catalog_rows import (
     one_row,
 )
 from kvblend.retriever.database import Database
+from kvblend.retriever.document_table import document_source, has_document, is_whole, put_document_rows
 from kvblend.retriever.packing import PassageText
 from kvblend.retriever.passage_table import (
     document_places,
@@ -54,12 +55,11 @@ from kvblend.retriever.records import (
     Place,
 )
 from kvblend.retriever.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
-from kvblend.retriever.word_table import WordsState, create_words, drop_words, words_rows
+from kvblend.retriever.stored_values import put_value, stored_value, to_json
+from kvblend.retriever.word_table import WordsState, create_words, drop_words
 from kvblend.retriever.word_upkeep import forget_words, index_missing_words
 
 __all__ = ["Catalog"]
-
-FIND_DOCUMENT = "SELECT 1 FROM documents WHERE collection = ? AND id = ?"
 
 
 class Catalog:
@@ -85,7 +85,7 @@ class Catalog:
         Raises:
             ConflictError: there is one of that name.
         """
-        row = (name, passage_tokens, _to_json(settings or {}), time.time(), os.urandom(16), WordsState.WHOLE)
+        row = (name, passage_tokens, to_json(settings or {}), time.time(), os.urandom(16), WordsState.WHOLE)
         with self._database.write() as connection:
             if one_row(connection, "SELECT 1 FROM collections WHERE name = ?", name):
                 raise ConflictError(f"there is already a collection {name_in_tenant(name)!r}", param="name")
@@ -103,7 +103,7 @@ class Catalog:
         """Set some of a collection's settings, and keep the others. `passage_tokens`: of documents that are split from
         now on. Raises NotFoundError."""
         with self._database.write() as connection:
-            changed = _to_json({**collection_record(connection, name).settings, **settings})
+            changed = to_json({**collection_record(connection, name).settings, **settings})
             connection.execute(
                 """UPDATE collections SET settings = ?, passage_tokens = ifnull(?, passage_tokens)
                 WHERE name = ?""",
@@ -165,33 +165,13 @@ class Catalog:
         Raises:
             MissingVectorsError: `vectors` (by passage id) lacks one that is not there; nothing was changed.
         """
-        metadata = _to_json(document.metadata)
-        num_tokens = sum(len(passage.token_ids) for passage in passages)
         packed = compress(source)
         with self._database.write() as connection:
             owner = collection_state(connection, collection)
             old = passages_of(connection, owner.key, document.id)
-            is_new = one_row(connection, FIND_DOCUMENT, owner.key, document.id) is None
+            is_new = not has_document(connection, owner.key, document.id)
             rows, new, embedded = put_passages(connection, owner.key, passages, vectors)
-            number = connection.execute(
-                f"""INSERT INTO documents (collection, {DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT (collection, id) DO UPDATE SET name = excluded.name, media_type = excluded.media_type,
-                content_hash = excluded.content_hash, metadata = excluded.metadata,
-                num_passages = excluded.num_passages, num_tokens = excluded.num_tokens RETURNING row""",
-                (owner.key, document.id, document.name, document.media_type, document.content_hash, metadata,
-                 len(passages), num_tokens, time.time()),
-            ).fetchone()["row"]  # fmt: skip
-            connection.execute("DELETE FROM document_passages WHERE document = ?", (number,))
-            connection.executemany(
-                "INSERT INTO document_passages VALUES (?, ?, ?, ?)",
-                (
-                    (number, position, rows[passage.passage_id], context)
-                    for position, (passage, context) in enumerate(
-                        zip(passages, contexts or [""] * len(passages), strict=True)
-                    )
-                ),
-            )
-            connection.execute("INSERT OR REPLACE INTO document_sources VALUES (?, ?)", (number, packed))
+            put_document_rows(connection, owner.key, document, passages, rows, contexts, packed=packed)
             change = drop_unreferenced(
                 connection,
                 owner,
@@ -214,22 +194,12 @@ class Catalog:
     def document_source(self, collection: str, document_id: str) -> bytes | None:
         """A document's own bytes; None where an earlier version, which kept none, put it."""
         with self._database.read() as connection:
-            number = self._document_number(connection, collection, document_id)
-            row = one_row(connection, "SELECT data FROM document_sources WHERE document = ?", number)
-        return None if row is None else decompress(row["data"])
+            return document_source(connection, self._document_row(connection, collection, document_id))
 
     def is_whole(self, collection: str, document_id: str) -> bool:
         """Whether a document has its source, and all its passages have a vector."""
         with self._database.read() as connection:
-            number = self._document_number(connection, collection, document_id)
-            source = one_row(connection, "SELECT 1 FROM document_sources WHERE document = ?", number)
-            bare = one_row(
-                connection,
-                """SELECT 1 FROM document_passages JOIN passages p ON p.row = passage
-                WHERE document = ? AND length(vector) = 0""",
-                number,
-            )
-        return source is not None and bare is None
+            return is_whole(connection, self._document_row(connection, collection, document_id))
 
     def embedded(self, collection: str, passage_ids: Collection[str]) -> set[str]:
         """Those of these passages that the collection holds with a vector."""
@@ -243,11 +213,11 @@ class Catalog:
             connection.execute("UPDATE passages SET vector = x'' WHERE collection = ?", (key,))
             connection.execute("UPDATE collections SET version = ? WHERE key = ?", (os.urandom(16), key))
             for name, value in values.items():
-                _put_value(connection, key, name, value)
+                put_value(connection, key, name, value)
         self._database.forget_deleted()
         return key
 
-    def _document_number(self, connection: Connection, collection: str, document_id: str) -> int:
+    def _document_row(self, connection: Connection, collection: str, document_id: str) -> int:
         key = collection_state(connection, collection).key
         return int(document_row(connection, key, document_id, columns="row")["row"])
 
@@ -363,45 +333,20 @@ class Catalog:
         """A stored JSON value, of a collection or of the whole catalog; None where there is none."""
         with self._database.read() as connection:
             key = collection_state(connection, collection).key if collection is not None else None
-            row = one_row(connection, "SELECT value FROM stored_values WHERE collection IS ? AND name = ?", key, name)
-        return None if row is None else json.loads(row["value"])
+            return stored_value(connection, key, name)
 
     def put_value(self, name: str, value: Any, *, collection: str | None = None) -> None:
         """Store a JSON value under a name, in place of the one before; it goes with its collection."""
         with self._database.write() as connection:
             key = collection_state(connection, collection).key if collection is not None else None
-            _put_value(connection, key, name, value)
+            put_value(connection, key, name, value)
 
     def check_integrity(self) -> None:
         """Assert that the file is sound, references hold, and no passage is without a document."""
         with self._database.read() as connection:
-            assert [row[0] for row in connection.execute("PRAGMA integrity_check")] == ["ok"]
-            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-            orphans = "SELECT 1 FROM passages WHERE row NOT IN (SELECT passage FROM document_passages)"
-            assert connection.execute(orphans).fetchall() == []
-            counts = """SELECT 1 FROM documents d WHERE num_passages !=
-                (SELECT count(*) FROM document_passages WHERE document = d.row)"""
-            assert connection.execute(counts).fetchall() == []
-            kept = """SELECT 1 FROM collections WHERE
-                num_documents != (SELECT count(*) FROM documents WHERE collection = key) OR
-                num_passages != (SELECT count(*) FROM passages WHERE collection = key)"""
-            assert connection.execute(kept).fetchall() == []
-            for row in connection.execute("SELECT key, words FROM collections").fetchall():
-                held = connection.execute("SELECT row FROM passages WHERE collection = ? ORDER BY row", (row["key"],))
-                assert words_rows(connection, row["key"]) == [each["row"] for each in held.fetchall()]
-                assert row["words"] == WordsState.WHOLE
+            check_integrity(connection)
 
     def _forget(self) -> None:
         """Let what was deleted leave the disk."""
         forget_words(self._database)
         self._database.forget_deleted()
-
-
-def _put_value(connection: Connection, key: int | None, name: str, value: Any) -> None:
-    connection.execute("DELETE FROM stored_values WHERE collection IS ? AND name = ?", (key, name))
-    connection.execute("INSERT INTO stored_values VALUES (?, ?, ?)", (key, name, _to_json(value)))
-
-
-def _to_json(value: Any) -> str:
-    # As it is: what UTF-8 cannot hold fails here, and not whoever reads it.
-    return json.dumps(value, allow_nan=False, sort_keys=True, ensure_ascii=False)

@@ -97,9 +97,11 @@ def test_streams_of_a_tenant_leave_places(scripted: ScriptedService, name: str, 
     scripted.engine.token_s = 2.0  # a stream takes minutes
     try:
         with client_of(scripted.url, name) as client, client_of(scripted.url, "ops") as ops, ExitStack() as streams:
+            held = []  # an iterator that nobody holds ends its stream
             for _ in range(num_places):
                 answer = streams.enter_context(_streamed(client))
-                assert answer.status_code == 200 and next(answer.iter_lines())
+                held.append(answer.iter_lines())
+                assert answer.status_code == 200 and next(held[-1])
             refused = client.post("/v1/chat/completions", json=STREAM)
             assert_refused(refused, "too_many_requests", f"{num_places} answers of the tenant '{tenant}'")
             short = {**STREAM, "stream": False, "max_tokens": 1}
