@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,15 +84,17 @@ def service(
 
 
 @contextmanager
-def running_service(model: Path, embedding_model: Path, *, home: Path, dtype: str) -> Iterator[RunningService]:
-    """Run it on a model's folder, with its files in `home`."""
+def running_service(
+    model: Path, embedding_model: Path, *, home: Path, dtype: str, options: Sequence[str] = ()
+) -> Iterator[RunningService]:
+    """Run it on a model's folder, with its files in `home`; `options` are vLLM's."""
     memory = Path("/dev/shm")
     cpu_path = Path(tempfile.mkdtemp(prefix="kvblend-test-", dir=memory if memory.is_dir() else None))
     port = free_port()
     command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(model), "--port", str(port)]
     command += ["--home", str(home), "--embedding-model", str(embedding_model), "--dtype", dtype]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16", "--enforce-eager"]
-    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--trust-request-chat-template"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--trust-request-chat-template", *options]
     environment = {
         **os.environ,
         "KVBLEND_CPU_PATH": str(cpu_path),
