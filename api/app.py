@@ -15,7 +15,8 @@ from kvblend.api.http.errors import install_error_handlers
 from kvblend.api.http.request_count import RequestCount
 from kvblend.api.http.request_scope import RequestScope
 from kvblend.api.http.routes import collections, console, docs, engine, health, kv, openai, quality, query
-from kvblend.api.service import ServiceConfig, running_service
+from kvblend.api.running_service import running_service
+from kvblend.api.service import ServiceConfig
 from kvblend.api.tracing import Tracing
 from kvblend.core.rest import ErrorResponse
 

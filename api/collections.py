@@ -1,72 +1,31 @@
-"""Collections as the service uses them: the catalog's record with its preamble and encode context in tokens."""
+"""The collections of the catalog: made, opened for the model that is served, and what KV they hold."""
 
 import secrets
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from kvblend.api.access.tenant_salt import TenantSalts
-from kvblend.api.kv.document_windows import LEAD_TOKENS, WINDOW_TOKENS, document_windows
+from kvblend.api.kv.document_windows import LEAD_TOKENS, WINDOW_TOKENS
 from kvblend.api.kv.encode_context import EncodeContext, default_warm_context, make_encode_context
 from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.owners import KVOwners
 from kvblend.api.kv.passage_kv import KVName
+from kvblend.api.open_collection import OpenCollection
 from kvblend.api.prompt.builder import DEFAULT_PREAMBLE, PromptBuilder
 from kvblend.core import rest
-from kvblend.core.calibration import EncodeKind
 from kvblend.core.collection_name import DEFAULT_TENANT, collection_key, name_in_tenant, tenant_of
 from kvblend.core.errors import ConflictError, InvalidRequestError, NotFoundError
-from kvblend.core.rest import CollectionCreate, CollectionUpdate, OrderName, SearchMode
+from kvblend.core.rest import CollectionCreate, CollectionUpdate
 from kvblend.retriever import Catalog, CollectionRecord, CollectionSettings
 
-__all__ = ["Collections", "OpenCollection"]
-
+__all__ = ["Collections"]
 
 SERVICE_ID = "service_id"
 LEAST_MODEL_LEN = 2048
 """Tokens that windows are made for where no engine answers to say its model's length."""
 DOCUMENT, NEUTRAL = "document", "neutral"
 """What a collection's warm context is called where it is no text of its own."""
-
-
-@dataclass(frozen=True)
-class OpenCollection:
-    """A collection whose tokens are those of the model that is served."""
-
-    name: str
-    preamble: str
-    encode_context: EncodeContext
-    """Of a passage that nothing of its own precedes."""
-    window_tokens: int | None = None
-    """Of its documents, which are prefilled in windows; None: every passage stands behind `encode_context` alone."""
-    owner: str | None = None
-    """Whose the KV of its documents' passages is."""
-    tenant_owner: str | None = None
-    """Whose that of its preamble is, and of passages that a caller supplies beside its documents; None: nobody's."""
-    kv_quota_bytes: int | None = None
-    kv_ttl_s: float | None = None
-    is_neutral: bool = True
-    """Whether the service's own text stands before what nothing of its own precedes."""
-    order: OrderName = "rank"
-    """Of passages in prompts, where a request names none."""
-    mode: SearchMode = "hybrid"
-    """How passages are searched, where a request does not say."""
-
-    def runs(self, passages: Sequence[tuple[int, ...]]) -> list[EncodeRun]:
-        """How a document's passages are encoded: all of them, in order."""
-        if self.window_tokens is None:
-            return [EncodeRun.alone(self.encode_context, passage) for passage in passages]
-        return document_windows(self.encode_context, passages, window_tokens=self.window_tokens)
-
-    def kind(self, context: str) -> EncodeKind:
-        """What kind of encode context one of the collection's passages has."""
-        if context != self.encode_context.hash:
-            return "document"
-        return "neutral" if self.is_neutral else "own"
-
-    def contexts(self, stored: Sequence[str]) -> tuple[str, ...]:
-        """The encode contexts that the catalog has of a passage's places; "" is the collection's own."""
-        return tuple(dict.fromkeys(context or self.encode_context.hash for context in stored))
 
 
 class Collections:

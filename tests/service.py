@@ -85,16 +85,16 @@ def service(
 
 @contextmanager
 def running_service(
-    model: Path, embedding_model: Path, *, home: Path, dtype: str, tool_parser: Sequence[str] = ("hermes",)
+    model: Path, embedding_model: Path, *, home: Path, dtype: str, options: Sequence[str] = ()
 ) -> Iterator[RunningService]:
-    """Run it on a model's folder, with its files in `home`. `tool_parser`: a name, and what makes it known to vLLM."""
+    """Run it on a model's folder, with its files in `home`; `options` are vLLM's."""
     memory = Path("/dev/shm")
     cpu_path = Path(tempfile.mkdtemp(prefix="kvblend-test-", dir=memory if memory.is_dir() else None))
     port = free_port()
     command = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(model), "--port", str(port)]
     command += ["--home", str(home), "--embedding-model", str(embedding_model), "--dtype", dtype]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--", "--max-num-seqs", "16", "--enforce-eager"]
-    command += ["--enable-auto-tool-choice", "--tool-call-parser", *tool_parser, "--trust-request-chat-template"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--trust-request-chat-template", *options]
     environment = {
         **os.environ,
         "KVBLEND_CPU_PATH": str(cpu_path),

@@ -2,16 +2,16 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kvblend.api.access.engine_fields import engine_fields
 from kvblend.api.collections import Collections
-from kvblend.api.engine.answer_route import COMPLETIONS, AnswerRoute, ending_with_usage
-from kvblend.api.engine.choice import Wanted
+from kvblend.api.engine.answer_route import ending_with_usage
+from kvblend.api.engine.blend_order import BlendOrder
 from kvblend.api.engine.replicas import EngineFacts, Replica, Replicas
 from kvblend.api.engine.seen_answer import SeenAnswer
 from kvblend.api.engine.token_report import with_tokens
@@ -26,46 +26,13 @@ from kvblend.api.quality.divergence import with_divergence
 from kvblend.api.quality.gate import ContextCounts, Decision, Gate
 from kvblend.api.quality.live_guard import LiveGuard
 from kvblend.api.request_context import step
-from kvblend.core.order_fields import SESSION, session_id, with_order
+from kvblend.core.order_fields import SESSION, with_order
 from kvblend.core.report import BlendReport
-from kvblend.core.rest import BlendChoices, Source
 
-__all__ = ["BlendOrder", "Blender"]
+__all__ = ["Blender"]
 
 REPORT_WAIT_S = 2.0
 NO_CHANNEL = "the vLLM server has no control channel of kvblend"
-
-
-@dataclass(frozen=True)
-class BlendOrder:
-    """A prompt, how to make its context, the route that answers it and vLLM's own fields (`sampling`, e.g. max_tokens,
-    temperature, stop; of a chat its messages too).
-
-    `prefilled`: why vLLM lays out and prefills the prompt itself, from fields that hold it, where it must.
-    """
-
-    prompt: BlendPrompt
-    choices: BlendChoices = field(default_factory=BlendChoices)
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    route: AnswerRoute = COMPLETIONS
-    prefilled: str | None = None
-    as_sent: bool = False
-    """Whether the request goes to vLLM as its client sent it, `sampling` being all of its body, with a plan beside it;
-    `prompt` is the tokens that vLLM makes of it then."""
-    sources: Sequence[Source] = ()
-    """Of passages that were found in such a prompt."""
-
-    @cached_property
-    def session(self) -> str:
-        """The same for all prompts of this context."""
-        return session_id(self.prompt.token_ids[: self.prompt.num_context_tokens])
-
-    @property
-    def wanted(self) -> Wanted | None:
-        """What its server had better have near; None where that is no matter."""
-        if self.choices.reuse != "blend" or self.prefilled is not None or not self.prompt.passages:
-            return None
-        return Wanted([(len(each.prompt_ids), each.names) for each in self.prompt.passages], self.session)
 
 
 class Blender:

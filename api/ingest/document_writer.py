@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
 from kvblend.api.ingest.jobs import Job
 from kvblend.api.ingest.pending_documents import PendingDocuments
 from kvblend.api.ingest.uploads import Upload
@@ -16,6 +16,7 @@ from kvblend.api.kv.encode_room import EncodeRoom
 from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.encoder import Encoder, EncodeResult
 from kvblend.api.kv.passage_kv import KVName
+from kvblend.api.open_collection import OpenCollection
 from kvblend.api.prompt.neighbours import PairLedger
 from kvblend.core.errors import KVBlendError
 from kvblend.retriever import IngestPlan, Retriever, SplitPool

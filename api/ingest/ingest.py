@@ -6,13 +6,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kvblend.api.access.shares import Shares
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
 from kvblend.api.ingest.document_writer import DocumentWriter
 from kvblend.api.ingest.jobs import Job, Jobs
 from kvblend.api.ingest.upload_room import UploadRoom
 from kvblend.api.ingest.uploads import Upload
 from kvblend.api.kv.deletions import KVDeletions
 from kvblend.api.metrics import Metrics
+from kvblend.api.open_collection import OpenCollection
 from kvblend.api.prompt.neighbours import PairLedger
 from kvblend.core.collection_name import tenant_of
 from kvblend.core.errors import KVBlendError, NotFoundError, TooManyJobsError

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kvblend.api.background import end_task
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
 from kvblend.api.engine.replicas import Replicas
 from kvblend.api.kv.encode_room import EncodeRoom
 from kvblend.api.kv.encode_run import EncodeRun
 from kvblend.api.kv.encoder import Encoder
 from kvblend.api.kv.passage_kv import PassageKV
+from kvblend.api.open_collection import OpenCollection
 from kvblend.core.control import EngineInfo
 from kvblend.core.errors import EngineUnavailableError, NotFoundError
 from kvblend.retriever import Catalog

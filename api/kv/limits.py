@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 
 from kvblend.api.background import end_task
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
 from kvblend.api.kv.passage_kv import PassageKV, name_of
+from kvblend.api.open_collection import OpenCollection
 from kvblend.store import Variant
 from kvblend.store.upkeep import idle, owners_of, trim
 

@@ -7,13 +7,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from kvblend.api.background import end_task
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
 from kvblend.api.engine.replicas import Replicas
 from kvblend.api.kv.deletions import KVDeletions
 from kvblend.api.kv.encoder import Encoder, EncodeResult
 from kvblend.api.kv.passage_kv import KVName, PassageKV
 from kvblend.api.kv.variant_name import variant_name, variant_run
 from kvblend.api.metrics import Metrics
+from kvblend.api.open_collection import OpenCollection
 from kvblend.api.prompt.neighbours import PairCounts, PairLedger, PassageVariant, StoredVariant, VariantLedger
 from kvblend.api.quality.live_guard import LiveGuard
 from kvblend.core.control import EngineInfo

@@ -13,9 +13,10 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
 from kvblend.api.engine.answer_route import CHAT, COMPLETIONS, AnswerRoute
-from kvblend.api.engine.blender import BlendOrder
+from kvblend.api.engine.blend_order import BlendOrder
+from kvblend.api.open_collection import OpenCollection
 from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPassage
 from kvblend.api.prompt.builder import Frame, PromptBuilder
 from kvblend.api.prompt.sent_messages import sent_messages

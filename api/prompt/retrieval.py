@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from kvblend.api.collections import Collections, OpenCollection
+from kvblend.api.collections import Collections
+from kvblend.api.open_collection import OpenCollection
 from kvblend.api.prompt.blend_prompt import BlendPrompt, DocumentRef, PromptPassage
 from kvblend.api.prompt.builder import Frame, PromptBuilder
 from kvblend.api.query_threads import QueryThreads

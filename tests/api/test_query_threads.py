@@ -11,7 +11,8 @@ import pytest
 
 from kvblend.api.engine.answer_route import COMPLETIONS
 from kvblend.api.query_threads import QueryThreads
-from kvblend.api.service import Service, ServiceConfig, running_service
+from kvblend.api.running_service import running_service
+from kvblend.api.service import Service, ServiceConfig
 from kvblend.cli.engine import free_port
 from kvblend.core.rest import BlendOptions, CollectionCreate, RetrievalChoices
 from kvblend.core.settings import Settings

@@ -1,7 +1,7 @@
 """Makes docs/compatibility.md of the table of versions and what `make compat` found: `make reference`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from kvblend.vllm_connector.versions import VERSIONS
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "compatibility.md"
 RESULTS = ROOT / "benchmarks" / "results" / "compat.json"
+ENTRYPOINTS = ROOT / "benchmarks" / "results" / "entrypoints.json"
 
 HEAD = """\
 # Versions of vLLM
@@ -30,10 +31,36 @@ Where a version of `vllm` has kernels for GPUs alone, its Python code runs on th
 [How to move to another version](how-to/upgrading-vllm.md).
 """
 
+OWN_TESTS = """
+## vLLM's own tests of its routes
+
+`make compat-entrypoints` runs tests of vLLM's `tests/entrypoints`, of the version that is installed, twice over one
+server: against vLLM, and against the service in front of it. All of them ask SmolLM2-135M-Instruct, whichever model
+they name: what passes against neither wants that other model, or options that this server has not. The last run, of
+{date}, was of the files below; what passes against vLLM alone: {alone}.{on_purpose}
+
+"""
+COLUMNS = ("both", "vLLM alone", "the service alone", "neither", "skipped")
+
 
 def reference() -> str:
     """Return docs/compatibility.md as it should be."""
-    return HEAD + "\n".join(_rows()) + "\n" + TAIL
+    return HEAD + "\n".join(_rows()) + "\n" + TAIL + "\n".join(_own_tests()) + "\n"
+
+
+def _own_tests() -> Iterator[str]:
+    found = json.loads(ENTRYPOINTS.read_text())
+    alone = ", ".join(f"`{name}`" for name in found["vllm_alone"]) or "nothing"
+    told = (f"\n\nNot to pass against the service is `{name}`: {why}." for name, why in found["on_purpose"].items())
+    on_purpose = "".join(told)
+    yield OWN_TESTS.format(date=found["date"], alone=alone, on_purpose=on_purpose) + _row("tests", COLUMNS)
+    yield "|---" * (len(COLUMNS) + 1) + "|"
+    for file, counted in found["tests"].items():
+        yield _row(f"`{file}`", [str(counted.get(column, 0)) for column in COLUMNS])
+
+
+def _row(first: str, columns: Sequence[str]) -> str:
+    return f"| {' | '.join([first, *columns])} |"
 
 
 def _rows() -> Iterator[str]:

@@ -39,8 +39,9 @@ def capable_service(
     embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory, dtype: str
 ) -> Iterator[RunningService]:
     home = tmp_path_factory.mktemp("home")
-    parser = ("fenced", "--tool-parser-plugin", str(Path(__file__).with_name("fenced_tool_parser.py")))
-    with running_service(MODEL, embedding_model_path, home=home, dtype=dtype, tool_parser=parser) as service:
+    plugin = Path(__file__).with_name("fenced_tool_parser.py")
+    parser = ["--tool-call-parser", "fenced", "--tool-parser-plugin", str(plugin)]
+    with running_service(MODEL, embedding_model_path, home=home, dtype=dtype, options=parser) as service:
         with Client(service.url) as client:
             (TestConformance.model_name,) = client.list_models()
         TestConformance.url = service.url

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from kvblend.api.access.caller import caller_of
 from kvblend.api.access.engine_fields import engine_fields
 from kvblend.api.engine.answer_route import CHAT, COMPLETIONS, AnswerRoute
-from kvblend.api.engine.blender import BlendOrder
+from kvblend.api.engine.blend_order import BlendOrder
 from kvblend.api.http.disconnect import unless_disconnected
 from kvblend.api.http.guarded_route import GuardedRoute, needs
 from kvblend.api.http.openai_body import (

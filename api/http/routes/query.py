@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from kvblend.api.engine.blender import BlendOrder
+from kvblend.api.engine.blend_order import BlendOrder
 from kvblend.api.http.disconnect import unless_disconnected
 from kvblend.api.http.guarded_route import GuardedRoute, needs
 from kvblend.api.http.sse import Events, event, stream_events
