@@ -53,13 +53,13 @@ class OTLPReceiver:
     def _over_grpc(self) -> Iterator[int]:
         spans = self.spans
 
-        class Servicer(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
+        class Servicer(trace_service_pb2_grpc.TraceServiceServicer):
             def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:
                 spans.extend(_spans(request))
                 return ExportTraceServiceResponse()
 
         server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="OTLP receiver"))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Servicer(), server)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Servicer(), server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:

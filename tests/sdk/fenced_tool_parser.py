@@ -15,7 +15,7 @@ BEGUN = re.compile(r"`{1,3}(?:j|js|jso|json)?\s*\Z")
 
 
 @ToolParserManager.register_module("fenced")
-class FencedToolParser(Hermes2ProToolParser):
+class FencedToolParser(Hermes2ProToolParser):  # type: ignore[misc]
     """Hermes's, of a text whose fenced objects stand between its tags."""
 
     def extract_tool_calls(self, model_output: str, request: Any) -> Any:

@@ -23,7 +23,7 @@ from kvblend.api import ServiceConfig
 from kvblend.api.engine.control import ControlClient
 from kvblend.core.plan import ContextPlan
 from kvblend.core.report import BlendReport
-from kvblend.core.rest import BlendOptions
+from kvblend.core.rest import BlendOptions, QueryResponse
 from kvblend.core.settings import Settings
 from kvblend.sdk import Client
 from tests.api.front import running
@@ -206,15 +206,25 @@ def test_a_service_in_front(
         client.create_collection("harbour", passage_tokens=64)
         assert client.wait(client.add_document("harbour", text, id="dues")).status == "succeeded"
 
-        blended = BlendOptions(collection="harbour", top_k=4, recompute_ratio=0.2)
         fields: dict[str, Any] = {"top_k": 4, "max_tokens": 4, "recompute_ratio": 0.2}
-        for ask_it in (
-            lambda question: client.query("harbour", question, **fields).report,
-            lambda question: list(client.stream_query("harbour", question, **fields))[-1].report,
-            lambda question: client.chat([{"role": "user", "content": question}], blend=blended).kvblend.report,
-        ):
+
+        def query(question: str) -> BlendReport:
+            return client.query("harbour", question, **fields).report
+
+        def streamed(question: str) -> BlendReport:
+            *_, last = client.stream_query("harbour", question, **fields)
+            assert isinstance(last, QueryResponse)
+            return last.report
+
+        def chat(question: str) -> BlendReport:
+            blend = BlendOptions(collection="harbour", top_k=4, recompute_ratio=0.2)
+            answered = client.chat([{"role": "user", "content": question}], blend=blend, extra={"max_tokens": 4})
+            assert answered.kvblend is not None
+            return answered.kvblend.report
+
+        for asked in (query, streamed, chat):
             before = fleet.decode[kind].handed_on
-            report = ask_it(f"What does boat {next(numbers)} pay?")
+            report = asked(f"What does boat {next(numbers)} pay?")
             assert report.outcome == "blended" and report.missed_passages == 0, report
             assert report.reused_tokens > 0
             assert fleet.decode[kind].handed_on - before >= report.context_tokens
