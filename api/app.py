@@ -18,6 +18,7 @@ from kvblend.api.http.routes import collections, console, docs, engine, health, 
 from kvblend.api.running_service import running_service
 from kvblend.api.service import ServiceConfig
 from kvblend.api.tracing import Tracing
+from kvblend.core.built_schemas import build_schemas
 from kvblend.core.rest import ErrorResponse
 
 __all__ = ["create_app"]
@@ -29,6 +30,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
     """The service of this config; it starts and stops with the application's lifespan. `app.state.drain` leads it to
     its end."""
 
+    build_schemas()
     drain, tracing = Drain(), Tracing.of(config.tracing)
 
     @asynccontextmanager

@@ -4,11 +4,11 @@ import sys
 from typing import NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from kvblend.cli.bench import bench_app
 from kvblend.cli.calibrate import calibrate
+from kvblend.cli.calibration import calibration
 from kvblend.cli.collections import collections_app
 from kvblend.cli.demo import demo
 from kvblend.cli.documents import documents_app
@@ -19,8 +19,8 @@ from kvblend.cli.kv import kv_app
 from kvblend.cli.query import query
 from kvblend.cli.search import search
 from kvblend.cli.serve import serve
+from kvblend.cli.status import status
 from kvblend.core.errors import KVBlendError
-from kvblend.core.settings import Settings, TracingSettings
 
 __all__ = ["app", "run"]
 
@@ -39,6 +39,8 @@ app.command()(demo)
 app.command()(ingest)
 app.command()(query)
 app.command()(search)
+app.command()(status)
+app.command()(calibration)
 app.add_typer(collections_app, name="collections")
 app.add_typer(documents_app, name="documents")
 app.add_typer(jobs_app, name="jobs")
@@ -56,7 +58,13 @@ def run() -> None:
         if error.name is None or error.name.partition(".")[0] == "kvblend":
             raise
         _fail(missing_package(error.name).message)
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's too, which is imported where a command needs it
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError):
+            raise
+        from kvblend.core.settings import Settings, TracingSettings
+
         prefixes = {own.__name__: own.model_config.get("env_prefix", "") for own in (Settings, TracingSettings)}
         if error.title not in prefixes:
             raise

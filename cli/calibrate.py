@@ -1,16 +1,20 @@
 """`kvblend calibrate`: find the recompute ratio that a model needs, and keep it beside the model."""
 
+from __future__ import annotations
+
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from kvblend.core.calibration import MAX_RATIO, Calibration, smallest_ratio
 from kvblend.core.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from kvblend.core.calibration import Calibration
 
 __all__ = ["calibrate"]
 
@@ -101,6 +105,8 @@ def _exit(number: int, frame: object) -> None:
 
 
 def _table(calibration: Calibration) -> Table:
+    from kvblend.core.calibration import smallest_ratio
+
     title = f"{Path(calibration.model).name}, {calibration.dtype}, {calibration.num_questions} questions"
     columns = (
         "recompute ratio",
@@ -132,6 +138,8 @@ def _table(calibration: Calibration) -> Table:
 
 
 def _conclusion(calibration: Calibration) -> str:
+    from kvblend.core.calibration import MAX_RATIO
+
     target = f"a mean KL of at most {calibration.target_kl:g}"
     if calibration.is_unable:
         return f"no recompute ratio below {MAX_RATIO:g} meets {target}: the model will be served by full prefill"

@@ -1,18 +1,23 @@
 """A conversation over a collection in the terminal: its history is kept here, each question brings passages anew."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
 
 from kvblend.cli.json_output import print_json
 from kvblend.cli.report_line import report_line
 from kvblend.cli.source_table import source_table
 from kvblend.core.errors import KVBlendError
-from kvblend.core.rest import BlendOptions
-from kvblend.sdk import BlendResult, Client
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from kvblend.core.rest import BlendOptions
+    from kvblend.sdk import BlendResult, Client
 
 __all__ = ["chat"]
 
@@ -83,6 +88,8 @@ class _Answer:
         self._console, self._is_shown = console, is_live
         self._live: Live | None = None
         if is_live and console.is_terminal:
+            from rich.live import Live
+
             # Transient: a screen that scrolls keeps the whole answer once, as `end` prints it.
             self._live = Live(console=console, transient=True, refresh_per_second=12)
             self._live.start()
@@ -91,12 +98,16 @@ class _Answer:
         self.text += text
         self.result = result or self.result
         if self._live is not None:
+            from rich.markdown import Markdown
+
             self._live.update(Markdown(self.text))
 
     def end(self) -> None:
         if self._live is not None:
             self._live.stop()
         if self._is_shown and self.text:
+            from rich.markdown import Markdown
+
             self._console.print(Markdown(self.text) if self._live is not None else self.text)
         if self._is_shown and self.result is not None:
             self._console.print()

@@ -1,9 +1,10 @@
 """`kvblend collections`: what documents are put into."""
 
-from typing import Annotated, TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -12,9 +13,11 @@ from kvblend.cli.confirmation import Yes, confirm
 from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.facts_table import facts_table
 from kvblend.cli.json_output import AsJSON, print_json
-from kvblend.core import rest
-from kvblend.core.rest import OrderName, SearchMode
-from kvblend.sdk.routes import CollectionLimits
+from kvblend.core.choices import OrderName, SearchMode
+
+if TYPE_CHECKING:
+    from kvblend.core import rest
+    from kvblend.sdk.routes import CollectionLimits
 
 __all__ = ["collections_app"]
 
@@ -35,6 +38,8 @@ def list_all(url: URL = None, api_key: APIKey = None, as_json: AsJSON = False) -
     with connect(url, api_key) as client:
         found = client.list_collections()
     if as_json:
+        from kvblend.core import rest
+
         print_json(rest.CollectionList(collections=found))
         return
     table = Table("collection", "documents", "passages", "KV quota", "KV time to live", box=None, header_style="dim")
@@ -131,7 +136,9 @@ def delete(
 def _changes(
     kv_quota: str | None, kv_ttl: str | None, order: OrderName | None, mode: SearchMode | None
 ) -> CollectionLimits:
-    changes = CollectionLimits()
+    from pydantic import ByteSize
+
+    changes: CollectionLimits = {}
     if kv_quota is not None:
         changes["kv_quota_bytes"] = None if kv_quota == "none" else _number("--kv-quota", kv_quota, ByteSize)
     if kv_ttl is not None:
@@ -145,6 +152,8 @@ def _changes(
 
 def _number(option: str, value: str, wanted: type[Number]) -> Number:
     """Raises typer.BadParameter, which names the value."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(wanted).validate_python(value)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -32,6 +33,11 @@ class Comparison:
 
     def ttft_ms(self, mode: Reuse) -> float:
         return self.answers[mode].report.ttft_ms or float("nan")
+
+    def as_json(self) -> dict[str, Any]:
+        """The question, and by mode each answer as the API gives it."""
+        answers = {mode: answer.model_dump(mode="json") for mode, answer in self.answers.items()}
+        return {"question": self.question, "answers": answers}
 
 
 def ask(client: Client, collection: str, question: str, *, top_k: int) -> Comparison:

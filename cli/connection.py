@@ -1,13 +1,16 @@
 """Options of the commands that talk to a running service."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvblend.core.errors import KVBlendError
-from kvblend.core.settings import Settings
-from kvblend.sdk import Client
-from kvblend.sdk.connection import DEFAULT_URL
+from kvblend.sdk.default_url import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from kvblend.sdk import Client
 
 __all__ = ["URL", "APIKey", "Collection", "CollectionOption", "connect"]
 
@@ -21,6 +24,9 @@ APIKey = Annotated[str | None, typer.Option("--api-key", help="Its API key; KVBL
 
 def connect(url: str | None, api_key: str | None, *, timeout_s: float = 600.0) -> Client:
     """A client of the service."""
+    from kvblend.core.settings import Settings
+    from kvblend.sdk import Client
+
     settings = Settings()
     return Client(url or settings.url or DEFAULT_URL, api_key=api_key or settings.api_key, timeout_s=timeout_s)
 

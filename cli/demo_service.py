@@ -11,7 +11,6 @@ from rich.console import Console
 
 from kvblend.cli.progress import count_progress, status_progress
 from kvblend.core.rest import IngestJob
-from kvblend.core.settings import Settings
 from kvblend.eval.corpus import MODULES, module_document
 from kvblend.sdk import Client
 
@@ -51,6 +50,7 @@ def demo_server(
     """The same by its URL; `variables` are settings of the service as environment variables, `dtype` vLLM's."""
     from kvblend.cli.engine import free_port
     from kvblend.cli.server_process import ServerProcess
+    from kvblend.core.settings import Settings
 
     with ExitStack() as stack:
         cpu_parent = Settings().cpu_path.parent

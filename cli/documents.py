@@ -1,5 +1,7 @@
 """`kvblend documents`: what a collection holds. `kvblend ingest` puts it there."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +14,6 @@ from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.facts_table import facts_table
 from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.local_time import local_time
-from kvblend.core.rest import DocumentList
 
 __all__ = ["documents_app"]
 
@@ -27,6 +28,8 @@ def list_all(collection: Collection, url: URL = None, api_key: APIKey = None, as
     with connect(url, api_key) as client:
         found = list(client.list_documents(collection))
     if as_json:
+        from kvblend.core.rest import DocumentList
+
         print_json(DocumentList(documents=found))
         return
     table = Table("document", "passages", "tokens", "ingested", box=None, header_style="dim")
@@ -56,6 +59,44 @@ def show(
         **{f"metadata {key}": str(value) for key, value in found.metadata.items()},
     }
     Console().print(facts_table(facts))
+
+
+@documents_app.command()
+def passages(
+    collection: Collection, document: DocumentId, url: URL = None, api_key: APIKey = None, as_json: AsJSON = False
+) -> None:
+    """Print the passages that a document was split into, in its order."""
+    with connect(url, api_key) as client:
+        found = list(client.document_passages(collection, document))
+    if as_json:
+        from kvblend.core.rest import DocumentPassages
+
+        print_json(DocumentPassages(passages=found))
+        return
+    console = Console(highlight=False)
+    for number, passage in enumerate(found):
+        console.print(f"{number}: {passage.passage_id[:12]}, {passage.num_tokens} tokens", style="dim")
+        console.print(f"{passage.text}\n", markup=False, soft_wrap=True)
+
+
+@documents_app.command()
+def source(
+    collection: Collection,
+    document: DocumentId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write it here, not to standard output.")
+    ] = None,
+    url: URL = None,
+    api_key: APIKey = None,
+) -> None:
+    """Print a document as it was uploaded, byte by byte."""
+    with connect(url, api_key) as client:
+        content = client.document_source(collection, document)
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    else:
+        output.write_bytes(content)
 
 
 @documents_app.command()

@@ -1,8 +1,10 @@
 """`kvblend ingest`: put files and folders into a collection."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +14,11 @@ from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.progress import count_progress
 from kvblend.core.errors import InvalidRequestError, KVBlendError, NotFoundError
 from kvblend.core.media_type import guess_media_type
-from kvblend.core.rest import IngestJob
-from kvblend.sdk import Client
-from kvblend.sdk.waiting import JobProgress
+
+if TYPE_CHECKING:
+    from kvblend.core.rest import IngestJob
+    from kvblend.sdk import Client
+    from kvblend.sdk.waiting import JobProgress
 
 __all__ = ["ingest"]
 

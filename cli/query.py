@@ -11,9 +11,7 @@ from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.report_line import report_line
 from kvblend.cli.retrieval_options import Filter, MinScore, Mode, Neighbors, Rerank, TopK, parse_filter
 from kvblend.cli.source_table import source_table
-from kvblend.core.plan import SelectorName
-from kvblend.core.rest import BlendOptions, OrderName, QueryDelta, QueryResponse, Reuse
-from kvblend.sdk.routes import checked
+from kvblend.core.choices import OrderName, Reuse, SelectorName
 
 __all__ = ["query"]
 
@@ -50,6 +48,9 @@ def query(
 
     The answer is printed as it comes, then its sources and how its context was made.
     """
+    from kvblend.core.rest import BlendOptions, QueryDelta, QueryResponse
+    from kvblend.sdk.routes import checked
+
     choices: dict[str, Any] = {
         "top_k": top_k,
         "recompute_ratio": recompute_ratio,

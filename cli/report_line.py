@@ -1,6 +1,11 @@
 """A blend report in one line."""
 
-from kvblend.core.report import BlendReport
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvblend.core.report import BlendReport
 
 __all__ = ["report_line"]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kvblend.core.choices import SearchMode
 from kvblend.core.errors import InvalidRequestError
-from kvblend.core.rest import SearchMode
 
 __all__ = ["Filter", "MinScore", "Mode", "Neighbors", "Rerank", "TopK", "parse_filter"]
 

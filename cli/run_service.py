@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -28,30 +29,40 @@ def run_service(
     settings: Settings,
     host: str,
     port: int,
-    say: Callable[[str], None],
+    ready: Callable[[str], None],
     at_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on host and port. `engines`: URL and control address of each vLLM.
 
     SIGINT or SIGTERM drains the service, and this returns. Where that takes too long, `at_end` is called, in another
-    thread, and the process ends with status 0. `say` tells the user.
+    thread, and the process ends with status 0. `ready` is called with the service's URL once it listens there.
     """
     app = create_app(ServiceConfig(model=model, embedding_model=embedding_model, engines=engines, settings=settings))
     for handler in logging.getLogger().handlers:
         handler.addFilter(add_ids)
-    say(f"kvblend serves {model} at http://{host}:{port}")
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, log_level="warning", timeout_graceful_shutdown=CLOSE_S
     )
-    DrainingServer(config, app.state.drain, at_end).run()
+    DrainingServer(config, app.state.drain, at_end, lambda: ready(f"http://{host}:{port}")).run()
 
 
 class DrainingServer(uvicorn.Server):
     """Goes on listening while it drains, so that who comes then hears it; a second signal ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, at_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        at_end: Callable[[], None],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
-        self._drain, self._at_end = drain, at_end
+        self._drain, self._at_end, self._ready = drain, at_end, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drain.is_draining:

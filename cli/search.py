@@ -9,7 +9,6 @@ from kvblend.cli.connection import URL, APIKey, CollectionOption, connect
 from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.cli.retrieval_options import Filter, MinScore, Mode, Neighbors, Rerank, TopK, parse_filter
 from kvblend.cli.source_table import source_table
-from kvblend.core.rest import SearchResponse
 
 __all__ = ["search"]
 
@@ -40,6 +39,8 @@ def search(
             rerank=rerank,
         )
     if as_json:
+        from kvblend.core.rest import SearchResponse
+
         print_json(SearchResponse(sources=found))
     else:
         Console().print(source_table(found))

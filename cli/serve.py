@@ -1,5 +1,7 @@
 """`kvblend serve`: vLLM with the connector, and the REST service in front of it."""
 
+from __future__ import annotations
+
 import logging
 import os
 import signal
@@ -7,17 +9,18 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from kvblend.cli.json_output import print_json
 from kvblend.cli.log_format import configure_logging
 from kvblend.cli.progress import status_progress
-from kvblend.cli.server_process import ServerProcess
-from kvblend.core.control import channel_addresses
 from kvblend.core.errors import InvalidRequestError
-from kvblend.core.settings import Settings, TracingSettings
+
+if TYPE_CHECKING:
+    from kvblend.cli.server_process import ServerProcess
 
 __all__ = ["serve"]
 
@@ -41,6 +44,9 @@ def serve(
     ],
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The service's port.")] = 8000,
+    engine_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="vLLM's own port, for what reads its metrics; else a free one.")
+    ] = None,
     engine_url: Annotated[
         list[str] | None, typer.Option(help="A running vLLM server of this model, instead of a child; repeatable.")
     ] = None,
@@ -60,30 +66,42 @@ def serve(
     ] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="vLLM's longest prompt and answer.")] = None,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs, or on a CPU processes.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object once it listens: `url`, `model`, `home`.")
+    ] = False,
 ) -> None:
     """Serve a model.
 
     Arguments after `--` go to vLLM as they are.
     """
+    from kvblend.core.settings import Settings, TracingSettings
+
     if home is not None:
         os.environ["KVBLEND_HOME"] = str(home.absolute())
     settings, tracing = Settings(), TracingSettings()
-    if engine_url and (context.args or dtype or max_model_len or tensor_parallel_size > 1):
+    if engine_url and (context.args or dtype or max_model_len or tensor_parallel_size > 1 or engine_port):
         raise InvalidRequestError("a vLLM server that already runs takes no arguments of vLLM", param="engine-url")
     if engine_url:
         engines = _engines(engine_url, control or [settings.control])
     configure_logging(settings.log_format)
     from kvblend.cli.models import fetch_embedding_model, resolve_model
     from kvblend.cli.run_service import run_service
+    from kvblend.cli.server_process import ServerProcess
 
     console = Console(stderr=True)
     say = logger.info if settings.log_format == "json" else partial(console.print, markup=False, highlight=False)
     model = resolve_model(model)
     embedding = embedding_model or ("" if settings.embedding_url else str(fetch_embedding_model()))
+
+    def ready(url: str) -> None:
+        say(f"kvblend serves {model} at {url}")
+        if as_json:
+            print_json({"url": url, "model": model, "home": str(settings.home_path)})
+
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, _exit)
     if engine_url:
-        run_service(model, embedding, engines, settings=settings, host=host, port=port, say=say)
+        run_service(model, embedding, engines, settings=settings, host=host, port=port, ready=ready)
         return
     from kvblend.cli.engine import (
         default_dtype,
@@ -95,7 +113,7 @@ def serve(
 
     with tempfile.TemporaryDirectory(prefix="kvblend-") as folder:
         address = f"ipc://{folder}/control.sock"
-        engine_port = free_port()
+        engine_port = engine_port or free_port()
         environment = engine_environment(control=address, tensor_parallel_size=tensor_parallel_size)
         if settings.engine_api_key is not None:
             environment["VLLM_API_KEY"] = settings.engine_api_key.get_secret_value()
@@ -123,7 +141,7 @@ def serve(
                 _wait_ready(engine, console)
             engine.supervise(say)
             run_service(
-                model, embedding, [(url, address)], settings=settings, host=host, port=port, say=say,
+                model, embedding, [(url, address)], settings=settings, host=host, port=port, ready=ready,
                 at_end=lambda: engine.stop(grace_s=ENGINE_GRACE_S),
             )  # fmt: skip
         finally:
@@ -139,6 +157,8 @@ def _wait_ready(engine: ServerProcess, console: Console) -> None:
 
 def _engines(urls: list[str], controls: list[str]) -> list[tuple[str, str]]:
     """Each vLLM server with its own control channel. Raises InvalidRequestError where one would have another's."""
+    from kvblend.core.control import channel_addresses
+
     if len(controls) != len(urls):
         raise InvalidRequestError(
             f"{len(urls)} --engine-url and {len(controls)} --control: give one for each", param="control"

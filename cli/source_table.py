@@ -1,11 +1,15 @@
 """Retrieved passages as a table."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from kvblend.core.rest import Source
+if TYPE_CHECKING:
+    from kvblend.core.rest import Source
 
 __all__ = ["source_table"]
 

@@ -41,7 +41,7 @@ class QualityTarget(NamedTuple):
     agreement: float
 
 
-class _Schema(BaseModel):
+class _Schema(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -51,11 +51,17 @@ class CurvePoint(_Schema):
     tokens, of the answers' first ones, and of whole answers."""
 
     recompute_ratio: Share
+    """At which it was measured."""
     kl: KL
+    """The mean, in nats a token."""
     kl_upper95: KL
+    """That mean's upper confidence bound."""
     agreement: Share
+    """Of all tokens."""
     first_agreement: Share
+    """Of first tokens."""
     same_answer: Share
+    """Of whole answers."""
 
 
 class KindCalibration(_Schema):
@@ -66,6 +72,7 @@ class KindCalibration(_Schema):
 
     recompute_ratio: Annotated[float, Field(ge=0.0, lt=MAX_RATIO)] | None
     curve: Annotated[tuple[CurvePoint, ...], Field(min_length=1)]
+    """By ascending ratio."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -83,16 +90,25 @@ class Calibration(_Schema):
     """
 
     version: Literal[2] = CALIBRATION_VERSION
+    """Of the file's form."""
     model: str
+    """As it was named to `kvblend calibrate`."""
     model_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Of its configuration and weights: a calibration holds for no other."""
     dtype: str
+    """That was measured in."""
     selector: SelectorName
+    """That chose tokens."""
     target_kl: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
     target_agreement: Share
     kinds: dict[EncodeKind, KindCalibration]
+    """By what passages were encoded behind."""
     num_questions: Annotated[int, Field(ge=1)]
+    """That were asked."""
     num_passages: Annotated[int, Field(ge=1)]
+    """In each prompt."""
     passage_tokens: Annotated[float, Field(gt=0.0)]
+    """The mean of those used."""
     created_at: float
 
     @model_validator(mode="after")

@@ -1,6 +1,5 @@
 """Which parser a document needs: from its media type, or from its name."""
 
-from email.message import Message
 from pathlib import PurePosixPath
 
 __all__ = ["DOCX", "MEDIA_TYPES", "PPTX", "XLSX", "guess_media_type", "split_media_type"]
@@ -40,6 +39,8 @@ def guess_media_type(name: str) -> str | None:
 
 def split_media_type(media_type: str) -> tuple[str, str | None]:
     """Split `text/html; charset=utf-8` into the bare lower-case type and the charset, if it names one."""
+    from email.message import Message
+
     header = Message()
     header["Content-Type"] = media_type.replace("\r", " ").replace("\n", " ")
     charset = header.get_param("charset")

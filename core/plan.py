@@ -13,6 +13,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from kvblend.core.choices import SelectorName
+
 __all__ = ["ORDER", "REPORT", "ContextPlan", "Cut", "EncodeOrder", "KVBlendParams", "SelectorName", "Span"]
 
 ORDER, REPORT = "kvblend", "kvblend_report"
@@ -23,7 +25,6 @@ SCHEMA_VERSION: Literal[2] = 2
 MAX_ENCODE_CONTEXTS = 8
 MAX_ENCODE_SPANS = 1024
 MAX_CUT_TOKENS = 1 << 16
-SelectorName = Literal["probe", "none", "all"]
 Owner = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 RecomputeRatio = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
 TokenRange = Annotated[tuple[Annotated[int, Field(ge=0)], int], Field(strict=False)]
@@ -33,7 +34,7 @@ TokenIds = Annotated[
 TokenHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Schema(BaseModel):
+class _Schema(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["AnswerDivergence", "BlendFlops", "BlendReport", "PassageReport", "StepTimes", "TokenFate", "TokenReport"]
 
@@ -13,17 +13,20 @@ TokenFate = Literal["exact", "reused", "recomputed", "fresh"]
 since nothing stored stood for it."""
 
 
-class StepTimes(BaseModel):
+class StepTimes(BaseModel, defer_build=True):
     """Milliseconds spent in each step before the question's prefill, summed over engine steps."""
 
     model_config = ConfigDict(extra="forbid")
 
     load: float = 0.0
+    """Bringing passage KV to where vLLM reads it, rerotated."""
     probe: float = 0.0
+    """The question's look over the context."""
     repair: float = 0.0
+    """Computing selected and missing tokens."""
 
 
-class PassageReport(BaseModel):
+class PassageReport(BaseModel, defer_build=True):
     """Where the KV of one passage of the context came from, tokens `[start, start + num_tokens)` of the prompt.
 
     `tier` and `encode_context` are None where it was computed anew. `passed_over`: the tier that has it, where loading
@@ -35,7 +38,9 @@ class PassageReport(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     start: int
+    """Its first token in the prompt."""
     num_tokens: int
+    """How many it has there."""
     tier: str | None = None
     encode_context: str | None = None
     passed_over: str | None = None
@@ -43,7 +48,7 @@ class PassageReport(BaseModel):
     recompute_ratio: float = 0.0
 
 
-class TokenReport(BaseModel):
+class TokenReport(BaseModel, defer_build=True):
     """What became of every context token, from the prompt's first on.
 
     `fates`: runs of tokens that shared one. `scores`: what the probe gave each token, as the selector weighed it; None
@@ -71,7 +76,7 @@ class TokenReport(BaseModel):
         return self.model_copy(update={"fates": [*self.fates, ("fresh", num_tokens)], "scores": scores})
 
 
-class AnswerDivergence(BaseModel):
+class AnswerDivergence(BaseModel, defer_build=True):
     """How far an answer's tokens, from the first on, are from what full prefill holds in their places.
 
     `kls`: of each, in nats, KL(full prefill || blend) over the likeliest tokens of both and the rest as one, given the
@@ -86,7 +91,7 @@ class AnswerDivergence(BaseModel):
     texts: list[str]
 
 
-class BlendFlops(BaseModel):
+class BlendFlops(BaseModel, defer_build=True):
     """Counted FLOPs up to the first token, a multiply and an add being two: of matrix products and attention.
 
     `computed`: of probe, repair, and what vLLM prefills behind; `full_prefill`: of the same prompt without any cache.
@@ -98,7 +103,7 @@ class BlendFlops(BaseModel):
     full_prefill: int
 
 
-class BlendReport(BaseModel):
+class BlendReport(BaseModel, defer_build=True):
     """How a request's context was made. Counts are of tokens.
 
     `outcome`: `blended`; `prefix_hit` (vLLM's own prefix cache held all that a blend would have made);
@@ -118,19 +123,30 @@ class BlendReport(BaseModel):
     outcome: Literal["blended", "prefix_hit", "prefilled"]
     reason: str | None = None
     prompt_tokens: int = 0
+    """Of the whole prompt."""
     context_tokens: int = 0
+    """Of all before the question: preamble and passages."""
     exact_tokens: int = 0
+    """Taken as they are."""
     reused_tokens: int = 0
+    """From stored passage KV."""
     selected_tokens: int = 0
+    """Of the reused ones, computed anew."""
     recomputed_tokens: int = 0
+    """All that were computed: selected, fresh and missed."""
     missed_passages: int = 0
+    """That were not stored, or not in time."""
     recompute_ratio: float | None = None
+    """The one that was used."""
     selector: str | None = None
+    """The one that chose."""
     calibrated: bool = False
     tiers: dict[str, int] = {}
     passages: list[PassageReport] = []
     tokens: TokenReport | None = None
     divergence: AnswerDivergence | None = None
     flops: BlendFlops | None = None
-    steps_ms: StepTimes = StepTimes()
+    steps_ms: StepTimes = Field(default_factory=StepTimes)
+    """What each step took before the question's prefill."""
     ttft_ms: float | None = None
+    """From the request to its first token, as the service or vLLM saw it; null where nobody did."""

@@ -24,30 +24,30 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else str(value)
 
 
-class BlendResult(BaseModel):
+class BlendResult(BaseModel, defer_build=True):
     """The `kvblend` field of an answer: how its context was made, and of which passages."""
 
     report: BlendReport
     sources: list[Source] = []
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(BaseModel, defer_build=True):
     role: str | None = None
     content: str | None = None
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(BaseModel, defer_build=True):
     message: ChatMessage
     finish_reason: str | None = None
 
 
-class ChatUsage(BaseModel):
+class ChatUsage(BaseModel, defer_build=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(BaseModel, defer_build=True):
     """One whole answer."""
 
     id: str
@@ -57,12 +57,12 @@ class ChatCompletion(BaseModel):
     kvblend: BlendResult | None = None
 
 
-class ChunkChoice(BaseModel):
+class ChunkChoice(BaseModel, defer_build=True):
     delta: ChatMessage
     finish_reason: str | None = None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(BaseModel, defer_build=True):
     """A piece of a streamed answer. The last one carries `kvblend`, and may have no choice."""
 
     id: str

@@ -8,9 +8,8 @@ import httpx
 
 from kvblend.core.errors import InvalidRequestError
 
-__all__ = ["DEFAULT_URL", "http_options", "tls"]
+__all__ = ["http_options", "tls"]
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_S = 10.0
 
 

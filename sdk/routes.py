@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
+from kvblend.core.calibration import Calibration
 from kvblend.core.errors import InvalidRequestError, KVBlendError
 from kvblend.core.plan import SelectorName
 from kvblend.core.rest import (
@@ -19,6 +20,7 @@ from kvblend.core.rest import (
     Document,
     DocumentCreate,
     DocumentList,
+    DocumentPassages,
     ErrorResponse,
     HistoryMessage,
     IngestJob,
@@ -39,6 +41,7 @@ from kvblend.core.rest import (
     QueryDelta,
     QueryRequest,
     QueryResponse,
+    Readiness,
     Reuse,
     SearchMode,
     SearchRequest,
@@ -59,13 +62,15 @@ QueryEvent = SearchResponse | QueryDelta | QueryResponse
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and the reader of its response's body."""
+    """One request and the reader of its response's body; `answers` are statuses that have such a body too, beside those
+    of success."""
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     read: Callable[[bytes], T]
     json: Any = None
     params: Mapping[str, str | int] = field(default_factory=dict)
+    answers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,12 @@ def document_source(collection: str, document_id: str) -> Call[bytes]:
     return Call("GET", path, bytes, params={"document_id": document_id})
 
 
+def document_passages(collection: str, document_id: str, *, after: int) -> Call[DocumentPassages]:
+    path = f"/v1/collections/{segment(collection)}/passages"
+    params: dict[str, str | int] = {"document_id": document_id, "after": after}
+    return Call("GET", path, DocumentPassages.model_validate_json, params=params)
+
+
 def delete_document(collection: str, document_id: str) -> Call[None]:
     return Call("DELETE", f"{documents_path(collection)}/{segment(document_id)}", _nothing)
 
@@ -284,11 +295,19 @@ def _num_files(body: bytes) -> int:
     return KVCount.model_validate_json(body).num_files
 
 
-class _Model(BaseModel):
+def calibration() -> Call[Calibration]:
+    return Call("GET", "/v1/calibration", Calibration.model_validate_json)
+
+
+def readiness() -> Call[Readiness]:
+    return Call("GET", "/readyz", Readiness.model_validate_json, answers=(503,))
+
+
+class _Model(BaseModel, defer_build=True):
     id: str
 
 
-class _ModelList(BaseModel):
+class _ModelList(BaseModel, defer_build=True):
     data: list[_Model]
 
 

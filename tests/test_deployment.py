@@ -14,6 +14,7 @@ from compose_spec import PyCompose
 from typer.testing import CliRunner
 
 from kvblend.cli.app import app
+from kvblend.cli.engine import engine_command
 from kvblend.core.settings import Settings, TracingSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,10 +94,30 @@ def test_every_setting_is_one() -> None:
 
 def test_the_service_is_started_by_options_that_there_are(services: dict[str, Any]) -> None:
     (in_image,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
-    assert services["kvblend"]["command"] == json.loads(in_image)
-    command, _, *options = json.loads(in_image)
+    composed_command = services["kvblend"]["command"]
+    ours = composed_command[: composed_command.index("--")]
+    assert ours[: len(json.loads(in_image))] == json.loads(in_image)
+    command, _, *options = ours
     told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"}).stdout
     assert all(option in told for option in options if option.startswith("--"))
+
+
+def _split(words: list[str], at: str) -> tuple[list[str], list[str]]:
+    """What stands before a word and what behind it."""
+    return words[: words.index(at)], words[words.index(at) + 1 :]
+
+
+def test_vllm_takes_the_arguments_and_the_port(services: dict[str, Any]) -> None:
+    """vLLM's own parser reads the whole command line that `kvblend serve` makes of compose's."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    ours, vllms = _split(services["kvblend"]["command"], "--")
+    port = int(ours[ours.index("--engine-port") + 1])
+    command = engine_command("model", port=port, extra=vllms)
+    parser = make_arg_parser(FlexibleArgumentParser())
+    parsed = parser.parse_args(command[command.index("--model") :])
+    assert (parsed.host, parsed.port) == ("0.0.0.0", port)
 
 
 def test_ports_and_paths_meet(services: dict[str, Any]) -> None:
@@ -104,10 +125,14 @@ def test_ports_and_paths_meet(services: dict[str, Any]) -> None:
     assert services["kvblend"]["ports"] == [f"127.0.0.1:{exposed}:8000"] and exposed == "8000"
     assert f"http://127.0.0.1:{exposed}/readyz" in DOCKERFILE
     watch = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
-    (scrape,) = watch["scrape_configs"]
+    scrape, vllm = watch["scrape_configs"]
     mounted = [volume.split(":")[1] for volume in services["prometheus"]["volumes"]]
     assert set(watch["rule_files"]) <= set(mounted)
     assert scrape["static_configs"] == [{"targets": [f"kvblend:{exposed}"]}] and scrape["metrics_path"] == "/metrics"
+    ours, vllms = _split(services["kvblend"]["command"], "--")
+    assert vllm["static_configs"] == [{"targets": [f"kvblend:{ours[ours.index('--engine-port') + 1]}"]}]
+    assert vllm["metrics_path"] == "/metrics"
+    assert vllms == ["--host", "0.0.0.0"], "beyond its own container, but on no port of the host's"
     assert services["kvblend"]["environment"]["KVBLEND_REMOTE"] == "redis://valkey:6379/0" and "valkey" in services
     assert f"VOLUME {services['kvblend']['volumes'][0].partition(':')[2]}" in DOCKERFILE
     for service in services.values():

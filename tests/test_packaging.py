@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,46 @@ def test_an_import_pulls_in_little(module: str) -> None:
     heavy = {"fastapi", "faiss", "huggingface_hub", "numpy", "tokenizers", "torch", "transformers", "vllm", "zmq"}
     frameworks = {"haystack", "langchain_core", "llama_index", "openai"}
     assert set(run.stdout.split()).isdisjoint(heavy | frameworks)
+
+
+@pytest.mark.parametrize(
+    ("code", "left_out"),
+    [
+        ("import kvblend.cli.app", {"httpx", "pydantic", "markdown_it", "email"}),
+        ("import kvblend.sdk", {"httpx", "pydantic", "asyncio"}),
+        ("from kvblend.sdk import Client", {"asyncio", "pydantic_settings"}),
+    ],
+)
+def test_what_is_not_needed_yet_is_not_imported(client_environment: Path, code: str, left_out: set[str]) -> None:
+    """`kvblend --help` speaks to nobody, and a client that blocks has no use for asyncio."""
+    told = f"import sys; {code}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    run = [str(client_environment / "bin" / "python"), "-c", told]
+    ended = subprocess.run(run, env=bare_environment(), capture_output=True, text=True, check=True)
+    assert set(ended.stdout.split()).isdisjoint(left_out)
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [(["-c", "from kvblend.sdk import Client"], 2.0), (["-m", "kvblend.cli", "--help"], 2.4)],
+    ids=["the SDK", "the command"],
+)
+def test_a_client_begins_soon(client_environment: Path, arguments: list[str], most: float) -> None:
+    """In CPU time, over what httpx and pydantic take, without which no request is made: 0.11 s where nothing else runs,
+    so that both are under 0.3 s there."""
+    python = str(client_environment / "bin" / "python")
+    others, ours = ([python, "-c", "import httpx, pydantic"], [python, *arguments])
+    pairs = [(_cpu_seconds(others), _cpu_seconds(ours)) for _ in range(6)]
+    assert min(own for _, own in pairs) < most * min(other for other, _ in pairs), pairs
+
+
+def _cpu_seconds(command: Sequence[str]) -> float:
+    """User and system time of a process of its own."""
+    process = subprocess.Popen(command, env=bare_environment(), stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_no_folder_is_importable_by_its_bare_name() -> None:

@@ -21,11 +21,18 @@ class _Body(BaseModel):
     not_with_documents: ClassVar[tuple[str, ...]] = ("truncate_prompt_tokens",)
 
     model: str | None = None
+    """Whatever the service serves where not given."""
     stream: bool | None = False
+    """Whether the answer comes as server-sent events."""
     stream_options: dict[str, Any] | None = None
+    """OpenAI's: `include_usage`."""
     vllm_xargs: Xargs = None
+    """vLLM's, without orders to the connector."""
     structured_outputs: dict[str, Any] | None = None  # vLLM fails on any other type
+    """vLLM's."""
     kvblend: BlendOptions | None = None
+    """Which passages to blend, and how; without it the request is vLLM's, unless [ingested text](drop_in.md) stands in
+    it."""
 
     @property
     def blends(self) -> bool:
@@ -61,7 +68,9 @@ class CompletionBody(_Body):
         | Annotated[list[str], Field(fail_fast=True)]
         | Annotated[list[Annotated[list[int], Field(fail_fast=True)]], Field(fail_fast=True)]
     )
+    """A text, its tokens, or a list of either."""
     max_tokens: MaxTokens = None
+    """The longest answer."""
 
 
 class ChatBody(_Body):
@@ -70,10 +79,15 @@ class ChatBody(_Body):
     not_with_documents = ("truncate_prompt_tokens", "echo")
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)]
+    """OpenAI's, oldest first."""
     max_tokens: MaxTokens = None
+    """The longest answer."""
     max_completion_tokens: MaxTokens = None
+    """The same, by its newer name."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's: what the chat template is given."""
     tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    """OpenAI's: what the model may call."""
 
     @property
     def has_own_template(self) -> bool:

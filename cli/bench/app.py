@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kvblend.cli.bench.drop_in_command import drop_in
 from kvblend.cli.bench.kernels import kernels
 from kvblend.cli.bench.load_command import load
 from kvblend.cli.bench.needle_command import needle
@@ -36,6 +37,7 @@ bench_app.command()(store)
 bench_app.command()(retrieval)
 bench_app.command()(soak)
 bench_app.command()(retrieval_quality)
+bench_app.command()(drop_in)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, that of `kvblend serve` here.")]

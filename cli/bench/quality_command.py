@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.table import rows_table
-from kvblend.eval.questions.question_set import Half
+from kvblend.eval.questions.half import Half
 
 __all__ = ["quality"]
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.table import rows_table
-from kvblend.core.settings import EvictionName
 
 __all__ = ["replay"]
 
@@ -48,13 +47,14 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """A trace of requests on a bounded store: what is exact, fits, is reused and is missing, over time."""
-    require_known("--order", order or (), ORDERS)
-    require_known("--eviction", [eviction], get_args(EvictionName))
     from kvblend.cli.bench.served_dtype import served_dtype
     from kvblend.cli.models import resolve_model
+    from kvblend.core.settings import EvictionName
     from kvblend.eval.replay.replay_bench import replay_bench, replay_settings
     from kvblend.eval.replay.shares import Ratios
 
+    require_known("--order", order or (), ORDERS)
+    require_known("--eviction", [eviction], get_args(EvictionName))
     path = resolve_model(model) if sample or corpus else None
     result = replay_bench(
         path,

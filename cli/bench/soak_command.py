@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.table import rows_table
-from kvblend.core.settings import Settings
 
 __all__ = ["soak"]
 
@@ -28,6 +27,7 @@ def soak(
     """Mixed traffic for a while: do memory, files, sockets, KV blocks and tiers stay flat? Exits with 1 if not."""
     from kvblend.cli.demo_service import demo_server
     from kvblend.cli.models import fetch_embedding_model, resolve_model
+    from kvblend.core.settings import Settings
     from kvblend.eval.bench.soak import soak_bench
 
     console = Console(stderr=True)

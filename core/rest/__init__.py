@@ -35,7 +35,7 @@ from kvblend.core.rest.kv import (
     KVVerifyReport,
     TierStats,
 )
-from kvblend.core.rest.quality import CalibrationState, GuardState
+from kvblend.core.rest.quality import CalibrationState, EngineState, GuardState, Readiness
 from kvblend.core.rest.queries import (
     HistoryMessage,
     QueryDelta,
@@ -62,6 +62,7 @@ __all__ = [
     "DocumentList",
     "DocumentPassage",
     "DocumentPassages",
+    "EngineState",
     "ErrorBody",
     "ErrorResponse",
     "GuardState",
@@ -87,6 +88,7 @@ __all__ = [
     "QueryDelta",
     "QueryRequest",
     "QueryResponse",
+    "Readiness",
     "RetrievalChoices",
     "Reuse",
     "SearchMode",

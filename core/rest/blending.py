@@ -1,10 +1,10 @@
 """How a prompt is blended, where a request says so."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from kvblend.core.plan import SelectorName
+from kvblend.core.choices import OrderName, Reuse, SelectorName
 from kvblend.core.rest.request import Name, Request
 from kvblend.core.rest.retrieval import RetrievalChoices
 
@@ -19,9 +19,7 @@ __all__ = [
 ]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-Reuse = Literal["blend", "prefix_cache", "none"]
 TargetKL = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-OrderName = Literal["fit", "rank", "document"]
 
 
 class BlendChoices(Request):
@@ -37,8 +35,10 @@ class BlendChoices(Request):
     """
 
     recompute_ratio: Ratio | None = None
+    """The share of reused tokens that is computed anew."""
     target_kl: TargetKL | None = None
     selector: SelectorName | None = None
+    """Which tokens these are; the engine's own choice where not given."""
     reuse: Reuse = "blend"
     order: OrderName | None = None
     report_tokens: bool = False
@@ -55,8 +55,11 @@ class SuppliedDocument(Request):
     """A passage that the caller retrieved itself."""
 
     text: Annotated[str, Field(min_length=1)]
+    """What is blended."""
     id: str | None = None
+    """What it is called in the sources."""
     metadata: dict[str, Any] = Field(default_factory=dict)
+    """Whatever else is to be in the sources."""
 
 
 class BlendOptions(BlendChoices, RetrievalChoices):
@@ -64,4 +67,6 @@ class BlendOptions(BlendChoices, RetrievalChoices):
     there are none, retrieved from a collection."""
 
     documents: list[SuppliedDocument | Annotated[str, Field(min_length=1)]] = Field(default_factory=list, max_length=64)
+    """Passages of the caller, in their order; a text is one without id and metadata."""
     collection: Name | None = None
+    """Where to retrieve from; of passages supplied, whose preamble and stored KV are theirs."""

@@ -46,9 +46,12 @@ class CollectionCreate(CollectionUpdate):
     """
 
     name: Name
+    """Letters, digits, `_`, `.` and `-`."""
     preamble: Annotated[str, Field(min_length=1, max_length=16_384)] | None = None
+    """The instruction that its prompts begin with."""
     warm_context: Annotated[str, Field(max_length=65_536)] | None = None
     passage_tokens: PassageTokens = 256
+    """The longest passage."""
 
 
 class CollectionRebuild(Request):
@@ -57,23 +60,37 @@ class CollectionRebuild(Request):
     passage_tokens: PassageTokens | None = None
 
 
-class Collection(BaseModel):
+class Collection(BaseModel, defer_build=True):
     """A collection as it stands."""
 
     name: str
+    """By which it is asked for."""
     model: str
+    """Whose tokenizer split its documents."""
     embedding_model: str
+    """Which made its vectors."""
     preamble: str
+    """What its prompts begin with."""
     warm_context: str
+    """What its passages are encoded behind: `document`, `neutral` or a text."""
     passage_tokens: int
+    """The longest passage."""
     num_documents: int
+    """That are committed."""
     num_passages: int
+    """Of all of them; one that two documents have counts once."""
     created_at: float
+    """In seconds since the epoch."""
     kv_quota_bytes: int | None = None
+    """The most that its KV may take in any one tier of a host; null: no limit."""
     kv_ttl_s: float | None = None
+    """Seconds without use after which KV is deleted; null: never."""
     order: OrderName = "rank"
+    """Of passages in its prompts, where a request names none."""
     mode: SearchMode = "hybrid"
+    """Of its searches, where a request names none."""
 
 
-class CollectionList(BaseModel):
+class CollectionList(BaseModel, defer_build=True):
     collections: list[Collection]
+    """By name."""

@@ -25,10 +25,15 @@ class MetadataCondition(Request):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     in_: Annotated[list[Scalar] | None, Field(alias="in", min_length=1, max_length=1000)] = None
+    """One of these."""
     gt: Ordered | None = None
+    """Greater than this."""
     gte: Ordered | None = None
+    """This or greater."""
     lt: Ordered | None = None
+    """Less than this."""
     lte: Ordered | None = None
+    """This or less."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -31,7 +31,7 @@ FewFields = BeforeValidator(_check_fields)
 """Marks an object of whatever fields: of at most `MAX_FIELDS`."""
 
 
-class Request(BaseModel):
+class Request(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid")
 
     _check_few = model_validator(mode="before")(_check_fields)

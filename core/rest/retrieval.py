@@ -1,15 +1,15 @@
 """How passages are retrieved, where a request says so."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from kvblend.core.choices import SearchMode
 from kvblend.core.rest.filters import MetadataFilter
 from kvblend.core.rest.request import Request, TopK
 
 __all__ = ["MinScore", "Neighbors", "RetrievalChoices", "SearchMode"]
 
-SearchMode = Literal["hybrid", "vector", "keyword"]
 MinScore = Annotated[float, Field(allow_inf_nan=False)]
 Neighbors = Annotated[int, Field(ge=0, le=8)]
 MAX_SOURCES = 256
@@ -27,6 +27,7 @@ class RetrievalChoices(Request):
     """
 
     top_k: TopK = 8
+    """How many passages are retrieved."""
     mode: SearchMode | None = None
     filter: MetadataFilter | None = None
     min_score: MinScore | None = None

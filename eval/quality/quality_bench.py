@@ -22,8 +22,9 @@ from kvblend.eval.quality.run import (
     method_keys,
 )
 from kvblend.eval.quality.state import MethodKey, QualityState
+from kvblend.eval.questions.half import Half
 from kvblend.eval.questions.mixes import load_mixes
-from kvblend.eval.questions.question_set import Half, Question, load_questions, take_half
+from kvblend.eval.questions.question_set import Question, load_questions, take_half
 from kvblend.eval.questions.set_surroundings import with_former, with_similar
 
 __all__ = ["QualitySettings", "quality_bench"]

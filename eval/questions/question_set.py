@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kvblend.core.errors import InvalidRequestError
+from kvblend.eval.questions.half import Half
 
 __all__ = [
     "SHORT_ANSWER",
     "Article",
-    "Half",
     "Question",
     "Surroundings",
     "load_articles",
@@ -20,7 +19,6 @@ __all__ = [
     "take_half",
 ]
 
-Half = Literal["first", "second", "all"]
 SHORT_ANSWER = "Answer the question using the passages. Answer within 5 words."
 """The instruction with which a set's questions are asked: their gold answers are short."""
 OWN_CONTEXTS = 7

@@ -14,7 +14,7 @@ from torch import Tensor
 from kvblend.blend.selectors import Computed, LabPrompt, highest, num_selected
 from kvblend.eval.rivals.check_layer import Deviation, check_layer, deviation_scores
 
-__all__ = ["CacheBlendSelector"]
+__all__ = ["SELECTORS", "CacheBlendSelector"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,11 @@ class CacheBlendSelector:
             return prompt.whole.attend(layer, q, positions if layer < self.layer else seen_up_to)
 
         prompt.model.forward(prompt.token_ids[positions], positions, attend)
+
+
+SELECTORS = {
+    "cacheblend_published": CacheBlendSelector("v", exact_mask=False),
+    "cacheblend_v": CacheBlendSelector("v"),
+    "cacheblend_k": CacheBlendSelector("k"),
+    "cacheblend_kv": CacheBlendSelector("kv"),
+}

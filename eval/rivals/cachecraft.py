@@ -22,7 +22,7 @@ from kvblend.blend.attention import mean_attention_weights
 from kvblend.blend.dense_context import DenseContextKV
 from kvblend.blend.selectors import Computed, LabPrompt, highest, num_selected
 
-__all__ = ["CacheCraftSelector"]
+__all__ = ["SELECTORS", "CacheCraftSelector"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class CacheCraftSelector:
         again = torch.tensor(_found_again(encode_context[same:], now), device=inter.device)
         beta = float(inter[:, again].sum() / inter.sum())
         return inter.sum(1), (1 - beta) / (1 + math.exp(-a / b))
+
+
+SELECTORS = {"cachecraft": CacheCraftSelector()}
 
 
 def _attention_when_encoded(prompt: LabPrompt, encode_context: tuple[int, ...], start: int, end: int) -> Tensor:

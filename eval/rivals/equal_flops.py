@@ -6,7 +6,7 @@ import torch
 
 from kvblend.blend.selectors import Computed, LabPrompt, num_selected
 
-__all__ = ["EqualFlopsProbe"]
+__all__ = ["SELECTORS", "EqualFlopsProbe"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +34,6 @@ class EqualFlopsProbe:
             else:
                 high = middle - 1
         return prompt.repair(ranked[:low].sort().values, num_probes=1)
+
+
+SELECTORS = {"probe_equal_flops": EqualFlopsProbe()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from kvblend.blend.attention import causal_attention, mean_attention_weights
 from kvblend.blend.selectors import Computed, LabPrompt, highest, num_selected
 
-__all__ = ["FusionRAGSelector"]
+__all__ = ["SELECTORS", "FusionRAGSelector"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,6 @@ class FusionRAGSelector:
 
         prompt.model.forward(prompt.token_ids[positions], positions, attend)
         return scores
+
+
+SELECTORS = {"fusionrag": FusionRAGSelector()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from kvblend.blend.selectors import Computed, LabPrompt, highest, num_selected
 from kvblend.eval.rivals.check_layer import Deviation, check_layer, deviation_scores
 
-__all__ = ["GradualSelector"]
+__all__ = ["SELECTORS", "GradualSelector"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,6 @@ class GradualSelector:
     def _ratio(self, layer: int, num_layers: int, mean: float) -> float:
         steps = max(1, num_layers - 1 - self.layer)
         return mean + min(self.spread * mean, 1 - mean) * (1 - 2 * max(0, layer - self.layer) / steps)
+
+
+SELECTORS = {"gradual": GradualSelector()}

@@ -10,7 +10,7 @@ import torch
 
 from kvblend.blend.selectors import Computed, LabPrompt, num_selected
 
-__all__ = ["HeadSelector"]
+__all__ = ["SELECTORS", "HeadSelector"]
 
 
 @dataclass(frozen=True)
@@ -22,3 +22,6 @@ class HeadSelector:
             torch.arange(start, start + num_selected(end - start, recompute_ratio)) for start, end in prompt.passages
         ]
         return prompt.repair(torch.cat(heads).to(prompt.token_ids.device) if heads else prompt.candidates)
+
+
+SELECTORS = {"head": HeadSelector()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from kvblend.blend.attention import mean_attention_weights
 from kvblend.blend.selectors import Computed, LabPrompt, highest, num_selected
 
-__all__ = ["InfoFlowSelector"]
+__all__ = ["SELECTORS", "InfoFlowSelector"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,6 @@ class InfoFlowSelector:
 
         prompt.model.forward(prompt.token_ids[positions], positions, attend)
         return scores
+
+
+SELECTORS = {"infoflow": InfoFlowSelector()}

@@ -6,7 +6,7 @@ import torch
 
 from kvblend.blend.selectors import Computed, LabPrompt, num_selected
 
-__all__ = ["RandomSelector"]
+__all__ = ["SELECTORS", "RandomSelector"]
 
 
 @dataclass(frozen=True)
@@ -20,3 +20,6 @@ class RandomSelector:
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randperm(len(candidates), generator=generator)[: num_selected(len(candidates), recompute_ratio)]
         return prompt.repair(candidates[drawn.sort().values.to(candidates.device)])
+
+
+SELECTORS = {"random": RandomSelector()}

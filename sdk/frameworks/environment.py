@@ -3,7 +3,7 @@
 from pydantic import SecretStr
 
 from kvblend.core.settings import Settings
-from kvblend.sdk.connection import DEFAULT_URL
+from kvblend.sdk.default_url import DEFAULT_URL
 
 __all__ = ["api_key_of_environment", "url_of_environment"]
 

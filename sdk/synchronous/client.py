@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
+from pydantic import ValidationError
 
+from kvblend.core.calibration import Calibration
 from kvblend.core.errors import EngineUnavailableError
 from kvblend.core.rest import (
     BlendOptions,
     Collection,
     Document,
+    DocumentPassage,
     IngestJob,
     KVCompressed,
     KVLookup,
@@ -21,12 +25,14 @@ from kvblend.core.rest import (
     KVVerifyReport,
     OrderName,
     QueryResponse,
+    Readiness,
     SearchMode,
     Source,
 )
 from kvblend.sdk import routes
 from kvblend.sdk.chat import ChatChunk, ChatCompletion
-from kvblend.sdk.connection import DEFAULT_URL, http_options
+from kvblend.sdk.connection import http_options
+from kvblend.sdk.default_url import DEFAULT_URL
 from kvblend.sdk.errors import connection_error, status_error
 from kvblend.sdk.sse import EventDecoder
 from kvblend.sdk.trace_context import trace_headers
@@ -76,6 +82,9 @@ class Client:
             )
         except httpx.TransportError as error:
             raise connection_error(self._http.base_url, error) from error
+        if response.status_code in call.answers:
+            with suppress(ValidationError):  # a proxy in between answers in its own shape
+                return call.read(response.content)
         if not response.is_success:
             raise status_error(response)
         return call.read(response.content)
@@ -201,6 +210,14 @@ class Client:
         """Return a document as it was uploaded."""
         return self._send(routes.document_source(collection, document_id))
 
+    def document_passages(self, collection: str, document_id: str) -> Iterator[DocumentPassage]:
+        """Yield a document's passages in their order, asking for more as they are used."""
+        after: int | None = 0
+        while after is not None:
+            page = self._send(routes.document_passages(collection, document_id, after=after))
+            yield from page.passages
+            after = page.next_after
+
     def delete_document(self, collection: str, document_id: str) -> None:
         """Delete a document: its text, vectors and passage KV, where nothing else uses it."""
         self._send(routes.delete_document(collection, document_id))
@@ -271,6 +288,19 @@ class Client:
     ) -> Iterator[ChatChunk]:
         """Chat as `chat` does; yield the answer in chunks."""
         yield from self._stream(routes.stream_chat(messages, model, blend or BlendOptions(), extra or {}))
+
+    def calibration(self) -> Calibration:
+        """Return the calibration of the served model.
+
+        Raises:
+            NotFoundError: it has none.
+        """
+        return self._send(routes.calibration())
+
+    def readiness(self) -> Readiness:
+        """Return whether vLLM answers, and what the service says of its model's quality. Where none answers, `status`
+        says so, and nothing is raised."""
+        return self._send(routes.readiness())
 
     def list_models(self) -> list[str]:
         """Return the names of the models that the service serves."""

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kvblend.cli import app as commands
+from kvblend.cli.comparison import ask
 from kvblend.core.errors import InvalidRequestError
 from kvblend.sdk import Client
 from tests.api.scripted_service import ScriptedService
@@ -99,6 +100,15 @@ def test_a_question_is_searched_and_asked(harbour: str) -> None:
     shown = run("query", "Who signs the report?", "-c", harbour, "--max-tokens", "3")
     assert shown.startswith("xxx") and "blended: of " in shown and "report.md" in shown
     run("query", "-c", harbour, status=2)
+
+
+def test_a_comparison_is_read_by_programs_too(scripted: ScriptedService, harbour: str) -> None:
+    """As `kvblend demo --json` prints each."""
+    with Client(scripted.url, api_key="secret") as client:
+        told = json.loads(json.dumps(ask(client, harbour, "Who signs the report?", top_k=2).as_json()))
+    assert told["question"] == "Who signs the report?" and list(told["answers"]) == ["blend", "none", "prefix_cache"]
+    reports = {mode: answer["report"] for mode, answer in told["answers"].items()}
+    assert reports["blend"]["outcome"] == "blended" and reports["none"]["reason"] == "asked for: reuse is none"
 
 
 def test_two_files_of_one_name_are_refused(scripted: ScriptedService, tmp_path: Path) -> None:

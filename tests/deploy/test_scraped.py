@@ -119,8 +119,8 @@ def used(
         config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
         config["global"]["scrape_interval"] = "1s"
         config["rule_files"] = [str(ALERTS)]
-        targets = [url.removeprefix("http://") for url in (service.url, vllm_url)]
-        config["scrape_configs"][0]["static_configs"][0]["targets"] = targets
+        for scrape, url in zip(config["scrape_configs"], (service.url, vllm_url), strict=True):
+            scrape["static_configs"][0]["targets"] = [url.removeprefix("http://")]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         options = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}"]
         log = closing.enter_context((folder / "log").open("wb"))

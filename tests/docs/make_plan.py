@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from kvblend.core.identity import token_hash
 from kvblend.core.plan import ContextPlan, EncodeOrder, KVBlendParams, Span
 from kvblend.core.report import BlendFlops, BlendReport, PassageReport, StepTimes, TokenReport
+from tests.docs.schema_tables import default_of, type_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
 
@@ -87,35 +87,9 @@ def _fields(*models: type[BaseModel]) -> Iterator[str]:
         yield f"### {model.__name__}\n\n{inspect.cleandoc(model.__doc__ or '')}\n"
         yield "| field | type | default |\n|---|---|---|"
         for name, field in schema["properties"].items():
-            default = "required" if name in schema.get("required", ()) else f"`{json.dumps(field.get('default'))}`"
-            yield f"| `{name}` | {_type(field)} | {default} |"
+            default = default_of(field, is_required=name in schema.get("required", ()))
+            yield f"| `{name}` | {type_of(field)} | {default} |"
         yield ""
-
-
-def _type(field: dict[str, Any]) -> str:
-    """A field's JSON schema in a few words."""
-    if "$ref" in field:
-        name = field["$ref"].rsplit("/", 1)[1]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in field:
-        return " or ".join(_type(option) for option in field["anyOf"])
-    if "const" in field or "enum" in field:
-        return " or ".join(f"`{json.dumps(value)}`" for value in field.get("enum", [field.get("const")]))
-    if field.get("type") == "array":
-        each = [_type(item) for item in field.get("prefixItems", ())]
-        return f"[{', '.join(each)}]" if each else f"list{_bounds(field, 'Items')} of {_type(field['items'])}"
-    if field.get("type") == "object":
-        return f"by name: {_type(field['additionalProperties'])}"
-    pattern = f" `{field['pattern']}`" if "pattern" in field else ""
-    return f"{field['type']}{pattern}{_bounds(field, 'Length')}{_bounds(field, 'imum')}"
-
-
-def _bounds(field: dict[str, Any], end: str) -> str:
-    """In brackets: how many items or characters, or how great a number."""
-    least, most = field.get(f"min{end}"), field.get(f"max{end}")
-    if least is None or most is None:
-        return f" (at least {least:g})" if least is not None else f" (at most {most:g})" if most is not None else ""
-    return f" ({least:g} to {most:g})"
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from kvblend.core.plan import KVBlendParams
 from kvblend.sdk import Client
 from kvblend.sdk.langchain import KVBlendRetriever
 from tests.api.scripted_service import scripted_service
+from tests.docs.page_blocks import DEFAULT_URL, FENCED, PASSAGE, shell
 from tests.docs.test_pages import PAGES, ROOT, pages
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 RUN_ELSEWHERE = {
     ("README.md", "create_collection"): "tests/test_packaging.py, in an environment with the client alone",
     ("docs/how-to/haystack.md", "haystack"): "tests/docs/test_tutorial.py",
@@ -31,16 +31,6 @@ RUN_ELSEWHERE = {
     ("docs/how-to/llamaindex.md", "llamaindex"): "tests/docs/test_tutorial.py, in an environment of its own",
 }
 """Blocks, by a word of theirs, that another test runs."""
-PASSAGE = (
-    "The harbour master signs the report, in the evening and in ink, once the last boat is moored and the lamp at the "
-    "end of the mole is lit. Boats over nine metres pay forty crowns a night, and their masters sign for it too."
-)
-FENCED = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?:^|\n\n)((?: {4,}\S.*\n)(?: {4,}.*\n)*)")
-SHELL = re.compile(
-    r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?"
-    r"(kvblend|vllm|make|pip|docker|helm|kubectl|export|valkey-server|python|mooncake_master|[A-Z_]+=)"
-)
 
 
 @dataclass(frozen=True)
@@ -61,13 +51,6 @@ def fenced(language: str) -> list[Block]:
                 lines = [line.removeprefix(indent) for line in code.splitlines(keepends=True)]
                 found.append(Block(str(page.relative_to(ROOT)), own, "".join(lines)))
     return found
-
-
-def shell(page: Path) -> Iterator[str]:
-    """The indented blocks that are for a shell."""
-    for block in INDENTED.findall(FENCED.sub("", page.read_text())):
-        if SHELL.match(block.strip()):
-            yield block
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +104,15 @@ def test_yaml_is_a_key_file(tmp_path: Path) -> None:
 
 
 @pages
+def test_every_block_names_its_language(page: Path) -> None:
+    """One that names none is held to nothing."""
+    fences = re.findall(r"^ *```(\w*)$", page.read_text(), re.MULTILINE)
+    assert len(fences) % 2 == 0 and all(fences[::2]) and not any(fences[1::2])
+
+
+@pages
 def test_no_block_is_of_another_language(page: Path) -> None:
-    assert {language for _, language, _ in FENCED.findall(page.read_text())} <= {"python", "json", "yaml", "sh"}
+    assert {language for _, language, _ in FENCED.findall(page.read_text())} <= {"python", "json", "yaml", "sh", "text"}
 
 
 @pages

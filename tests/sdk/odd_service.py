@@ -49,6 +49,12 @@ def proxy(status: int) -> Response:
     return PlainTextResponse("the proxy's own words", status)
 
 
+@app.get("/readyz")
+def readyz() -> Response:
+    """A proxy's, which knows nothing of the service behind it."""
+    return proxy(503)
+
+
 @app.post("/v1/collections/{c}/query")
 def query(c: str, body: dict[str, Any]) -> Response:
     async def events() -> AsyncIterator[str]:

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from kvblend.api.http.guarded_route import GuardedRoute, needs, open_to_all
 from kvblend.api.service import Service, service_of
 from kvblend.core.errors import EngineUnavailableError
-from kvblend.core.rest import CalibrationState
+from kvblend.core.rest import CalibrationState, Readiness
 
 __all__ = ["router"]
 
@@ -24,7 +24,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 @needs("query", open_as="readyz")
 async def readyz(request: Request) -> Response:
     """200 where some vLLM server answers; `control` says whether its control channel does, without which nothing is
