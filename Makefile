@@ -64,7 +64,7 @@ sdk: $(INSTALLED) ## make the synchronous client of the asynchronous one
 	$(VENV)/bin/python tests/sdk/make_synchronous.py
 
 reference: $(INSTALLED) ## make the pages of docs/ that are made of the code, and the README's table and picture
-	for page in tests/docs/make_*.py; do $(VENV)/bin/python $$page || exit 1; done
+	for page in tests/docs/make_*.py; do PYTHONPATH=$(CURDIR) $(VENV)/bin/python $$page || exit 1; done
 
 notebooks: $(INSTALLED) ## run every notebook, and keep what it prints and draws
 	$(VENV)/bin/pytest tests/notebooks --save-notebooks
