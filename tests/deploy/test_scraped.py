@@ -6,6 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,10 @@ class Used:
     def __init__(self, service: ScriptedService, store: TieredStore, vllm: VLLMMetrics, prometheus: str) -> None:
         self._store, self._vllm, self._num_rounds = store, vllm, 0
         self._client, self._prometheus = Client(service.url), httpx.Client(base_url=prometheus, timeout=PATIENCE_S)
+        self._query_url = f"{service.url}/v1/collections/used/query"
 
     def use(self) -> None:
-        """A document comes, and questions of every kind are asked; the engine takes a step."""
+        """A document comes, and questions of every kind are asked, more at a time than may; the engine takes a step."""
         self._num_rounds += 1
         client, number = self._client, self._num_rounds
         client.wait(client.add_document("used", f"Ship {number} passed the lock at {number} o'clock.", id=f"{number}"))
@@ -56,6 +58,9 @@ class Used:
             client.query("used", question, reuse=reuse)
         with pytest.raises(KVBlendError):
             client.query("nowhere", question)
+        with ThreadPoolExecutor() as threads:
+            asked = [threads.submit(httpx.post, self._query_url, json={"question": question}) for _ in range(4)]
+        assert {each.result().status_code for each in asked} <= {200, 429}
         self._vllm.step(ConnectorStats.of(self._store, "worker 0", {"cpu": 3, "none": 1}))
 
     def values(self, query: str) -> list[float]:
@@ -109,6 +114,7 @@ def used(
                 blend=blends.blend,
                 encode=blends.encode,
                 guard_ratio=1.0,
+                max_requests=1,
                 **tiers,
             )
         )
