@@ -78,10 +78,16 @@ class TestConformance(ChatModelIntegrationTests):
     def model_override_value(self) -> str:
         return self.model_name
 
+    @pytest.mark.xfail(reason="over a document that tells nothing of it the model says so, as the preamble asks it to")
     def test_agent_loop(self, model: BaseChatModel) -> None:
-        """An agent has its passages from its tools. Over a document that tells nothing of what is asked this model says
-        so, as our preamble asks it to, and calls none."""
-        super().test_agent_loop(model.model_copy(update={"documents": []}))
+        super().test_agent_loop(model)
+
+
+def test_the_agent_loop_of_a_model_without_documents(capable_service: RunningService) -> None:
+    """LangChain's own, as an agent has it: its passages come by its tools."""
+    ChatModelIntegrationTests.test_agent_loop(
+        TestConformance(), ChatKVBlend(base_url=capable_service.url, max_tokens=100)
+    )
 
 
 def test_an_agent_decides_to_search(capable_service: RunningService) -> None:
