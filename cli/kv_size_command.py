@@ -1,6 +1,5 @@
 """The command `kvblend kv size`."""
 
-import json
 import sys
 from typing import Annotated, Any
 
@@ -8,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["size"]
 
@@ -19,7 +20,7 @@ def size(
     tokens_per_second: Annotated[
         float | None, typer.Option(min=0.001, help="Prefill's speed (`kvblend bench ingest`), for seconds a passage.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
     passages: Annotated[int, typer.Option(min=1, help="How many are to be stored, for --helm.")] = 10_000,
     as_helm: Annotated[
         bool, typer.Option("--helm", help="Print values of the Helm chart: memory and volumes for so many passages.")
@@ -60,8 +61,7 @@ def size(
         "codecs": rows,
     }
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     shown = [name for name, budget in tiers.items() if budget]
     table = Table("codec", "a passage", *(f"fit in {name} ({decimal(tiers[name])})" for name in shown))

@@ -28,29 +28,27 @@ class Admission:
         """`max_requests`: of answers, and as many of lookups beside them."""
         self._shares = shares
         self._most: dict[Work, int] = {"answer": max_requests, "lookup": max_requests, "upload": MAX_UPLOADS}
-        self._taken = Counter[Work]()
-        self._held = Counter[tuple[Work, str]]()
+        self._taken: dict[Work, Counter[str]] = {work: Counter() for work in self._most}
         """By tenant."""
 
     @contextmanager
     def place(self, work: Work, tenant: str) -> Iterator[None]:
         """Hold a place while the block runs: until a streamed answer's last event. Raises TooManyRequestsError."""
-        taken, held = self._taken[work], self._held[work, tenant]
-        if taken >= self._most[work]:
+        taken, held = self._taken[work], self._taken[work][tenant]
+        if taken.total() >= self._most[work]:
             raise TooManyRequestsError(
-                f"{taken} {work}s are under way, as many as the service takes at a time", retry_after_s=RETRY_AFTER_S
+                f"{taken.total()} {work}s are under way, as many as the service takes at a time",
+                retry_after_s=RETRY_AFTER_S,
             )
         if held >= self._shares.places(tenant, self._most[work], None if work == "upload" else "max_requests"):
             raise TooManyRequestsError(
                 f"{held} {work}s of the tenant {tenant!r} are under way, as many as it may have at a time",
                 retry_after_s=RETRY_AFTER_S,
             )
-        self._taken[work] += 1
-        self._held[work, tenant] += 1
+        taken[tenant] += 1
         try:
             yield
         finally:
-            self._taken[work] -= 1
-            self._held[work, tenant] -= 1
-            if not self._held[work, tenant]:
-                del self._held[work, tenant]
+            taken[tenant] -= 1
+            if not taken[tenant]:
+                del taken[tenant]

@@ -35,8 +35,8 @@ class KeyRing:
             raise InvalidRequestError(f"KVBLEND_KEYS={path} and KVBLEND_API_KEYS both hold keys: set one of them")
         self._path = path
         self._single = {} if api_key is None else {key_digest(api_key): SINGLE_KEY}
-        self._callers: dict[bytes, Caller] = self._single
-        self._tenants: dict[str, TenantEntry] = {}
+        self._hold(self._single)
+        self._limits: dict[str, TenantEntry] = {}
         self._stamp: Stamp | None = None
         self._looked_at = time.monotonic()
         if path is not None:
@@ -63,15 +63,13 @@ class KeyRing:
 
     def limits(self, tenant: str) -> TenantEntry:
         """What a tenant may take."""
-        return self._tenants.get(tenant, NO_LIMITS)
+        return self._limits.get(tenant, NO_LIMITS)
 
     @property
     def tenants(self) -> list[str]:
         """Those that have a key; without keys everybody is the default tenant."""
         self._look()
-        if self.is_empty:
-            return [NO_KEYS.tenant]
-        return sorted({caller.tenant for caller in self._callers.values()})
+        return self._tenants
 
     def _look(self) -> None:
         """Read the file where it is another than last time; one that is broken leaves the ring as it was."""
@@ -98,8 +96,13 @@ class KeyRing:
                 "give it one role",
                 param="keys",
             )
-        self._callers = {**found, **self._single}
-        self._tenants = dict(file.tenants)
+        self._hold({**found, **self._single})
+        self._limits = dict(file.tenants)
+
+    def _hold(self, callers: dict[bytes, Caller]) -> None:
+        """Take these keys from now on. Every request asks for their tenants."""
+        self._callers = callers
+        self._tenants = sorted({caller.tenant for caller in callers.values()} or {NO_KEYS.tenant})
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -1,7 +1,5 @@
 """The benchmarks' commands."""
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from kvblend.cli.bench.retrieval_quality_command import retrieval_quality
 from kvblend.cli.bench.soak_command import soak
 from kvblend.cli.bench.store_command import store
 from kvblend.cli.bench.table import result_table
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["bench_app"]
 
@@ -41,7 +40,6 @@ bench_app.command()(drop_in)
 
 Model = Annotated[str, typer.Argument(help="A model folder or hub name; `demo` is the demo model.")]
 DType = Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, that of `kvblend serve` here.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @bench_app.command()
@@ -168,7 +166,6 @@ def _run(
 
     result = bench(resolve_model(model), Console(stderr=True))
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
     else:
         Console().print(table(result))

@@ -1,7 +1,5 @@
 """The command `kvblend bench drop-in`."""
 
-import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,6 +8,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.table import rows_table
+from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.core.errors import InvalidRequestError
 
 __all__ = ["drop_in"]
@@ -22,7 +21,7 @@ def drop_in(
     held: Annotated[list[int] | None, typer.Option(min=0, help="Passages in a prompt, repeatable; 16 and 0.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Prompts of each kind.")] = 200,
     folder: Annotated[Path | None, typer.Option(file_okay=False, help="Where the catalog lies; the system's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Find passages of a large catalog in the prompts of plain requests: CPU time, memory, and the share found."""
     from kvblend.eval.bench.drop_in import drop_in_bench
@@ -45,8 +44,7 @@ def drop_in(
             say=console.print,
         )
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     rows = result["results"]
     Console().print(rows_table(rows, list(rows[0]), title=f"drop-in on {result['machine']['cpu']}"))

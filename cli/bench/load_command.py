@@ -1,7 +1,5 @@
 """The command `kvblend bench load`."""
 
-import json
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +10,7 @@ from rich.console import Console
 
 from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.load_table import load_tables
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["load"]
 
@@ -46,7 +45,7 @@ def load(
     curve_requests: Annotated[int, typer.Option(min=1, help="Requests of the curve, the trace's first.")] = 320,
     seed: Annotated[int, typer.Option(min=0, help="Of the Zipf trace and the arrivals.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="vLLM's dtype; where not given, what `serve` chooses here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """The service under load: time to first token, throughput and other requests' decode gaps on a request trace."""
     from kvblend.cli.bench.served_dtype import served_machine
@@ -81,8 +80,7 @@ def load(
     measured = load_bench(path, requests_of, settings, console, service=service)
     result = {"machine": served_machine(path, dtype), **measured}
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     for table in load_tables(result):
         Console().print(table)

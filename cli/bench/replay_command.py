@@ -1,7 +1,5 @@
 """The command `kvblend bench replay`."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -10,6 +8,7 @@ from rich.console import Console
 
 from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.table import rows_table
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["replay"]
 
@@ -44,7 +43,7 @@ def replay(
         Path | None, typer.Option(exists=True, file_okay=False, help="Documents; with a sample, Python's library.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the sample; vLLM's name of one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """A trace of requests on a bounded store: what is exact, fits, is reused and is missing, over time."""
     from kvblend.cli.bench.served_dtype import served_dtype
@@ -67,8 +66,7 @@ def replay(
         console=Console(stderr=True),
     )
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     steady = [row for row in result["results"] if row["steady"]]
     Console().print(rows_table(steady, COLUMNS, title=f"{result['trace']}, steady state"))

@@ -1,7 +1,5 @@
 """The command `kvblend bench retrieval`."""
 
-import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,6 +8,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.table import rows_table
+from kvblend.cli.json_output import AsJSON, print_json
 from kvblend.core.errors import InvalidRequestError
 
 __all__ = ["retrieval"]
@@ -22,7 +21,7 @@ def retrieval(
     sizes: Annotated[str, typer.Option(help="Passages, several by commas; multiples of 1,000.")] = SIZES,
     dim: Annotated[int, typer.Option(min=64, max=4096, help="Of the vectors, which are made up.")] = 384,
     folder: Annotated[Path | None, typer.Option(file_okay=False, help="On the disk to measure; the system's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Ingest and search in large collections: rate, latency beside an ingest, recall, memory and start."""
     from kvblend.eval.bench.retrieval import retrieval_bench
@@ -31,8 +30,7 @@ def retrieval(
     with TemporaryDirectory(dir=folder) as disk:
         result = retrieval_bench(Path(disk), _parse_sizes(sizes), dim=dim, say=console.print)
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     rows = result["results"]
     Console().print(rows_table(rows, list(rows[0]), title=f"retrieval on {result['machine']['cpu']}"))

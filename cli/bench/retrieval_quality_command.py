@@ -1,7 +1,5 @@
 """The command `kvblend bench retrieval-quality`."""
 
-import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,6 +8,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.table import rows_table
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["retrieval_quality"]
 
@@ -19,7 +18,7 @@ def retrieval_quality(
     embedding_model: Annotated[
         str | None, typer.Option(help="A sentence-transformers folder or name; all-MiniLM-L6-v2 where not given.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Recall and MRR of vector, keyword and hybrid search, and of the reranker that KVBLEND_RERANKER names."""
     from transformers import AutoTokenizer
@@ -44,8 +43,7 @@ def retrieval_quality(
         result = bench(opened, Path(folder), sets, say=console.print)
     result["machine"]["embedding_model"] = Path(embedder.name).name
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     rows = result["results"]
     Console().print(rows_table(rows, list(rows[0]), title=f"retrieval by {result['machine']['embedding_model']}"))

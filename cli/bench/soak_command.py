@@ -1,7 +1,5 @@
 """The command `kvblend bench soak`."""
 
-import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +8,7 @@ import typer
 from rich.console import Console
 
 from kvblend.cli.bench.table import rows_table
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["soak"]
 
@@ -22,7 +21,7 @@ def soak(
     ] = None,
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between samples.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a PNG; needs kvblend[plot].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Mixed traffic for a while: do memory, files, sockets, KV blocks and tiers stay flat? Exits with 1 if not."""
     from kvblend.cli.demo_service import demo_server
@@ -37,8 +36,7 @@ def soak(
             url = stack.enter_context(demo_server(resolve_model(model), fetch_embedding_model(), None, 4096, console))
         result = soak_bench(url, minutes=minutes, every_s=every, api_key=key, plot=plot, say=console.print)
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
     else:
         rows = result["results"]
         Console().print(

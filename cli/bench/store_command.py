@@ -1,7 +1,5 @@
 """The command `kvblend bench store`."""
 
-import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -11,6 +9,7 @@ from rich.console import Console
 
 from kvblend.cli.bench.known import require_known
 from kvblend.cli.bench.table import rows_table
+from kvblend.cli.json_output import AsJSON, print_json
 
 __all__ = ["store"]
 
@@ -37,7 +36,7 @@ def store(
     ] = None,
     num_questions: Annotated[int, typer.Option(min=1, help="For codecs.")] = 8,
     folder: Annotated[Path | None, typer.Option(file_okay=False, help="On the disk to measure; the system's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """The store: tiers beside their floors, lookups at any size, eviction policies on traces, and codecs."""
     require_known("--part", part or (), PARTS)
@@ -77,8 +76,7 @@ def store(
         )
         result["codecs"] = list(rows)
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(result)
         return
     for name, rows_of in result.items():
         if rows_of:

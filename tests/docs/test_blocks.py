@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +17,7 @@ from vllm.config import KVTransferConfig
 from kvblend.api.access.key_file import read_key_file
 from kvblend.cli.engine import CONNECTOR, engine_command
 from kvblend.core.plan import KVBlendParams
-from kvblend.sdk import Client
 from kvblend.sdk.langchain import KVBlendRetriever
-from tests.api.scripted_service import scripted_service
 from tests.docs.page_blocks import DEFAULT_URL, FENCED, PASSAGE, shell
 from tests.docs.test_pages import PAGES, ROOT, pages
 
@@ -51,18 +48,6 @@ def fenced(language: str) -> list[Block]:
                 lines = [line.removeprefix(indent) for line in code.splitlines(keepends=True)]
                 found.append(Block(str(page.relative_to(ROOT)), own, "".join(lines)))
     return found
-
-
-@pytest.fixture(scope="module")
-def url(demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service without a model, with a collection `handbook`."""
-    folder = tmp_path_factory.mktemp("blocks")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
-        with Client(service.url) as client:
-            for name in ("default", "handbook"):
-                client.create_collection(name)
-                client.wait(client.add_document(name, PASSAGE))
-        yield service.url
 
 
 @pytest.mark.parametrize("block", fenced("python"), ids=str)

@@ -19,7 +19,6 @@ from kvblend.api import ServiceConfig, create_app
 from kvblend.cli.app import app
 from kvblend.core.settings import Settings, TracingSettings
 from kvblend.sdk import Client
-from tests.api.scripted_service import scripted_service
 from tests.docs.page_blocks import DEFAULT_URL, FENCED, PASSAGE, shell
 from tests.docs.test_pages import PAGES, ROOT
 
@@ -158,17 +157,6 @@ def test_the_api_takes_what_curl_sends() -> None:
         if body is not None:
             own = routes[0]["requestBody"]["content"]["application/json"]["schema"]
             Draft202012Validator({**own, "components": schema["components"]}).validate(body)
-
-
-@pytest.fixture(scope="module")
-def url(demo_model_path: Path, embedding_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("shell")
-    with scripted_service(folder, model=demo_model_path, embedding_model=embedding_model_path) as service:
-        with Client(service.url) as client:
-            for name in ("default", "handbook"):
-                client.create_collection(name)
-                client.wait(client.add_document(name, f"Of {name}. {PASSAGE}", id="rules"))
-        yield service.url
 
 
 @pytest.mark.parametrize("page", [page for page in EVERY if commands(page)], ids=lambda page: page.name)
