@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from kvblend.cli.extras import require_vllm
 from kvblend.core.machine import Machine, runs_on_cpu, this_machine
@@ -67,7 +68,9 @@ def engine_environment(*, control: str, tensor_parallel_size: int = 1) -> dict[s
     """This process's environment with what the vLLM server needs; what is set already stays, but the control address.
 
     On a CPU one core is left to the service, and threads are not bound to cores: a thread of vLLM's that waits for a
-    busy core makes all others spin.
+    busy core makes all others spin. There, too, what vLLM has compiled is found by the next start: vLLM 0.32 and 0.33
+    write a whole compiled model there that they cannot read (`no attribute 'finalize_loading'`) and compile it again,
+    while Inductor's own cache serves, if it lies where files stay.
     """
     environment = dict(os.environ)
     if runs_on_cpu():
@@ -75,12 +78,20 @@ def engine_environment(*, control: str, tensor_parallel_size: int = 1) -> dict[s
         environment.setdefault("OMP_NUM_THREADS", str(num_threads))
         environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+        environment.setdefault("VLLM_USE_AOT_COMPILE", "0")
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_vllm_cache() / "inductor"))
     environment.setdefault("VLLM_NO_USAGE_STATS", "1")
     tracing = TracingSettings()
     if tracing.exporter_otlp_endpoint is not None:
         environment.setdefault("OTEL_SERVICE_NAME", "vllm")
         environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = tracing.exporter_otlp_protocol
     return {**environment, "KVBLEND_CONTROL": control, "PYTHONSAFEPATH": "1"}
+
+
+def _vllm_cache() -> Path:
+    """Where vLLM keeps what it has compiled."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VLLM_CACHE_ROOT") or Path(cache, "vllm")).expanduser()
 
 
 def free_port() -> int:

@@ -43,6 +43,8 @@ CONTEXT.set_forkserver_preload(
         "vllm.v1.engine.core",
         "vllm.v1.executor.multiproc_executor",
         "vllm.v1.worker.cpu_worker",
+        "kvblend.store.peers.local_server",
+        "kvblend.store.placement",
         *MODELS.values(),
     ]
 )

@@ -5,10 +5,10 @@ import { collectionSelect } from "../collections/names.js";
 import { lastUsed } from "./last_used.js";
 import { hottestPairs } from "./pairs.js";
 
-export function collectionUse() {
+export function collectionUse(chosen) {
   const place = h("div", { class: "rows" }, h("p", { class: "muted small" }, "Looking …"));
   const chooser = h("div", {});
-  collectionSelect(null)
+  collectionSelect(chosen)
     .then(({ select, collections }) => {
       if (!collections.length) return place.replaceChildren(h("p", { class: "muted small" }, "There is no collection yet."));
       chooser.append(h("div", { class: "asker-foot bare" }, select));

@@ -6,10 +6,10 @@ import { bytes, count, counted, duration, share } from "../format.js";
 import { collectionUse } from "./collection.js";
 import { readMetrics } from "./prometheus.js";
 
-export function storeView() {
+export function storeView(query) {
   const body = h("div", { class: "view" }, h("p", { class: "muted" }, "Looking …"));
   Promise.all([get("v1/kv/stats"), readMetrics().catch((error) => ({ error }))])
-    .then(([stats, metrics]) => body.replaceChildren(head(), tiers(stats), metrics.error ? errorNotice(metrics.error) : rates(metrics), collectionUse()))
+    .then(([stats, metrics]) => body.replaceChildren(head(), tiers(stats), metrics.error ? errorNotice(metrics.error) : rates(metrics), collectionUse(query.get("c"))))
     .catch((error) => body.replaceChildren(head(), errorNotice(error)));
   return body;
 }

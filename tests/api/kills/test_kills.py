@@ -1,28 +1,29 @@
 """The whole service killed under running ingest and queries, and ended by SIGTERM: nothing is lost or left over.
 
-`TEST_KILL_ROUNDS=50` kills it so often, and a real vLLM on the demo model as well, each alone and both together.
+`TEST_KILL_ROUNDS=50` kills it so often, and with a real vLLM on the demo model the service, vLLM, and both together.
 """
 
 import os
 import random
-import signal
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGKILL
 from typing import Literal
 
 import httpx
 import pytest
 
 from kvblend.cli.engine import free_port
-from kvblend.cli.server_process import ServerProcess
 from kvblend.core.settings import Settings
+from tests.api.engine.vllm_servers import VLLMServer
 from tests.api.kills.agreement import check_catalog_and_index, check_settled
 from tests.api.kills.storing_engine import storing_engine
 from tests.api.kills.traffic import COLLECTION, Traffic
-from tests.service import RunningService
+from tests.preloaded import start
 
 ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "0"))
 START_S = 600.0
@@ -31,64 +32,122 @@ Victim = Literal["service", "vllm", "both"]
 
 @dataclass
 class Killed:
-    """A service that is killed and started again, on one home."""
+    """A service that is killed and started again, on one home, and the vLLM behind it where that is killed, too."""
 
     settings: Settings
-    command: list[str]
+    arguments: list[str]
     url: str
     model: Path
     scratch: Path
-    process: ServerProcess | None = None
+    vllm: VLLMServer | None = None
+    dtype: str = ""
+    """vLLM's."""
+    service: BaseProcess | None = None
+    engine: BaseProcess | None = None
 
     def start(self) -> None:
-        variables = self.settings.model_dump(include={"cpu_path", "cpu_bytes", "disk_bytes", "codec", "cost_model"})
-        self.process = ServerProcess(
-            "kvblend serve",
-            self.command,
-            environment={**os.environ, **{f"KVBLEND_{name.upper()}": str(value) for name, value in variables.items()}},
-            log_path=self.scratch / "serve.log",
-            health_url=f"{self.url}/readyz",
-        )
-        self.process.start()
-        self.process.wait_ready(timeout_s=START_S)
+        """Whatever does not run, vLLM first; returns once the service is ready."""
+        if self.vllm is not None and self.engine is None:
+            self.engine = self.vllm.started(self.model, self.dtype)
+            self.vllm.wait_ready(self.engine)
+        if self.service is None:
+            variables = self.settings.model_dump(include={"cpu_path", "cpu_bytes", "disk_bytes", "codec", "cost_model"})
+            environment = {**os.environ, **{f"KVBLEND_{name.upper()}": str(value) for name, value in variables.items()}}
+            self.service = start(
+                ["kvblend.cli", *self.arguments], environment, out=self.scratch / "out.log", err=self.log_path
+            )
+        self._wait_ready(self.service)
+
+    @property
+    def log_path(self) -> Path:
+        return self.scratch / "serve.log"
 
     def kill(self, victim: Victim) -> None:
-        assert self.process is not None and self.process.pid is not None
-        running = RunningService(self.url, self.settings.home_path, self.settings.cpu_path, self.process)
-        engine = running.engine_pid if victim != "service" else None
-        if victim != "vllm":
-            os.kill(self.process.pid, signal.SIGKILL)
-        if engine is not None:
-            os.killpg(engine, signal.SIGKILL)
-        if victim != "vllm":
-            self.process.stop()
+        killed = []
+        if victim != "vllm" and self.service is not None:
+            killed.append(self.service)
+            self.service = None
+        if victim != "service" and self.engine is not None:
+            killed.append(self.engine)
+            self.engine = None
+        shared = {path for process in killed for path in _shared_memory(process)}
+        for process in killed:
+            assert process.pid is not None
+            with suppress(ProcessLookupError):  # it has ended by itself, as it was told to
+                os.killpg(process.pid, SIGKILL)
+        for process in killed:
+            process.join()
+        for path in shared:
+            path.unlink(missing_ok=True)
 
-    def terminate(self) -> int:
-        """Its exit status, once it has ended."""
-        assert self.process is not None and self.process._child is not None
-        self.process._child.terminate()
-        return self.process._child.wait(60)
+    def terminate(self) -> int | None:
+        """The service's exit status, once it has ended."""
+        assert self.service is not None
+        self.service.terminate()
+        self.service.join(60)
+        return self.service.exitcode
+
+    def _wait_ready(self, service: BaseProcess) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and service.exitcode is None:
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=5.0, trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError(f"the service is not ready:\n{self.log_path.read_text()[-4000:]}")
 
 
-def command(model: Path, embedding_model: Path, home: Path, port: int) -> list[str]:
-    own = [sys.executable, "-P", "-m", "kvblend.cli", "serve", str(model), "--port", str(port), "--home", str(home)]
-    return [*own, "--embedding-model", str(embedding_model)]
+def _shared_memory(process: BaseProcess) -> set[Path]:
+    """Segments that the process and what it started have mapped, which nobody unlinks when they are killed."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) != process.pid:
+                continue
+            maps = (folder / "maps").read_text().splitlines()
+        except OSError:  # it has ended
+            continue
+        found |= {Path(line.split()[5]) for line in maps if "/dev/shm/psm_" in line}
+    return found
 
 
 @pytest.fixture
-def scripted(demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) -> Iterator[Killed]:
+def made(demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) -> Iterator[Killed]:
+    """A service on a store of its own, without an engine."""
     settings = Settings(
         home=tmp_path / "home", cpu_path=tmp_path / "cpu", cpu_bytes=1 << 28, disk_bytes=1 << 28, codec="raw",
         cost_model=False,
     )  # fmt: skip
-    address, port = f"ipc://{tmp_path}/control.sock", free_port()
-    with storing_engine(address, settings) as engine:
-        own = command(demo_model_path, embedding_model_path, settings.home, port)
-        own += ["--engine-url", engine.url, "--control", address]
-        killed = Killed(settings, own, f"http://127.0.0.1:{port}", demo_model_path, tmp_path)
+    port = free_port()
+    arguments = ["serve", str(demo_model_path), "--port", str(port), "--home", str(settings.home)]
+    arguments += ["--embedding-model", str(embedding_model_path)]
+    killed = Killed(settings, arguments, f"http://127.0.0.1:{port}", demo_model_path, tmp_path)
+    try:
         yield killed
-        if killed.process is not None:
-            killed.process.stop()
+    finally:
+        killed.kill("both")
+
+
+@pytest.fixture
+def scripted(made: Killed) -> Iterator[Killed]:
+    address = f"ipc://{made.scratch}/control.sock"
+    with storing_engine(address, made.settings) as engine:
+        made.arguments += ["--engine-url", engine.url, "--control", address]
+        yield made
+
+
+@pytest.fixture
+def real(made: Killed, dtype: str) -> Killed:
+    fields = {"home", "cpu_path", "cpu_bytes", "disk_bytes", "codec", "cost_model"}
+    made.dtype = dtype
+    made.vllm = VLLMServer(
+        free_port(), f"ipc://{made.scratch}/control.sock", made.settings.model_dump(include=fields),
+        made.scratch / "vllm.log",
+    )  # fmt: skip
+    made.arguments += ["--engine-url", made.vllm.url, "--control", made.vllm.control]
+    return made
 
 
 def begin(killed: Killed, *, pause_s: float = 0.0) -> Traffic:
@@ -131,34 +190,16 @@ def test_a_killed_service_loses_nothing_and_one_that_is_ended_says_so(scripted: 
 @pytest.mark.skipif(not ROUNDS, reason="takes minutes: TEST_KILL_ROUNDS=50")
 @pytest.mark.timeout(36_000)
 @pytest.mark.parametrize("victim", ["service", "vllm", "both"])
-def test_with_a_real_vllm(victim: Victim, demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) -> None:
-    settings = Settings(
-        home=tmp_path / "home", cpu_path=Path(f"/dev/shm/kvblend-kills-{os.getpid()}"), cpu_bytes=1 << 30,
-        disk_bytes=1 << 30, cost_model=False,
-    )  # fmt: skip
-    port = free_port()
-    own = command(demo_model_path, embedding_model_path, settings.home, port)
-    own += ["--max-model-len", "4096", "--", "--max-num-seqs", "16", "--enforce-eager"]
-    killed = Killed(settings, own, f"http://127.0.0.1:{port}", demo_model_path, tmp_path)
-    try:
-        traffic = begin(killed, pause_s=0.3)
-        for number in range(ROUNDS):
-            wait_for_jobs(traffic, len(traffic.jobs) + 4)
-            time.sleep(2 * random.Random(number).random())
-            killed.kill(victim)
-            check_catalog_and_index(settings.home_path, killed.model, killed.scratch)
-            if victim == "vllm":
-                assert killed.process is not None
-                killed.process.wait_ready(timeout_s=START_S)
-            else:
-                killed.start()
-            print(f"{victim}: {number + 1} kills, {len(traffic.jobs)} jobs", flush=True)
-        traffic.stop()
-        check_settled(traffic, settings, killed.model, killed.scratch)
-        assert not {500, 504}.intersection(traffic.statuses), sorted(set(traffic.statuses))
-        assert traffic.broken_streams == []
-    finally:
-        if killed.process is not None:
-            killed.process.stop()
-        for path in sorted(settings.cpu_path.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+def test_with_a_real_vllm(victim: Victim, real: Killed) -> None:
+    traffic = begin(real, pause_s=0.1)
+    for number in range(ROUNDS):
+        wait_for_jobs(traffic, len(traffic.jobs) + 4)
+        time.sleep(2 * random.Random(number).random())
+        real.kill(victim)
+        check_catalog_and_index(real.settings.home_path, real.model, real.scratch)
+        real.start()
+        print(f"{victim}: {number + 1} kills, {len(traffic.jobs)} jobs", flush=True)
+    traffic.stop()
+    check_settled(traffic, real.settings, real.model, real.scratch)
+    assert not {500, 504}.intersection(traffic.statuses), sorted(set(traffic.statuses))
+    assert traffic.broken_streams == []
