@@ -4,10 +4,8 @@ import os
 import runpy
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from multiprocessing.reduction import DupFd
-from typing import IO, Any
-
-from tests.preloaded import CONTEXT
+from multiprocessing.connection import Connection
+from typing import IO
 
 __all__ = ["ForkedProcess"]
 
@@ -21,16 +19,19 @@ class ForkedProcess:
     def __init__(
         self, command: Sequence[str], *, pass_fds: Collection[int], env: Mapping[str, str], **_: object
     ) -> None:
+        from tests.preloaded import CONTEXT
+
         (lock,) = pass_fds
         own_in, stdin = os.pipe()
         stdout, own_out = os.pipe()
         self.stdin: IO[str] = os.fdopen(stdin, "w")
         self.stdout: IO[str] = os.fdopen(stdout)
-        task = {"task": (command[-2], dict(env), [DupFd(fd) for fd in (own_in, own_out, lock)])}
+        passed = [Connection(fd) for fd in (own_in, own_out, os.dup(2), os.dup(lock))]  # a descriptor that can be sent
+        task = {"task": (command[-2], dict(env), passed)}
         self._process = CONTEXT.Process(target=runpy.run_path, args=(__file__, task, CHILD))
         self._process.start()
-        for fd in (own_in, own_out):
-            os.close(fd)
+        for each in passed:
+            each.close()
 
     def wait(self) -> None:
         self._process.join()
@@ -40,12 +41,12 @@ class ForkedProcess:
         return self._process.exitcode
 
 
-def _enter(module: str, environment: Mapping[str, str], fds: Sequence[Any]) -> None:
+def _enter(module: str, environment: Mapping[str, str], passed: "Sequence[Connection[bytes, bytes]]") -> None:
     os.setsid()
-    stdin, stdout, lock = (fd.detach() for fd in fds)
-    for fd, standard in ((stdin, 0), (stdout, 1)):
-        os.dup2(fd, standard)
-        os.close(fd)
+    for standard, each in enumerate(passed[:-1]):
+        os.dup2(each.fileno(), standard)
+        each.close()
+    lock = passed[-1].fileno()
     sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
     os.environ.clear()
     os.environ.update(environment)
