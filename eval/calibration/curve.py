@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from statistics import fmean
 
 from rich.progress import Progress
@@ -14,13 +15,13 @@ from kvblend.core.calibration import ENCODE_KINDS, CurvePoint, EncodeKind, KindC
 from kvblend.core.control import EngineInfo
 from kvblend.eval.calibration.bound import mean_upper95
 from kvblend.eval.calibration.engine import CalibratedEngine
+from kvblend.eval.calibration.few_at_once import few_at_once
 from kvblend.eval.calibration.measure import Divergence, PromptMeter, drop_passages, engine_facts, store_passages
 from kvblend.eval.calibration.prompts import CalibrationPrompt
 from kvblend.eval.calibration.search import FIRST_RATIOS, next_ratio
 from kvblend.store import TieredStore
 
 __all__ = ["measure_kinds"]
-
 
 Measured = dict[float, list[Divergence]]
 
@@ -54,18 +55,18 @@ async def measure_kinds(
         for prompt in prompts:
             stored += await store_passages(encoder, prompt)
             meters.append(PromptMeter(replica, facts, prompt))
-            for kind, ratios in measured.items():
-                for ratio, divergences in ratios.items():
-                    divergences.append(await meters[-1].measure(kind, ratio))
+            places = [(kind, ratio) for kind, ratios in measured.items() for ratio in ratios]
+            divergences = await few_at_once([partial(meters[-1].measure, *place) for place in places])
+            for (kind, ratio), divergence in zip(places, divergences, strict=True):
+                measured[kind][ratio].append(divergence)
             progress.advance(task)
         kinds = {}
         for kind, ratios in measured.items():
             while (further := next_ratio(_curve(ratios), target_kl, target_agreement)) is not None:
                 task = progress.add_task(f"{kind}, ratio {further:g}", total=len(prompts))
-                ratios[further] = []
-                for meter in meters:
-                    ratios[further].append(await meter.measure(kind, further))
-                    progress.advance(task)
+                ratios[further] = await few_at_once(
+                    [partial(meter.measure, kind, further) for meter in meters], partial(progress.advance, task)
+                )
             curve = _curve(ratios)
             kinds[kind] = KindCalibration(
                 recompute_ratio=smallest_ratio(curve, target_kl, target_agreement), curve=curve

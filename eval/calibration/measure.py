@@ -1,5 +1,6 @@
 """Measure how far blended answers are from full prefill, over a vLLM server with the connector."""
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -79,13 +80,14 @@ async def drop_passages(passage_kv: PassageKV, info: EngineInfo, names: Sequence
 
 class PromptMeter:
     """Answers one prompt over a context that is blended of passages of any kind at any ratio, and compares with full
-    prefill, whose prompt is prefilled once where the server has a prefix cache."""
+    prefill, whose prompt is prefilled once where the server has a prefix cache, and an answer compared once."""
 
     def __init__(self, replica: Replica, facts: EngineFacts, prompt: CalibrationPrompt) -> None:
         self._replica, self._facts, self._prompt = replica, facts, prompt
         self._token_ids = next(iter(prompt.kinds.values())).token_ids
         self._salt = uuid.uuid4().hex
         self._full: dict[tuple[int, ...], list[AnswerToken]] = {}
+        self._prefilling = asyncio.Lock()
 
     async def measure(self, kind: EncodeKind, recompute_ratio: float) -> Divergence:
         """Answer greedily, at most 16 tokens. Raises KVBlendError where the context is not blended as a whole."""
@@ -121,8 +123,9 @@ class PromptMeter:
 
     async def _full_prefill(self, answer: Sequence[AnswerToken]) -> list[AnswerToken]:
         taken = tuple(token.token_id for token in answer)
-        if taken not in self._full:
-            self._full[taken] = await full_prefill_tokens(
-                self._replica, self._facts, prompt_ids=self._token_ids, answer=answer, cache_salt=self._salt
-            )
+        async with self._prefilling:
+            if taken not in self._full:
+                self._full[taken] = await full_prefill_tokens(
+                    self._replica, self._facts, prompt_ids=self._token_ids, answer=answer, cache_salt=self._salt
+                )
         return self._full[taken]

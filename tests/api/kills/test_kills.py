@@ -115,9 +115,9 @@ def _shared_memory(process: BaseProcess) -> set[Path]:
 
 @pytest.fixture
 def made(demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) -> Iterator[Killed]:
-    """A service on a store of its own, without an engine."""
+    """A service on a store of its own, which has room for all that is ingested, without an engine."""
     settings = Settings(
-        home=tmp_path / "home", cpu_path=tmp_path / "cpu", cpu_bytes=1 << 28, disk_bytes=1 << 28, codec="raw",
+        home=tmp_path / "home", cpu_path=tmp_path / "cpu", cpu_bytes=1 << 30, disk_bytes=1 << 30, codec="raw",
         cost_model=False,
     )  # fmt: skip
     port = free_port()
@@ -196,7 +196,8 @@ def test_with_a_real_vllm(victim: Victim, real: Killed) -> None:
         wait_for_jobs(traffic, len(traffic.jobs) + 4)
         time.sleep(2 * random.Random(number).random())
         real.kill(victim)
-        check_catalog_and_index(real.settings.home_path, real.model, real.scratch)
+        if victim != "vllm":  # a service that runs goes on writing: its files are no whole
+            check_catalog_and_index(real.settings.home_path, real.model, real.scratch)
         real.start()
         print(f"{victim}: {number + 1} kills, {len(traffic.jobs)} jobs", flush=True)
     traffic.stop()
