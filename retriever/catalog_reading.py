@@ -7,14 +7,8 @@ from sqlite3 import Connection
 import numpy as np
 from numpy.typing import NDArray
 
-from kvblend.retriever.passage_table import (
-    EVERYWHERE,
-    found_passages,
-    passage_vectors,
-    rows_by_collection,
-    surrounding_passages,
-    token_arrays,
-)
+from kvblend.retriever.found_passages import EVERYWHERE, found_passages, surrounding_passages
+from kvblend.retriever.passage_table import passage_vectors, rows_by_collection, token_arrays
 from kvblend.retriever.records import CollectionState, FoundPassage
 
 __all__ = ["CatalogReading", "CollectionReading"]

@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 
 from kvblend.retriever.packing import PassageText
 from kvblend.retriever.records import (
-    DOCUMENT_COLUMNS,
     CatalogChange,
     CollectionState,
-    DocumentRecord,
-    FoundPassage,
     PassageRecord,
     PassageTokens,
     Place,
@@ -22,12 +19,10 @@ from kvblend.retriever.records import (
 from kvblend.retriever.word_table import add_words, drop_words_of
 
 __all__ = [
-    "EVERYWHERE",
     "MissingVectorsError",
     "document_places",
     "drop_unreferenced",
     "embedded_passages",
-    "found_passages",
     "num_references",
     "passage_lengths",
     "passage_tokens",
@@ -36,17 +31,9 @@ __all__ = [
     "places_of",
     "put_passages",
     "rows_by_collection",
-    "surrounding_passages",
     "token_arrays",
     "tokens_behind",
 ]
-
-MAX_PLACES, MAX_CONTEXTS = 64, 8
-"""Of one passage that a search gives back, how many of its first places are looked at, and how many contexts taken."""
-
-
-EVERYWHERE: tuple[str, Sequence[object]] = ("1", ())
-"""An expression, with its parameters, that lets everything through."""
 
 
 class MissingVectorsError(LookupError):
@@ -249,61 +236,3 @@ def tokens_behind(connection: Connection, row: int, *, limit: int) -> list[Passa
         PassageTokens(own["row"], own["name"], own["passage_id"], np.frombuffer(own["token_ids"], "<i4"))
         for own in found
     ]
-
-
-def found_passages(
-    connection: Connection, rows: Sequence[int], where: tuple[str, Sequence[object]] = EVERYWHERE
-) -> dict[int, FoundPassage]:
-    """Passages by row, each with the first of its documents `d` that `where` lets through, and the contexts of all."""
-    columns = ", ".join(f"d.{column.strip()}" for column in DOCUMENT_COLUMNS.split(","))
-    condition, parameters = where
-    found = {}
-    for number in rows:
-        passage = _passage(connection, number)
-        document = connection.execute(
-            f"""SELECT {columns}, position FROM document_passages JOIN documents d ON document = d.row
-            WHERE passage = ? AND {condition} ORDER BY document, position LIMIT 1""",
-            (number, *parameters),
-        ).fetchone()
-        if passage is None or document is None:
-            continue
-        values = dict(document)
-        position = values.pop("position")
-        found[number] = FoundPassage(
-            passage, DocumentRecord.from_row(values), position, _first_contexts(connection, number)
-        )
-    return found
-
-
-def surrounding_passages(
-    connection: Connection, collection_key: int, found: FoundPassage, num_around: int
-) -> dict[int, FoundPassage]:
-    """By position, a passage that was found and so many before and after it in its document."""
-    places = connection.execute(
-        """SELECT position, passage FROM documents d JOIN document_passages ON document = d.row
-        WHERE d.collection = ? AND d.id = ? AND position BETWEEN ? AND ? ORDER BY position""",
-        (collection_key, found.document.id, found.position - num_around, found.position + num_around),
-    ).fetchall()
-    around = {}
-    for place in places:
-        passage = _passage(connection, place["passage"])
-        assert passage is not None
-        contexts = _first_contexts(connection, passage.row)
-        around[place["position"]] = FoundPassage(passage, found.document, place["position"], contexts)
-    return around
-
-
-def _passage(connection: Connection, number: int) -> PassageRecord | None:
-    statement = "SELECT row, passage_id, text, token_ids FROM passages WHERE row = ?"
-    row = connection.execute(statement, (number,)).fetchone()
-    return None if row is None else PassageRecord.from_row(row)
-
-
-def _first_contexts(connection: Connection, number: int) -> tuple[str, ...]:
-    """Those of a passage's first places."""
-    contexts = connection.execute(
-        """SELECT context FROM (SELECT context, document FROM document_passages INDEXED BY documents_by_passage
-        WHERE passage = ? ORDER BY document, position LIMIT ?) GROUP BY context ORDER BY min(document) LIMIT ?""",
-        (number, MAX_PLACES, MAX_CONTEXTS),
-    ).fetchall()
-    return tuple(row["context"] for row in contexts)

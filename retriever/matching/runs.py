@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,14 @@ def equal_runs(passage_id: str, passage: NDArray[np.int64], token_ids: NDArray[n
     first, last = max(0, -offset), min(len(passage), len(token_ids) - offset)
     if last <= first:
         return
+    same = passage[first:last] == token_ids[offset + first : offset + last]
+    if same.all():  # the rule, and done sooner
+        whole = Run(passage_id, offset + first, offset + last, first, len(passage))
+        if whole.counts:
+            yield whole
+        return
     equal = np.zeros(last - first + 2, np.int8)
-    equal[1:-1] = passage[first:last] == token_ids[offset + first : offset + last]
+    equal[1:-1] = same
     edges = np.diff(equal).nonzero()[0]
     for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         start = offset + first + begin
@@ -60,7 +67,10 @@ def disjoint_runs(runs: Iterable[Run], num_tokens: int) -> list[Run]:
 
     Of runs as long, that which is more of its passage; at last by name, so that the same prompt gets the same runs.
     """
-    order = sorted(runs, key=lambda run: (-len(run), run.num_passage_tokens, run.start, run.passage_id))
+    in_place = sorted((run for run in runs if run.counts), key=lambda run: run.start)
+    if all(run.end <= next_.start for run, next_ in pairwise(in_place)):
+        return in_place
+    order = sorted(in_place, key=lambda run: (-len(run), run.num_passage_tokens, run.start, run.passage_id))
     covered, chosen = np.zeros(num_tokens, bool), list[Run]()
     for run in order:
         for start, end in _free(covered, run):

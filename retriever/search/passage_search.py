@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from kvblend.core.rest import MetadataFilter, SearchMode
 from kvblend.retriever.catalog_reading import CollectionReading
+from kvblend.retriever.found_passages import EVERYWHERE
 from kvblend.retriever.index.snapshot import Snapshot
-from kvblend.retriever.passage_table import EVERYWHERE
 from kvblend.retriever.records import FoundPassage
 from kvblend.retriever.search.matching import Matching
 from kvblend.retriever.word_table import find_words
