@@ -27,6 +27,7 @@ from tests.preloaded import start
 
 ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "0"))
 START_S = 600.0
+DRAIN_S = 10.0
 Victim = Literal["service", "vllm", "both"]
 
 
@@ -202,5 +203,11 @@ def test_with_a_real_vllm(victim: Victim, real: Killed) -> None:
         print(f"{victim}: {number + 1} kills, {len(traffic.jobs)} jobs", flush=True)
     traffic.stop()
     check_settled(traffic, real.settings, real.model, real.scratch)
+    traffic.start()
+    wait_for_jobs(traffic, len(traffic.jobs) + 2)
+    began = time.monotonic()
+    assert real.terminate() == 0 and time.monotonic() - began < DRAIN_S
+    traffic.stop()
+    check_catalog_and_index(real.settings.home_path, real.model, real.scratch)
     assert not {500, 504}.intersection(traffic.statuses), sorted(set(traffic.statuses))
     assert traffic.broken_streams == []
