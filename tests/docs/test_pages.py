@@ -19,8 +19,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 PASSED_ON = {"serve", "calibrate"}
 """Commands that hand what is behind `--` to vLLM."""
-NOT_OURS = {"No matching distribution found for torch==", "+cpu"}
-"""Of pip."""
+NOT_OURS = {
+    *("No matching distribution found for torch==", "+cpu"),
+    *("Compiling model again due to a load failure", "finalize_loading"),
+}
+"""Of pip, and of vLLM."""
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"^ {4,}(?:\w+=\S+ )*(?:\.venv/bin/)?kvblend (.+)$|`kvblend ([^`]+)`", re.MULTILINE)
