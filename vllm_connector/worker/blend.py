@@ -1,11 +1,7 @@
 """One request's blend in the worker, from the step that takes it up to the one in which its context is whole."""
 
-import time
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
-from contextlib import ExitStack
-from dataclasses import dataclass
+from concurrent.futures import Future
 from enum import StrEnum
 
 import torch
@@ -15,17 +11,15 @@ from vllm.logger import init_logger
 from kvblend.blend import SELECTORS, ModelFlops, Rows
 from kvblend.core.errors import KVBlendError
 from kvblend.core.report import BlendFlops, BlendReport, PassageReport, TokenFate, TokenReport
-from kvblend.store import Deadline, OpenPassageKV, PassageKVKey, TieredStore
-from kvblend.store.tier_counts import OpCounts
 from kvblend.vllm_connector.engine.caches import EngineCaches
 from kvblend.vllm_connector.engine.local_hit import num_lost_tokens
-from kvblend.vllm_connector.engine.pages import BlendContext, Pages, PlacedKV
+from kvblend.vllm_connector.engine.pages import BlendContext, Pages
 from kvblend.vllm_connector.metadata import BlendTask
-from kvblend.vllm_connector.span_keys import PlacedSpan, place_spans
-from kvblend.vllm_connector.timed_step import Facts, TimedSteps
-from kvblend.vllm_connector.worker.loading import LoadingController
+from kvblend.vllm_connector.span_keys import place_spans
+from kvblend.vllm_connector.timed_step import TimedSteps
+from kvblend.vllm_connector.worker.stager import Brought, PassageSource, Stager
 
-__all__ = ["Blend", "PassageSource", "Readiness", "State"]
+__all__ = ["Blend", "Readiness", "State"]
 
 logger = init_logger("vllm.kvblend.blend")
 
@@ -59,35 +53,6 @@ class Readiness:
     FAILED, WAITING, READY = range(3)
 
 
-@dataclass(frozen=True)
-class PassageSource:
-    """Where this rank's passage KV is, what it goes by there, and who brings it in."""
-
-    store: TieredStore
-    model_fingerprint: str
-    heads: tuple[int, int]
-    threads: Executor
-    deadline_s: float
-    """What remote tiers may cost a blend."""
-    loading: LoadingController | None = None
-    """Which tiers are passed over; None: none is."""
-
-
-@dataclass(frozen=True)
-class Brought:
-    """A span's KV, in the request's blocks: from a tier, and which of the span's choices it is."""
-
-    tier: str
-    choice: int
-
-
-@dataclass(frozen=True)
-class _Opened:
-    span: int
-    choice: int
-    file: OpenPassageKV
-
-
 class Blend:
     """The spans of one plan, brought into the request's blocks and repaired there.
 
@@ -104,7 +69,7 @@ class Blend:
     def __init__(self, task: BlendTask, caches: EngineCaches, pages: Pages) -> None:
         self.task, self.state = task, State.OPENED
         self.failure: str | None = None
-        self.caches, self._pages = caches, pages
+        self._pages = pages
         self.num_tokens = task.num_tokens
         self.num_lost_tokens = num_lost_tokens(caches.layers, task.block_ids, task.start)
         self.spans = [
@@ -117,9 +82,9 @@ class Blend:
         self.selector = SELECTORS[task.plan.selector]
         self.todo = torch.empty(0, dtype=torch.int64)
         self._scratch: list[int] | None = None
-        self.staging: Future[list[Brought | None]] | None = None
-        self._passed_over: dict[int, str] = {}
         self.timed_steps = TimedSteps()
+        self._stager = Stager(task, caches, pages, self.spans, self.num_lost_tokens, self.timed_steps)
+        self.staging: Future[list[Brought | None]] | None = None
         self.report = BlendReport(
             outcome="blended",
             prompt_tokens=len(task.token_ids),
@@ -171,16 +136,17 @@ class Blend:
         self.context = self._pages.context(
             self.task.block_ids, self._scratch, num_tokens=self.num_tokens, hit=self.task.start
         )
-        self.staging = source.threads.submit(self._bring, source)
+        self.staging = source.threads.submit(self._stager.bring, source, self.context)
         self.state = State.STAGING
 
     def settle(self, agreed: Sequence[int]) -> None:
-        """Staging to probing, with the spans of which every rank has the same variant; the others are repaired in full.
+        """Stager to probing, with the spans of which every rank has the same variant; the others are repaired in full.
 
         `agreed`: the least of all ranks' numbers of `poll`.
         """
         assert self.staging is not None
         brought, report = self.staging.result(), self.report
+        report.steps_ms.load = self._stager.load_ms
         choices = [low if low == -high else NOT_THERE for low, high in zip(agreed[::2], agreed[1::2], strict=True)]
         report.exact_tokens = self.task.start
         self.context.readable[: self.task.start] = True
@@ -203,7 +169,7 @@ class Blend:
                         PassageReport(
                             start=span.start,
                             num_tokens=span.end - span.start,
-                            passed_over=self._passed_over.get(place),
+                            passed_over=self._stager.passed_over.get(place),
                         )
                     )
                 continue
@@ -321,98 +287,3 @@ class Blend:
             self._pages.release(self._scratch)
             self._scratch = None
         return True
-
-    def _bring(self, source: PassageSource) -> list[Brought | None]:
-        """In a thread: what there is of each span; None of one that is to be recomputed."""
-        began, began_ns = time.perf_counter(), time.time_ns()
-        self._check_hit()
-        with torch.inference_mode(), ExitStack() as closing:
-            # every file is opened before one is read, so that an eviction meanwhile hurts nothing
-            opened = self._open(source, closing)
-            placed = [self._placed(own) for own in opened]
-            failed = self._pages.bring(self.context, placed, hit=self.task.start)
-            for place, reason in failed.items():
-                self._note_lost(reason)
-                opened[place].file.quarantine()
-            seconds = time.perf_counter() - began
-            self.report.steps_ms.load = seconds * 1e3
-            self.timed_steps.part("load", began_ns, seconds * 1e3)
-        if source.loading is not None and not failed:
-            num_tokens = Counter[str]()
-            for own in opened:
-                num_tokens[own.file.tier] += self.spans[own.span].end - self.spans[own.span].start
-            source.loading.loaded(num_tokens, seconds)
-        brought: list[Brought | None] = [None] * len(self.spans)
-        for place, own in enumerate(opened):
-            if place not in failed:
-                brought[own.span] = Brought(own.file.tier, own.choice)
-        return brought
-
-    def _check_hit(self) -> None:
-        first = self.spans[0]
-        if self.num_lost_tokens > 0 and not (first.is_preamble and self.num_lost_tokens <= first.end):
-            raise KVBlendError(
-                f"the first {self.num_lost_tokens} tokens of a local hit of {self.task.start} lie in blocks that a "
-                "sliding window has given back, and are not all the preamble's"
-            )
-
-    def _open(self, source: PassageSource, closing: ExitStack) -> list[_Opened]:
-        """The best that the store has of each span, of the model's shape and dtype, until `closing` ends."""
-        deadline = Deadline.after(source.deadline_s)
-        slow = set[str]() if source.loading is None else source.loading.too_slow()
-        opened: dict[int, _Opened] = {}
-        for choice in range(max((len(span.choices) for span in self.spans), default=0)):
-            keys = {
-                place: span.choices[choice].key(source.model_fingerprint, source.heads)
-                for place, span in enumerate(self.spans)
-                if place not in opened and choice < len(span.choices)
-            }
-            # a preamble is loaded wherever it lies: it may be what a local hit has lost
-            preamble = {key for place, key in keys.items() if slow and self.spans[place].is_preamble}
-            wanted = [key for key in dict.fromkeys(keys.values()) if key not in preamble]
-            files = dict(source.store.open_many(wanted, deadline, passing_over=slow, fetched=self._note_fetch))
-            if preamble:
-                files.update(source.store.open_many(preamble, deadline, fetched=self._note_fetch))
-            for file in files.values():
-                closing.callback(file.close)
-            if slow:
-                self._note_passed_over(source, {p: key for p, key in keys.items() if key not in files}, deadline, slow)
-            for place, key in keys.items():
-                if key in files and self._fits(self.spans[place], files[key]):
-                    opened[place] = _Opened(place, choice, files[key])
-        return [opened[place] for place in sorted(opened)]
-
-    def _note_fetch(self, tier: str, counts: OpCounts) -> None:
-        facts: Facts = {"tier": tier, "keys": counts.num_keys, "hits": counts.num_hits, "bytes": counts.num_bytes}
-        self.timed_steps.ended("fetch", counts.seconds, facts, within="load")
-
-    def _note_passed_over(
-        self, source: PassageSource, missing: dict[int, PassageKVKey], deadline: Deadline, slow: set[str]
-    ) -> None:
-        """Say what lies in tiers that were passed over, and have it brought nearer for the next request."""
-        found = source.store.lookup_many(list(missing.values()), deadline)
-        source.store.prefetch(found, slow)
-        self._passed_over.update({place: found[key] for place, key in missing.items() if found.get(key) in slow})
-
-    def _fits(self, span: PlacedSpan, file: OpenPassageKV) -> bool:
-        expected, header = self.caches.kv_shape(span.num_stored_tokens), file.header
-        if header.shape == expected and header.torch_dtype == self.caches.dtype:
-            return True
-        self._note_lost(f"it is {header.shape} {header.dtype}, {expected} expected")
-        return False
-
-    def _placed(self, own: _Opened) -> PlacedKV:
-        """Where a passage goes: the span's tokens of it, but for those that the context has."""
-        span = self.spans[own.span]
-        before, after = span.num_cut
-        return PlacedKV(own.file, span.start - before, before + self._skipped(own.span), left_out=after)
-
-    def _skipped(self, index: int) -> int:
-        """How many of a span's first tokens the context has from a local hit."""
-        span = self.spans[index]
-        return 0 if span.start == 0 and self.num_lost_tokens > 0 else max(0, self.task.start - span.start)
-
-    def _note_lost(self, reason: str) -> None:
-        logger.warning(
-            "Passage KV of request %s is recomputed: %s", self.task.request_id, reason, extra=self.task.log_ids
-        )

@@ -12,8 +12,9 @@ from kvblend.core.report import BlendReport
 from kvblend.vllm_connector.engine.ranks import Ranks
 from kvblend.vllm_connector.log_ids import log_ids
 from kvblend.vllm_connector.timed_step import TimedStep
-from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
+from kvblend.vllm_connector.worker.blend import Blend, Readiness, State
 from kvblend.vllm_connector.worker.clock import PassClock
+from kvblend.vllm_connector.worker.stager import PassageSource
 
 __all__ = ["REST_S", "Blends"]
 

@@ -31,12 +31,13 @@ from kvblend.vllm_connector.fingerprint import model_fingerprint
 from kvblend.vllm_connector.head_ranges import head_ranges
 from kvblend.vllm_connector.metadata import StepMetadata, StepResults
 from kvblend.vllm_connector.support import check_layers
-from kvblend.vllm_connector.worker.blend import Blend, PassageSource
+from kvblend.vllm_connector.worker.blend import Blend
 from kvblend.vllm_connector.worker.blends import REST_S, Blends
 from kvblend.vllm_connector.worker.clock import PassClock
 from kvblend.vllm_connector.worker.encodes import Encodes
 from kvblend.vllm_connector.worker.loading import LoadingController
 from kvblend.vllm_connector.worker.passage_writer import PassageWriter
+from kvblend.vllm_connector.worker.stager import PassageSource
 
 __all__ = ["WorkerHalf"]
 

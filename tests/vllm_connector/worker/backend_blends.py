@@ -24,9 +24,10 @@ from kvblend.vllm_connector.engine.device_pages import DevicePages
 from kvblend.vllm_connector.engine.layer_cache import LayerCache
 from kvblend.vllm_connector.engine.pages import Pages
 from kvblend.vllm_connector.metadata import BlendTask
-from kvblend.vllm_connector.worker.blend import Blend, PassageSource, Readiness, State
+from kvblend.vllm_connector.worker.blend import Blend, Readiness, State
 from kvblend.vllm_connector.worker.blends import Blends
 from kvblend.vllm_connector.worker.clock import PassClock
+from kvblend.vllm_connector.worker.stager import PassageSource
 from tests.vllm_connector.engine.backend_caches import allocate_layers
 from tests.vllm_connector.one_rank import OneRank
 from tests.vllm_connector.worker.dense_pages import DensePages
