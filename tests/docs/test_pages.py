@@ -21,6 +21,7 @@ PASSED_ON = {"serve", "calibrate"}
 """Commands that hand what is behind `--` to vLLM."""
 NOT_OURS = {
     *("No matching distribution found for torch==", "+cpu"),
+    "No package metadata was found for vllm",
     *("Compiling model again due to a load failure", "finalize_loading"),
 }
 """Of pip, and of vLLM."""
