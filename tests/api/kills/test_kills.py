@@ -45,6 +45,7 @@ class Killed:
     """vLLM's."""
     service: BaseProcess | None = None
     engine: BaseProcess | None = None
+    traffic: Traffic | None = None
 
     def start(self) -> None:
         """Whatever does not run, vLLM first; returns once the service is ready."""
@@ -80,6 +81,11 @@ class Killed:
             process.join()
         for path in shared:
             path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.kill("both")
+        if self.traffic is not None:
+            self.traffic.stop()
 
     def terminate(self) -> int | None:
         """The service's exit status, once it has ended."""
@@ -128,7 +134,7 @@ def made(demo_model_path: Path, embedding_model_path: Path, tmp_path: Path) -> I
     try:
         yield killed
     finally:
-        killed.kill("both")
+        killed.close()
 
 
 @pytest.fixture
@@ -155,9 +161,9 @@ def begin(killed: Killed, *, pause_s: float = 0.0) -> Traffic:
     killed.start()
     body = {"name": COLLECTION, "passage_tokens": 64}
     assert httpx.post(f"{killed.url}/v1/collections", json=body, timeout=60).status_code == 201
-    traffic = Traffic(killed.url, pause_s=pause_s)
-    traffic.start()
-    return traffic
+    killed.traffic = Traffic(killed.url, pause_s=pause_s)
+    killed.traffic.start()
+    return killed.traffic
 
 
 def wait_for_jobs(traffic: Traffic, number: int) -> None:
