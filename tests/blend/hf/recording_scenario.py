@@ -13,7 +13,8 @@ import torch
 from kvblend.blend import ModelFlops
 from kvblend.vllm_connector.engine.host_context import HostContext
 from kvblend.vllm_connector.worker import half
-from kvblend.vllm_connector.worker.blend import Blend, PassageSource
+from kvblend.vllm_connector.worker.blend import Blend
+from kvblend.vllm_connector.worker.stager import PassageSource
 
 SCENARIO = runpy.run_path(str(Path(__file__).parents[2] / "vllm_connector" / "scenario.py"))
 
