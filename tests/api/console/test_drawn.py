@@ -26,10 +26,10 @@ COPY = """() => {
 """Keeps what is streamed to the page: the browser's own tools keep no stream."""
 
 
-def ask(page: Page) -> dict[str, Any]:
+def ask(page: Page, question: str = QUESTION) -> dict[str, Any]:
     """Ask in the browser; returns the answer that the service streamed to it."""
     page.evaluate(COPY)
-    page.get_by_label("Question").fill(QUESTION)
+    page.get_by_label("Question").fill(question)
     page.keyboard.press("Enter")
     expect(page.locator(".answer")).to_have_attribute("aria-busy", "false", timeout=120_000)
     streamed: str = page.evaluate("() => window.streamed")
@@ -90,3 +90,20 @@ def test_of_vllm(service: RunningService, open_page: OpenPage) -> None:
     report = check(open_page(f"{service.url}/#/ask?c=drawn"))
     assert report["tiers"] and report["selected_tokens"] > 0
     assert report["steps_ms"]["load"] > 0 and report["steps_ms"]["repair"] > 0
+
+
+def test_passages_that_stand_elsewhere_than_retrieved_are_drawn(console: ScriptedService, open_page: OpenPage) -> None:
+    with harbour(console, "ordered") as name, Client(console.url) as client:
+        client.update_collection(name, order="document")
+        question = "When does the lock open?"
+        places = [source.place or 0 for source in client.query(name, question).sources]
+        assert places != sorted(places), "the lock stands behind the incidents in its document"
+        page = open_page(f"{console.url}/#/ask?c={name}")
+        ask(page, question)
+        drawn = page.locator(".order svg")
+        told = "; ".join(f"retrieved {rank + 1}, served {place + 1}" for rank, place in enumerate(places))
+        expect(drawn).to_have_attribute("aria-label", told)
+        moved = sum(place != rank for rank, place in enumerate(places))
+        expect(drawn.locator("line")).to_have_count(len(places))
+        expect(drawn.locator("line.moved")).to_have_count(moved)
+        expect(page.locator(".order")).to_contain_text(f"{moved} passage")
