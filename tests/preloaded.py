@@ -12,14 +12,18 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-__all__ = ["run_script", "start"]
+import httpx
+
+__all__ = ["run_script", "start", "wait_ready"]
 
 CHILD = "preloaded child"
 """This file's name in a forked process, which finds it by its path: `tests` is no package there."""
@@ -80,6 +84,17 @@ def start(command: Sequence[str], environment: Mapping[str, str], *, out: Path, 
     process = _forked(0, (out, err), environment, list(command))
     process.start()
     return process
+
+
+def wait_ready(process: BaseProcess, url: str, *, log_path: Path, timeout_s: float) -> None:
+    """Until a server answers 200. Raises AssertionError, with the end of its log, where it does not."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and process.exitcode is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5.0, trust_env=False).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"{url} does not answer:\n{log_path.read_text()[-4000:]}")
 
 
 def _forked(

@@ -1,7 +1,6 @@
 """Real vLLM servers with the connector, started side by side."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-import httpx
-
 from kvblend.cli.engine import engine_command, engine_environment
-from tests.preloaded import start
+from tests.preloaded import start, wait_ready
 
 __all__ = ["VLLMServer", "running_servers"]
 
@@ -44,13 +41,7 @@ class VLLMServer:
 
     def wait_ready(self, process: BaseProcess) -> None:
         """Until it answers."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and process.exitcode is None:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=5.0, trust_env=False).status_code == 200:
-                    return
-            time.sleep(0.5)
-        raise AssertionError(f"vLLM at {self.port} did not start:\n{self.log_path.read_text()[-4000:]}")
+        wait_ready(process, f"{self.url}/health", log_path=self.log_path, timeout_s=START_TIMEOUT_S)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from tests.api.engine.vllm_servers import VLLMServer
 from tests.api.kills.agreement import check_catalog_and_index, check_settled
 from tests.api.kills.storing_engine import storing_engine
 from tests.api.kills.traffic import COLLECTION, Traffic
-from tests.preloaded import start
+from tests.preloaded import start, wait_ready
 
 ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "0"))
 START_S = 600.0
@@ -58,7 +58,7 @@ class Killed:
             self.service = start(
                 ["kvblend.cli", *self.arguments], environment, out=self.scratch / "out.log", err=self.log_path
             )
-        self._wait_ready(self.service)
+        wait_ready(self.service, f"{self.url}/readyz", log_path=self.log_path, timeout_s=START_S)
 
     @property
     def log_path(self) -> Path:
@@ -93,17 +93,6 @@ class Killed:
         self.service.terminate()
         self.service.join(60)
         return self.service.exitcode
-
-    def _wait_ready(self, service: BaseProcess) -> None:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and service.exitcode is None:
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=5.0, trust_env=False).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.2)
-        raise AssertionError(f"the service is not ready:\n{self.log_path.read_text()[-4000:]}")
 
 
 def _shared_memory(process: BaseProcess) -> set[Path]:
