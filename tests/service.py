@@ -79,7 +79,10 @@ def service(
 ) -> Iterator[RunningService]:
     """One service for the whole session: use collections of your own."""
     home = tmp_path_factory.mktemp("home")
-    with running_service(demo_model_path, embedding_model_path, home=home, dtype=dtype) as service:
+    # A model this small may fill the space that JSON allows between its tokens until no token is left.
+    options = ("--structured-outputs-config.disable_any_whitespace", "true")
+    options += ("--structured-outputs-config.backend", "xgrammar")
+    with running_service(demo_model_path, embedding_model_path, home=home, dtype=dtype, options=options) as service:
         yield service
 
 

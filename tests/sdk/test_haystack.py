@@ -120,9 +120,10 @@ def test_documents_of_any_retriever_tools_and_schemas(url: str) -> None:
     assert (told["report"]["outcome"], told["report"]["recompute_ratio"]) == ("blended", 0.5)
     assert told["sources"][0]["metadata"] == {"day": "2026-01-02"} and LAMP.meta == {"day": date(2026, 1, 2)}
 
-    schema = {"type": "object", "properties": {"place": {"enum": ["north", "south"]}}, "required": ["place"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {"place": {"enum": ["north", "south"]}}}
+    schema |= {"required": ["place"], "additionalProperties": False}
     tool = Tool(name="lookup", description="Looks up a place.", parameters=schema, function=lambda place: place)
-    named = {"tool_choice": {"type": "function", "function": {"name": "lookup"}}, "max_tokens": 60}
+    named = {"tool_choice": {"type": "function", "function": {"name": "lookup"}}, "max_tokens": 60, "temperature": 0.0}
     asked: dict[str, Any] = {"generation_kwargs": named, "tools": [tool], "documents": [LAMP]}
     (reply,) = generator.run(QUESTION, **asked, tools_strict=True)["replies"]  # else vLLM holds no arguments to it
     (call,) = reply.tool_calls

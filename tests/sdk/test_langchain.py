@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from datetime import date
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import openai
 import pytest
@@ -210,9 +210,9 @@ def test_structured_output_beside_documents(url: str) -> None:
     class Lamp(BaseModel):
         """What a lamp burns."""
 
-        fuel: str
+        fuel: Literal["seal oil", "birch"]
 
-    chat = ChatKVBlend(base_url=url, max_tokens=60, documents=[LAMP])
+    chat = ChatKVBlend(base_url=url, max_tokens=60, temperature=0.0, documents=[LAMP])
     lamp = chat.with_structured_output(Lamp).invoke(QUESTION)
     assert isinstance(lamp, Lamp)
 
