@@ -53,6 +53,7 @@ def test_the_fingerprint_is_that_of_the_weights(embedder: Embedder, embedding_mo
     assert len(embedder.fingerprint) == 64
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not XQUAD.exists(), reason="the XQuAD paragraphs are not on this machine")
 def test_recall_on_xquad(embedder: Embedder, tmp_path: Path, tokenizer: Tokenizer) -> None:
     """Each article is one document; a passage of it that holds the answer is among the first five found.

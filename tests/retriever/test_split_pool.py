@@ -48,7 +48,9 @@ def test_a_document_that_takes_long_ends_its_own_parse(pool: SplitPool) -> None:
     assert pool.split(b"A text.", "text/plain", "a", 64), "another worker has taken its place"
 
 
-@pytest.mark.parametrize("memory_mib", [40, 104, 132, 153])
+@pytest.mark.parametrize(
+    "memory_mib", [40, 153, *(pytest.param(mib, marks=pytest.mark.extended) for mib in (104, 132))]
+)
 def test_a_document_that_takes_much_memory_ends_its_own_parse(
     passage_tokenizer: PassageTokenizer, memory_mib: int
 ) -> None:

@@ -18,9 +18,9 @@ from tests.preloaded import run_script
 from tests.tolerances import TOLERANCES
 from tests.vllm_connector.full_reuse import full_reuse_logprobs
 
-MORE_MODELS = ["demo", "llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "gemma2"]
+MORE_MODELS = ["demo", "llama3rope", "qwen2", "qwen3", "qwen3_yarn", "mistral", "mistral_sw", "gemma2"]
 MODELS = [
-    *("qwen3moe", "mistral_sw", "gemma3"),
+    *("qwen3moe", "gemma3"),
     *(pytest.param(name, marks=pytest.mark.extended) for name in MORE_MODELS),
 ]
 SCENARIO = Path(__file__).with_name("scenario.py")

@@ -227,7 +227,9 @@ def test_the_hosts_own_peer_process_dead_or_stalled(make_host: MakeHost, caplog:
     assert len(lines) <= 5
 
 
-@pytest.mark.parametrize("change", ["rewritten", "evicted", "deleted and put"])
+@pytest.mark.parametrize(
+    "change", ["rewritten", "evicted", pytest.param("deleted and put", marks=pytest.mark.extended)]
+)
 def test_a_file_that_changes_at_the_peer_while_it_is_read(make_host: MakeHost, change: str) -> None:
     """What is rewritten in its place, which no store does, is found by its checksums; what is evicted still reads."""
     one = make_host("one")
