@@ -29,7 +29,6 @@ CHILD = "preloaded child"
 """This file's name in a forked process, which finds it by its path: `tests` is no package there."""
 MODELS = {
     "LlamaForCausalLM": "vllm.model_executor.models.llama",
-    "MistralForCausalLM": "vllm.model_executor.models.mistral",
     "Gemma3ForCausalLM": "vllm.model_executor.models.gemma3",
     "Qwen3MoeForCausalLM": "vllm.model_executor.models.qwen3_moe",
     "BloomForCausalLM": "vllm.model_executor.models.bloom",
