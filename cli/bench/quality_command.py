@@ -57,6 +57,9 @@ def quality(
         list[str] | None,
         typer.Option(metavar="ENCODE/SELECTOR", help="Just these pairs, not every encode with every selector."),
     ] = None,
+    full_prefill: Annotated[
+        bool, typer.Option("--full-prefill", help="Full prefill's own answers and no method's, as to compare orders.")
+    ] = False,
     ratio: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Recompute ratios; repeatable.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; where not given, that of `kvblend serve` here.")
@@ -82,8 +85,11 @@ def quality(
 
     if method and (encode or selector):
         raise typer.BadParameter("give either methods, or encodes and selectors", param_hint="--method")
+    if full_prefill and (method or encode or selector):
+        raise typer.BadParameter("give either this or methods, encodes and selectors", param_hint="--full-prefill")
     selectors = selector or [name for name in LAB_SELECTORS if name != "all"]
     methods = [_pair(text) for text in method] if method else list(product(encode or ENCODES, selectors))
+    methods = [] if full_prefill else methods
     require_known("--method" if method else "--encode", {encode for encode, _ in methods}, KNOWN_ENCODES)
     require_known("--method" if method else "--selector", {selector for _, selector in methods}, LAB_SELECTORS)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -70,6 +70,8 @@ def test_rows_resumed_and_drawn(tiny_model_path: Callable[[str], Path], tmp_path
         assert row["kl"] == pytest.approx(other["kl"], rel=1e-5)
 
     pairs = ["--num-questions", "2", "--ratio", "0.15", "--method", "alone/cacheblend_v", "--method", "warm/probe"]
+    (full,) = run(model, "--num-questions", "2", "--full-prefill", "--state", str(state), "--json")
+    assert full == next(row for row in again if row["selector"] == "full_prefill")
     some = run(model, *pairs, "--state", str(state), "--json")
     assert [(row["encode"], row["selector"]) for row in some[1:]] == [("alone", "cacheblend_v"), ("warm", "probe")]
     assert some[2]["kl"] == pytest.approx(by_method["probe", "warm"]["kl"], abs=1e-5)
@@ -140,6 +142,7 @@ def test_sigterm_stops_and_reports(tiny_model_path: Callable[[str], Path], tmp_p
         (["--method", "warm/nothing"], "nothing: not among"),
         (["--method", "probe"], "probe: not among"),
         (["--method", "warm/probe", "--encode", "warm"], "give either"),
+        (["--full-prefill", "--encode", "warm"], "give either"),
     ],
 )
 def test_unknown_methods_are_refused(options: list[str], message: str) -> None:
