@@ -1,17 +1,17 @@
-"""Tiny random models of every architecture that kvblend blends, for tests on a real vLLM.
+"""Tiny random models of every architecture that kvblend blends, for tests on a real vLLM, and one that sees images.
 
 A random model is of use only if a wrong KV shows: attention must move the logits and the next-token
 distribution must be neither flat nor a single token. `tests/test_tiny_models.py` measures that.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["TINY_MODELS", "TinyModel", "make_tiny_model"]
+__all__ = ["IMAGE_TOKEN", "NUM_IMAGE_TOKENS", "TINY_MODELS", "TinyModel", "make_tiny_model", "make_tiny_vision_model"]
 
 MAX_TOKENS = 4096
 INITIALIZER_RANGE = 0.2
@@ -51,7 +51,7 @@ class TinyModel:
     @property
     def digest(self) -> str:
         """12 hex digits that change with anything that the weights depend on."""
-        return hashlib.sha256(repr((sorted(SHAPE.items()), INITIALIZER_RANGE, self)).encode()).hexdigest()[:12]
+        return _digest(sorted(SHAPE.items()), INITIALIZER_RANGE, self)
 
 
 LLAMA3_ROPE = {
@@ -84,6 +84,20 @@ TINY_MODELS: Mapping[str, TinyModel] = {
     "gemma3": replace(GEMMA2, architecture="Gemma3", overrides={**GEMMA, **GEMMA3_LAYERS}),
 }
 
+VISION: Mapping[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 112,
+    "patch_size": 14,
+}
+SCALE_FACTOR = 2
+"""How many patches, in height and in width, are one token."""
+IMAGE_TOKEN = "<image>"
+NUM_IMAGE_TOKENS = (VISION["image_size"] // VISION["patch_size"] // SCALE_FACTOR) ** 2
+"""Of an image of any size, in a prompt of the vision model."""
+
 
 def make_tiny_model(name: str, folder: Path, *, tokenizer_path: Path) -> Path:
     """Return the model's folder inside `folder`, in float32 with the tokenizer of `tokenizer_path`.
@@ -92,13 +106,34 @@ def make_tiny_model(name: str, folder: Path, *, tokenizer_path: Path) -> Path:
     Raises KeyError where no recipe has the name.
     """
     recipe = TINY_MODELS[name]
-    model_path = folder / f"tiny-{name}-{recipe.digest}"
+    return _made_once(
+        folder, f"tiny-{name}-{recipe.digest}", lambda model_path: _save(recipe, model_path, tokenizer_path)
+    )
+
+
+def make_tiny_vision_model(folder: Path, *, tokenizer_path: Path) -> Path:
+    """Likewise an Idefics3, as SmolVLM is: a Llama of the common shape that sees images through SigLIP.
+
+    The tokenizer has `IMAGE_TOKEN` besides, and those that Idefics3 puts around an image.
+    """
+    digest = _digest(sorted(SHAPE.items()), INITIALIZER_RANGE, sorted(VISION.items()), SCALE_FACTOR)
+    return _made_once(
+        folder, f"tiny-idefics3-{digest}", lambda model_path: _save_vision_model(model_path, tokenizer_path)
+    )
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _made_once(folder: Path, name: str, save: Callable[[Path], None]) -> Path:
+    model_path = folder / name
     if model_path.is_dir():
         return model_path
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".tiny-{name}.", dir=folder) as scratch:
+    with TemporaryDirectory(prefix=f".{name}.", dir=folder) as scratch:
         made = Path(scratch, "model")
-        _save(recipe, made, tokenizer_path)
+        save(made)
         try:
             made.rename(model_path)
         except OSError:
@@ -126,3 +161,26 @@ def _save(recipe: TinyModel, model_path: Path, tokenizer_path: Path) -> None:
             model.model.norm.weight.fill_(recipe.final_norm)
     model.save_pretrained(model_path)
     transformers.AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(model_path)
+
+
+def _save_vision_model(model_path: Path, tokenizer_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    edge = {"longest_edge": VISION["image_size"]}
+    images = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=NUM_IMAGE_TOKENS)  # adds its tokens
+    config = Idefics3Config(
+        text_config={**SHAPE, "vocab_size": len(tokenizer), "initializer_range": INITIALIZER_RANGE},
+        vision_config={**VISION, "initializer_range": INITIALIZER_RANGE},
+        image_token_id=processor.image_token_id,
+        scale_factor=SCALE_FACTOR,
+        pad_token_id=SHAPE["pad_token_id"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Idefics3ForConditionalGeneration(config)
+    model.save_pretrained(model_path)
+    processor.save_pretrained(model_path)

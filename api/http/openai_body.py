@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from kvblend.api.http.passed_body import Xargs, without_orders
+from kvblend.api.prompt.sent_messages import is_text_part
 from kvblend.core.errors import InvalidRequestError
 from kvblend.core.rest import BlendOptions
 
@@ -136,7 +137,7 @@ def split_conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
         earlier=plain[num_system:last],
         question=plain[last]["content"],
         later=plain[last + 1 :],
-        has_media=any(not _is_text(part) for message in messages for part in _parts(message)),
+        has_media=any(not is_text_part(part) for message in messages for part in _parts(message)),
     )
 
 
@@ -148,7 +149,7 @@ def _text(message: Mapping[str, Any], index: int) -> str:
     if content is None and message.get("role") == "assistant":
         return ""
     if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if _is_text(part))
+        return "\n".join(part["text"] for part in content if is_text_part(part))
     raise InvalidRequestError(
         "with documents, a message's content must be text or a list of parts", param=f"messages.{index}.content"
     )
@@ -157,9 +158,3 @@ def _text(message: Mapping[str, Any], index: int) -> str:
 def _parts(message: Mapping[str, Any]) -> list[Any]:
     content = message.get("content")
     return content if isinstance(content, list) else []
-
-
-def _is_text(part: Any) -> bool:
-    if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-        return False
-    return part.get("type", "text") in ("text", "input_text")

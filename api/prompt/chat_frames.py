@@ -9,6 +9,7 @@ from typing import Any
 
 from kvblend.api.engine.replicas import Replicas
 from kvblend.api.prompt.builder import BEFORE_PASSAGES, BEFORE_QUESTION, Frame, Message, PromptBuilder
+from kvblend.api.prompt.sent_messages import is_text_part
 from kvblend.api.prompt.template_options import template_kwargs, template_options
 from kvblend.api.query_threads import QueryThreads
 from kvblend.core.errors import NotFoundError, RefusedByEngineError
@@ -104,6 +105,10 @@ def messages_with_passages(
     content = messages[last]["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     told = f"{BEFORE_PASSAGES}{''.join(passage + SEPARATOR for passage in passages)}{BEFORE_QUESTION}"
-    changed = {**messages[last], "content": [{"type": "text", "text": told}, *parts]}
+    if parts and is_text_part(parts[0]):  # of two parts of text vLLM may make two lines
+        parts[0] = {**parts[0], "text": told + parts[0]["text"]}
+    else:
+        parts.insert(0, {"type": "text", "text": told})
+    changed = {**messages[last], "content": parts}
     system = [] if preamble is None else [{"role": "system", "content": preamble}]
     return [*system, *map(dict, messages[:last]), changed, *map(dict, messages[last + 1 :])]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["sent_messages"]
+__all__ = ["is_text_part", "sent_messages"]
 
 
 def sent_messages(messages: Any) -> list[dict[str, Any]] | None:
@@ -22,6 +22,13 @@ def sent_messages(messages: Any) -> list[dict[str, Any]] | None:
             sent["tool_calls"] = [_with_values(call) for call in message["tool_calls"]]
         found.append(sent)
     return found
+
+
+def is_text_part(part: Any) -> bool:
+    """Whether vLLM takes a part of a message's content for text."""
+    if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+        return False
+    return part.get("type", "text") in ("text", "input_text")
 
 
 def _text(content: Any) -> str | None:

@@ -23,6 +23,7 @@ CHAT: dict[str, Any] = {
     "kvblend": {"documents": DOCUMENTS},
 }
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+CAPTIONED = {**PICTURE, "text": "vLLM leaves this out."}
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +195,9 @@ def test_streamed_chunks_are_vllms_and_the_last_has_the_report(
     assert sent_by(scripted)["stream_options"] == {"include_usage": True}
 
 
-def test_pictures_stand_beside_the_passages_text(scripted: ScriptedService) -> None:
-    content = [PICTURE, {"type": "text", "text": "What is this?"}]
+@pytest.mark.parametrize("part", [PICTURE, CAPTIONED, "What is this?"])
+def test_pictures_stand_beside_the_passages_text(scripted: ScriptedService, part: Any) -> None:
+    content = [part, {"type": "text", "text": "What is this?"}]
     answer = ask(scripted, messages=[{"role": "user", "content": "Hello."}, {"role": "user", "content": content}])
     report = answer["kvblend"]["report"]
     assert (report["outcome"], report["reason"]) == ("prefilled", "the messages hold more than text")
@@ -205,6 +207,15 @@ def test_pictures_stand_beside_the_passages_text(scripted: ScriptedService) -> N
     assert [message["role"] for message in sent["messages"]] == ["system", "user", "user"]
     passages = "".join(f"{text}\n\n" for text in DOCUMENTS)
     assert sent["messages"][2]["content"] == [{"type": "text", "text": f"Passages:\n\n{passages}Question: "}, *content]
+
+
+def test_passages_are_in_the_questions_own_text(scripted: ScriptedService) -> None:
+    """Of two parts of text vLLM makes two lines, and a blended prompt has one."""
+    content = [{"type": "text", "text": "What is this?"}, PICTURE]
+    ask(scripted, messages=[{"role": "user", "content": content}])
+    passages = "".join(f"{text}\n\n" for text in DOCUMENTS)
+    told = {"type": "text", "text": f"Passages:\n\n{passages}Question: What is this?"}
+    assert sent_by(scripted)["messages"][1]["content"] == [told, PICTURE]
 
 
 @pytest.mark.parametrize("field", ["echo", "truncate_prompt_tokens"])
