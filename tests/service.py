@@ -80,8 +80,7 @@ def service(
     """One service for the whole session: use collections of your own."""
     home = tmp_path_factory.mktemp("home")
     # A model this small may fill the space that JSON allows between its tokens until no token is left.
-    options = ("--structured-outputs-config.disable_any_whitespace", "true")
-    options += ("--structured-outputs-config.backend", "xgrammar")
+    options = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     with running_service(demo_model_path, embedding_model_path, home=home, dtype=dtype, options=options) as service:
         yield service
 

@@ -10,6 +10,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from kvblend.api.engine.answer_tokens import TOKEN_FIELDS, AnswerToken, answer_tokens
 from kvblend.api.quality.truncated_kl import answer_kl
+from kvblend.sdk import Client
 from tests.service import RunningService
 from tests.tolerances import Tolerances
 
@@ -137,12 +138,10 @@ def test_documents_stand_before_the_last_user_message(client: OpenAI, model: str
 def test_a_chat_over_a_collection_retrieves_for_the_newest_message(
     client: OpenAI, model: str, service: RunningService
 ) -> None:
-    httpx.post(f"{service.url}/v1/collections", json={"name": "chat"})
-    for text in ("The bakery of Vik opens at five.", "The bridge of Vik is closed in winter."):
-        httpx.post(f"{service.url}/v1/collections/chat/documents", json={"text": text})
-    for _ in range(100):
-        if httpx.get(f"{service.url}/v1/collections/chat").json()["num_documents"] == 2:
-            break
+    with Client(service.url) as ingest:
+        ingest.create_collection("chat")
+        for text in ("The bakery of Vik opens at five.", "The bridge of Vik is closed in winter."):
+            ingest.wait(ingest.add_document("chat", text), timeout_s=120)
     messages: Any = [
         *QUESTION,
         {"role": "assistant", "content": "Brenner."},

@@ -1,6 +1,6 @@
 """Runs vLLM's own entrypoint tests against vLLM and, over the same server, against the service.
 
-    run.py [--tests FOLDER] [--only FILE ...]      `make compat-entrypoints`
+    run.py [--tests FOLDER] [--only FILE ...]      `make compat-entrypoints`; what is known of other files stays
 
 FOLDER is the `tests` of a checkout of vLLM at the version that is installed; without it pip fetches that version's
 source, of which nothing is built. What came out goes to benchmarks/results/entrypoints.json. The status is 1 where a
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -63,6 +64,8 @@ FILES = (
     "serve/tokenize/test_tokenization.py",
 )
 """Of vLLM's tests/entrypoints those that ask a server of one text model over HTTP."""
+CONFTESTS = ("tests.entrypoints.conftest", "tests.entrypoints.openai.responses.conftest")
+"""What of theirs is loaded: their topmost one is not, which prepares GPUs."""
 MODEL = re.compile(r"""["']([A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)["']|"--served-model-name",\s*"([^"]+)\"""")
 OPTIONS = ("--max-model-len", "8192", "--enable-tokenizer-info-endpoint")
 """What several of them ask for."""
@@ -106,7 +109,8 @@ def outcomes(tests: Path, chosen: Sequence[str], *, url: str, model: Path) -> Ou
         (folder / "tests").symlink_to(tests.resolve())  # without the vllm beside it, which is not built
         (folder / "pytest.ini").write_text("[pytest]\n")
         command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=line", "-p", "served"]
-        command += ["-p", "no:cacheprovider", "--noconftest", "-p", "tests.entrypoints.conftest"]
+        command += ["-p", "no:cacheprovider", "--noconftest"]
+        command += [word for module in CONFTESTS for word in ("-p", module)]
         command += ["--rootdir", str(folder), "--import-mode=importlib", f"--timeout={LIMIT_S}"]
         command += ["--junitxml=report.xml", *(f"tests/entrypoints/{each}" for each in chosen)]
         environment = {
@@ -169,6 +173,20 @@ def counts(files: Sequence[str], vllm: Outcomes, ours: Outcomes) -> dict[str, di
     }
 
 
+def merged(former: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A run's row, with what a former one has of other files."""
+    files = [file for file in former["tests"] if file not in row["tests"] and file in FILES]
+    names = [name for name in former["vllm_alone"] if any(_is_of(name, file) for file in files)]
+    refused = {name: why for name, why in former["on_purpose"].items() if any(_is_of(name, file) for file in files)}
+    tests = {file: former["tests"][file] for file in files} | row["tests"]
+    return {
+        "date": row["date"],
+        "tests": {file: tests[file] for file in FILES if file in tests},
+        "vllm_alone": sorted([*names, *row["vllm_alone"]]),
+        "on_purpose": refused | row["on_purpose"],
+    }
+
+
 def _passing(vllm: str, ours: str | None) -> str:
     if vllm == "skipped":
         return "skipped"
@@ -207,7 +225,7 @@ def main() -> int:
     counted = counts(arguments.only, vllm, ours)
     refused = {name: reason for name, reason in ON_PURPOSE.items() if name in vllm and ours.get(name) != "passed"}
     row = {"date": _today(), "tests": counted, "vllm_alone": differs, "on_purpose": refused}
-    RESULTS.write_text(json.dumps(row, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(merged(json.loads(RESULTS.read_text()), row), indent=1) + "\n")
     for file, found in counted.items():
         print(f"{file}: {', '.join(f'{count} {what}' for what, count in found.items())}")
     print(*(f"passes against vLLM alone: {name}" for name in differs), sep="\n")

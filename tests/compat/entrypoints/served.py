@@ -13,6 +13,7 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Put the server that runs in the place of vLLM's way to start one."""
+    import huggingface_hub
     import transformers
 
     from tests import utils  # type: ignore[attr-defined]  # vLLM's, by PYTHONPATH
@@ -27,3 +28,5 @@ def pytest_configure(config: pytest.Config) -> None:
     utils.RemoteOpenAIServer.__exit__ = lambda self, *raised: None
     own_tokenizer = transformers.AutoTokenizer.from_pretrained
     transformers.AutoTokenizer.from_pretrained = lambda name, *arguments, **options: own_tokenizer(model)
+    # What a test fetches, such as adapters, is for the server that it would start.
+    vars(huggingface_hub)["HfApi"].snapshot_download = lambda self, *arguments, **options: model

@@ -37,6 +37,26 @@ def test_each_file_has_its_own_row() -> None:
     }
 
 
+def test_a_run_of_some_files_keeps_what_is_known_of_others() -> None:
+    """And nothing of a file that is asked no more."""
+    orders = {name: run.ORDERS for name in run.ON_PURPOSE}
+    former = {
+        "date": "2026-01-01",
+        "tests": {"gone.py": {"both": 1}, FILES[1]: {"both": 9}, run.FILES[5]: {"both": 4, "vLLM alone": 2}},
+        "vllm_alone": ["gone::test", "openai.chat_completion.test_chat_echo::test_e"],
+        "on_purpose": orders,
+    }
+    row = {"date": "2026-02-02", "tests": {FILES[0]: {"both": 2}}, "vllm_alone": ["b"], "on_purpose": {}}
+    assert run.merged(former, row) == {
+        "date": "2026-02-02",
+        "tests": {FILES[0]: {"both": 2}, run.FILES[5]: {"both": 4, "vLLM alone": 2}, FILES[1]: {"both": 9}},
+        "vllm_alone": ["b", "openai.chat_completion.test_chat_echo::test_e"],
+        "on_purpose": orders,
+    }
+    again = run.merged(former, {**row, "tests": {FILES[1]: {"both": 9}}, "vllm_alone": []})
+    assert again["vllm_alone"] == []
+
+
 def test_models_are_served_by_every_name_that_a_test_has(tmp_path: Path) -> None:
     file = tmp_path / "entrypoints" / "test_it.py"
     file.parent.mkdir()
