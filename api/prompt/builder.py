@@ -58,6 +58,7 @@ class PromptBuilder:
         starts_with_bos = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
         self._bos = tokenizer.bos_token if starts_with_bos else ""
         self.has_template = tokenizer.chat_template is not None
+        self.takes_system_message = self._takes_system_message()
         self.fingerprint: str = self._passages.fingerprint
         """Names the tokenizer: two with the same one give the same tokens."""
 
@@ -159,6 +160,15 @@ class PromptBuilder:
             except Exception as error:  # a template is a program, and raises what it likes
                 failure = error
         raise InvalidRequestError(f"the model's chat template refuses the messages: {failure}") from failure
+
+    def _takes_system_message(self) -> bool:
+        if not self.has_template:
+            return True
+        try:
+            self._apply_template([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], {})
+        except Exception:  # as above
+            return False
+        return True
 
     def _apply_template(self, conversation: Sequence[Message], options: Mapping[str, Any]) -> str:
         options = {"add_generation_prompt": True, **options, "chat_template": None, "tokenize": False}

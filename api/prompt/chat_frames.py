@@ -95,20 +95,30 @@ class ChatFrames:
 
 
 def messages_with_passages(
-    messages: Sequence[Message], passages: Sequence[str], *, preamble: str | None
+    messages: Sequence[Message], passages: Sequence[str], *, preamble: str | None, takes_system_message: bool = True
 ) -> list[dict[str, Any]]:
     """The messages with the passages' text in the last user message, where they would otherwise stand as tokens.
 
-    `preamble` is the system message that they lack, if any.
+    `preamble` is the system message that they lack, if any; where the template takes none it is in front of the first
+    user message, as in `PromptBuilder.layouts`.
     """
-    last = max(index for index, message in enumerate(messages) if message.get("role") == "user")
-    content = messages[last]["content"]
+    told = [dict(message) for message in messages]
+    users = [index for index, message in enumerate(told) if message.get("role") == "user"]
+    passages_text = "".join(passage + SEPARATOR for passage in passages)
+    told[users[-1]]["content"] = _after(
+        f"{BEFORE_PASSAGES}{passages_text}{BEFORE_QUESTION}", told[users[-1]]["content"]
+    )
+    if preamble is None:
+        return told
+    if takes_system_message:
+        return [{"role": "system", "content": preamble}, *told]
+    told[users[0]]["content"] = _after(f"{preamble}\n\n", told[users[0]]["content"])
+    return told
+
+
+def _after(text: str, content: Any) -> list[Any]:
+    """A message's content with a text in front of it."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    told = f"{BEFORE_PASSAGES}{''.join(passage + SEPARATOR for passage in passages)}{BEFORE_QUESTION}"
     if parts and is_text_part(parts[0]):  # of two parts of text vLLM may make two lines
-        parts[0] = {**parts[0], "text": told + parts[0]["text"]}
-    else:
-        parts.insert(0, {"type": "text", "text": told})
-    changed = {**messages[last], "content": parts}
-    system = [] if preamble is None else [{"role": "system", "content": preamble}]
-    return [*system, *map(dict, messages[:last]), changed, *map(dict, messages[last + 1 :])]
+        return [{**parts[0], "text": text + parts[0]["text"]}, *parts[1:]]
+    return [{"type": "text", "text": text}, *parts]

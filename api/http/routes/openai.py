@@ -60,9 +60,9 @@ async def _chat_order(
 ) -> BlendOrder:
     assert body.kvblend is not None
     if conversation.has_media:  # it has no tokens before vLLM has seen it
-        return _text_order(body, conversation, context, prefilled="the messages hold more than text")
+        return _text_order(service, body, conversation, context, prefilled="the messages hold more than text")
     if (reason := await service.blender.why_text()) is not None:
-        order = _text_order(body, conversation, context, prefilled=reason)
+        order = _text_order(service, body, conversation, context, prefilled=reason)
         return await service.drop_in.match(CHAT, order.sampling, body.kvblend, tenant=tenant) or order
     if body.kvblend.reuse == "blend":
         await service.blender.prepare(context.passages)
@@ -75,18 +75,23 @@ async def _chat_order(
         fields=fields,
     )
     if frame is None:
-        return _text_order(body, conversation, context, prefilled="vLLM does not render the messages to tokens")
+        return _text_order(
+            service, body, conversation, context, prefilled="vLLM does not render the messages to tokens"
+        )
     if conversation.preamble is None and not conversation.earlier and not body.has_own_template:
         frame = context.frame(frame)
     return BlendOrder(context.prompt(frame), body.kvblend, fields, CHAT)
 
 
-def _text_order(body: ChatBody, conversation: Conversation, context: Retrieved, *, prefilled: str) -> BlendOrder:
+def _text_order(
+    service: Service, body: ChatBody, conversation: Conversation, context: Retrieved, *, prefilled: str
+) -> BlendOrder:
     """The passages as text in the messages, for vLLM to lay out and prefill."""
     assert body.kvblend is not None
     passages = [source.text for source in sorted(context.sources, key=lambda source: source.place or 0)]
     preamble = context.collection.preamble if conversation.preamble is None else None
-    messages = messages_with_passages(body.messages, passages, preamble=preamble)
+    takes_system = body.has_own_template or service.prompts.takes_system_message
+    messages = messages_with_passages(body.messages, passages, preamble=preamble, takes_system_message=takes_system)
     prompt = context.prompt(Frame((), ()))
     return BlendOrder(prompt, body.kvblend, {**body.for_engine(), "messages": messages}, CHAT, prefilled)
 

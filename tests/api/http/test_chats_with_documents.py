@@ -8,7 +8,9 @@ import httpx
 import pytest
 from transformers import AutoTokenizer
 
-from tests.api.scripted_service import ScriptedService
+from kvblend.api.prompt.builder import DEFAULT_PREAMBLE
+from tests.api.front import linked_model
+from tests.api.scripted_service import ScriptedService, scripted_service
 
 TOOLS = [{"type": "function", "function": {"name": "lookup", "parameters": {"type": "object"}}}]
 WITH_TOOLS = (
@@ -207,6 +209,30 @@ def test_pictures_stand_beside_the_passages_text(scripted: ScriptedService, part
     assert [message["role"] for message in sent["messages"]] == ["system", "user", "user"]
     passages = "".join(f"{text}\n\n" for text in DOCUMENTS)
     assert sent["messages"][2]["content"] == [{"type": "text", "text": f"Passages:\n\n{passages}Question: "}, *content]
+
+
+@pytest.mark.parametrize("has_own_template", [False, True])
+def test_a_template_without_system_messages_has_the_preamble_beside_a_picture_too(
+    demo_model_path: Path, embedding_model_path: Path, tmp_path: Path, has_own_template: bool
+) -> None:
+    """As such a chat's blended prompt has it; what a template of the client's own takes is vLLM's to say."""
+    model = linked_model(demo_model_path, tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ raise_exception('no') if m['role'] == 'system' else m['content'] }}{% endfor %}"
+    )
+    earlier = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"}]
+    content = [{"type": "text", "text": "What is this?"}, PICTURE]
+    own = {"chat_template": "{{ messages[0]['content'] }}"} if has_own_template else {}
+    with scripted_service(tmp_path / "home", model=model, embedding_model=embedding_model_path) as service:
+        ask(service, messages=[*earlier, {"role": "user", "content": content}], **own)
+        sent = sent_by(service)["messages"]
+    if has_own_template:
+        assert sent[0] == {"role": "system", "content": DEFAULT_PREAMBLE} and sent[1:3] == earlier
+    else:
+        assert [message["role"] for message in sent] == ["user", "assistant", "user"]
+        assert sent[0]["content"] == [{"type": "text", "text": f"{DEFAULT_PREAMBLE}\n\nHello."}]
+    assert sent[-1]["content"][0]["text"].startswith("Passages:")
 
 
 def test_passages_are_in_the_questions_own_text(scripted: ScriptedService) -> None:
