@@ -69,6 +69,8 @@ CONFTESTS = ("tests.entrypoints.conftest", "tests.entrypoints.openai.responses.c
 MODEL = re.compile(r"""["']([A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)["']|"--served-model-name",\s*"([^"]+)\"""")
 OPTIONS = ("--max-model-len", "8192", "--enable-tokenizer-info-endpoint")
 """What several of them ask for."""
+SHORT = ("--override-generation-config", '{"max_new_tokens": 512}')
+"""Where a test sets no bound, a model this small may fill all of its context."""
 ORDERS = "a client's `kv_transfer_params` would be orders to the connector, past the gate: they are taken out"
 ON_PURPOSE = {
     f"openai.chat_completion.test_chat_completion::test_kv_transfer_prompt_token_ids_{each}": ORDERS
@@ -213,7 +215,7 @@ def main() -> int:
 
     tests = arguments.tests or source()
     model, embedding_model = fetch_demo_model(MODELS), fetch_embedding_model(MODELS)
-    options = [*OPTIONS, "--served-model-name", "demo", *model_names(tests, arguments.only)]
+    options = [*OPTIONS, *SHORT, "--served-model-name", "demo", *model_names(tests, arguments.only)]
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     dtype = default_dtype() or "auto"
     with (

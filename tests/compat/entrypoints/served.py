@@ -29,4 +29,5 @@ def pytest_configure(config: pytest.Config) -> None:
     own_tokenizer = transformers.AutoTokenizer.from_pretrained
     transformers.AutoTokenizer.from_pretrained = lambda name, *arguments, **options: own_tokenizer(model)
     # What a test fetches, such as adapters, is for the server that it would start.
-    vars(huggingface_hub)["HfApi"].snapshot_download = lambda self, *arguments, **options: model
+    hub: Any = huggingface_hub.HfApi
+    hub.snapshot_download = lambda self, *arguments, **options: model
