@@ -73,8 +73,11 @@ SHORT = ("--override-generation-config", '{"max_new_tokens": 512}')
 """Where a test sets no bound, a model this small may fill all of its context."""
 ORDERS = "a client's `kv_transfer_params` would be orders to the connector, past the gate: they are taken out"
 ON_PURPOSE = {
-    f"openai.chat_completion.test_chat_completion::test_kv_transfer_prompt_token_ids_{each}": ORDERS
-    for each in ("round_trip", "streaming")
+    "openai.chat_completion.test_chat::test_long_seed": "a number beyond 64 bits is refused in the service's own words",
+    **{
+        f"openai.chat_completion.test_chat_completion::test_kv_transfer_prompt_token_ids_{each}": ORDERS
+        for each in ("round_trip", "streaming")
+    },
 }
 """What is not to pass against the service, and why."""
 LIMIT_S = 120
@@ -155,12 +158,18 @@ def differing(vllm: Outcomes, service: Outcomes) -> list[str]:
 
 def compared(tests: Path, files: Sequence[str], urls: Sequence[str], model: Path) -> tuple[Outcomes, Outcomes]:
     """Against vLLM and against the service, by their URLs; a file where they differ is run once more against both."""
-    vllm, ours = (outcomes(tests, files, url=url, model=model) for url in urls)
+    vllm, ours = (_outcomes_anew(tests, files, urls[0], url, model) for url in urls)
     again = [file for file in files if any(_is_of(name, file) for name in differing(vllm, ours))]
     if again:
         for found, url in zip((vllm, ours), urls, strict=True):
-            found |= outcomes(tests, again, url=url, model=model)
+            found |= _outcomes_anew(tests, again, urls[0], url, model)
     return vllm, ours
+
+
+def _outcomes_anew(tests: Path, files: Sequence[str], engine_url: str, url: str, model: Path) -> Outcomes:
+    """`outcomes`, of a vLLM whose prefix cache has nothing of the run before: a test asks what was found there."""
+    httpx.post(f"{engine_url}/reset_prefix_cache", timeout=LIMIT_S).raise_for_status()
+    return outcomes(tests, files, url=url, model=model)
 
 
 def _is_of(name: str, file: str) -> bool:
@@ -217,6 +226,7 @@ def main() -> int:
     model, embedding_model = fetch_demo_model(MODELS), fetch_embedding_model(MODELS)
     options = [*OPTIONS, *SHORT, "--served-model-name", "demo", *model_names(tests, arguments.only)]
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # its prefix cache can be emptied
     dtype = default_dtype() or "auto"
     with (
         tempfile.TemporaryDirectory() as home,
