@@ -39,12 +39,12 @@ def test_each_file_has_its_own_row() -> None:
 
 def test_a_run_of_some_files_keeps_what_is_known_of_others() -> None:
     """And nothing of a file that is asked no more."""
-    orders = {name: run.ORDERS for name in run.ON_PURPOSE}
+    orders = {name: why for name, why in run.ON_PURPOSE.items() if "test_chat_completion::" in name}
     former = {
         "date": "2026-01-01",
         "tests": {"gone.py": {"both": 1}, FILES[1]: {"both": 9}, run.FILES[5]: {"both": 4, "vLLM alone": 2}},
         "vllm_alone": ["gone::test", "openai.chat_completion.test_chat_echo::test_e"],
-        "on_purpose": orders,
+        "on_purpose": run.ON_PURPOSE,
     }
     row = {"date": "2026-02-02", "tests": {FILES[0]: {"both": 2}}, "vllm_alone": ["b"], "on_purpose": {}}
     assert run.merged(former, row) == {
