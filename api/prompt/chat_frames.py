@@ -95,7 +95,7 @@ class ChatFrames:
 
 
 def messages_with_passages(
-    messages: Sequence[Message], passages: Sequence[str], *, preamble: str | None, takes_system_message: bool = True
+    messages: Sequence[Message], passages: Sequence[str], *, preamble: str | None, takes_system_message: bool
 ) -> list[dict[str, Any]]:
     """The messages with the passages' text in the last user message, where they would otherwise stand as tokens.
 

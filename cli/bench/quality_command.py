@@ -88,8 +88,8 @@ def quality(
     if full_prefill and (method or encode or selector):
         raise typer.BadParameter("give either this or methods, encodes and selectors", param_hint="--full-prefill")
     selectors = selector or [name for name in LAB_SELECTORS if name != "all"]
-    methods = [_pair(text) for text in method] if method else list(product(encode or ENCODES, selectors))
-    methods = [] if full_prefill else methods
+    every = [] if full_prefill else list(product(encode or ENCODES, selectors))
+    methods = [_pair(text) for text in method] if method else every
     require_known("--method" if method else "--encode", {encode for encode, _ in methods}, KNOWN_ENCODES)
     require_known("--method" if method else "--selector", {selector for _, selector in methods}, LAB_SELECTORS)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -212,7 +212,7 @@ def test_structured_output_beside_documents(url: str) -> None:
 
         fuel: Literal["seal oil", "birch"]
 
-    chat = ChatKVBlend(base_url=url, max_tokens=60, temperature=0.0, documents=[LAMP])
+    chat = ChatKVBlend(base_url=url, max_tokens=60, documents=[LAMP])
     lamp = chat.with_structured_output(Lamp).invoke(QUESTION)
     assert isinstance(lamp, Lamp)
 
